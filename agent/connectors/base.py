@@ -1,0 +1,233 @@
+"""
+What a connector is, on both sides of its process.
+
+A *driver* (``Driver``) is blocking code: one session to one local system. It lives in
+a child process of its own (``worker.py``), so that a hang or a crash of vendor code costs that
+session and not the agent. The agent's side of it is a *connector* (``Connector``): many
+sessions, deadlines, cancel. Connectors that cannot hang (``synthetic``) implement ``Connector`` directly.
+
+Results are a sequence of pieces: any number of row sets, each ``RowSet`` followed by
+its ``Rows``, and one ``Outputs`` at the end.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agent.settings import Connection, Operation
+
+ColumnType = Literal[
+    "string", "integer", "decimal", "number", "boolean", "date", "datetime", "time", "binary", "json", "uuid"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """
+    One column of a row set.
+
+    Attributes:
+        name: unique within its row set; a repeated name gets a suffix ``_2``, ``_3``…
+        type: how its values stand in JSON: decimal as string, datetime, date and time as
+            RFC 3339 (without offset where the source has no zone), binary as base64, json as
+            itself, everything else as the JSON type of its name.
+        source_type: the source's own word for it, such as ``timestamptz``; "" if it does not say.
+    """
+
+    name: str
+    type: ColumnType
+    source_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """A row set begins; the ``Rows`` that follow are its rows."""
+
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """
+    Some rows of the current row set.
+
+    Attributes:
+        data: NDJSON, one object per line with all columns in order, each line ended by a newline;
+            whole lines only.
+        count: how many lines.
+    """
+
+    data: bytes
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the operation returned besides rows: OUT parameters, SOAP body, file receipt; JSON values only."""
+
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something the caller should know that is no error, such as a type the driver is known to spoil."""
+
+    message: str
+
+
+Piece = RowSet | Rows | Outputs | Remark
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """
+    One run of one operation.
+
+    Attributes:
+        command_id: of the command; drivers use it for temporary names and for their ledger.
+        operation: its name in the operator's file.
+        params: JSON bytes of an object, already checked against the operator's types.
+        timeout_s: seconds until the work must have ended.
+    """
+
+    command_id: str
+    operation: str
+    params: bytes
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    One line of ``outhaul-agent check``.
+
+    Attributes:
+        subject: what was tried, such as ``connection erp``.
+        ok: whether it works; ``None`` for a remark that is neither.
+        detail: what was found (driver, version, …), or what is wrong.
+        fix: what to do about it; "" when ok.
+    """
+
+    subject: str
+    ok: bool | None
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSetup:
+    """
+    All that a driver process is told, over its standard input, once.
+
+    Attributes:
+        name: of the connection.
+        connection: its settings, secrets in place of ``{secret:NAME}``.
+        operations: those that use it, by name.
+        base_dir: folder of the operator's file; relative paths start there.
+        state_dir: folder the agent may write to.
+    """
+
+    name: str
+    connection: Connection
+    operations: Mapping[str, Operation] = field(default_factory=dict)
+    base_dir: str = "."
+    state_dir: str = "."
+
+
+class Driver(abc.ABC):
+    """
+    One session to one local system; blocking, used by one thread at a time.
+
+    Every method raises only ``agent.errors.CommandError`` and its children on purpose; anything else
+    is taken for a crash of the session.
+    """
+
+    def __init__(self, setup: DriverSetup) -> None:
+        self.setup = setup
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """
+        Connect. Called once, before anything else.
+
+        Raises:
+            SourceUnavailable: it can't be reached, or refuses us.
+        """
+
+    @abc.abstractmethod
+    def run(self, call: Call) -> Iterator[Piece]:
+        """
+        Run one operation and yield its result; closing the iterator stops the work.
+
+        Parameters stand in ``call.params``; ``agent.parameters.decode`` turns them into Python values.
+
+        Raises:
+            SourceUnavailable: lost before the work began (``touched=False``).
+            SourceRejected: the ERP's business answer.
+            SourceFailed: a technical error, certainly without effect.
+            TimedOut: stopped at ``call.timeout_s``, certainly without effect.
+            OutcomeUnknown: contact was lost, or the timeout passed, where the effect can't be told.
+        """
+
+    def cancel(self) -> None:
+        """Ask the running work to stop; called from another thread, may do nothing, must not block long."""
+        return
+
+    def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
+        """The broker has the whole result of ``call``: do what was to follow, such as archiving what was picked."""
+        return
+
+    def alive(self) -> bool:
+        """Whether the session can take another call; asked before each call after the first."""
+        return True
+
+    def describe(self, operation: str) -> dict[str, Any] | None:
+        """
+        Return the JSON Schema of an operation's parameters as the source itself knows them, or ``None``.
+
+        Only for operations whose types stand elsewhere than in the operator's file (WSDL).
+        """
+        return None
+
+    def check(self, operation: str | None = None) -> Iterator[Finding]:
+        """Try the connection (after ``open``), or one operation without running it; used by ``outhaul-agent check``."""
+        return iter(())
+
+    def close(self) -> None:
+        """Give the session back; never raises."""
+        return
+
+
+class Connector(abc.ABC):
+    """The agent's side of one connection."""
+
+    @abc.abstractmethod
+    def run(self, call: Call) -> AsyncGenerator[Piece, None]:
+        """
+        Run one operation and yield its result as it comes.
+
+        Nothing is read ahead of the consumer beyond one batch. Closing the generator stops the work
+        at the source: asks the driver first, ends its process after that.
+
+        Raises:
+            CommandError: as ``Driver.run``; also ``DriverCrashed``.
+        """
+
+    async def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
+        """As ``Driver.settle``."""
+        return
+
+    async def describe(self, operation: str) -> dict[str, Any] | None:
+        """As ``Driver.describe``."""
+        return None
+
+    async def check(self, operation: str | None = None) -> list[Finding]:
+        """As ``Driver.check``, opening included; never raises."""
+        return []
+
+    async def close(self) -> None:
+        """End all sessions; never raises."""
+        return

@@ -1,0 +1,192 @@
+"""
+What can go wrong on the agent, as a tree. ``code`` is what the caller of the HTTP API sees.
+
+* AgentError                                            agent_error
+    * ConfigError                                       config_invalid
+    * SecretError                                       secret_unavailable
+    * EnrolmentError                                    enrolment_failed
+        * TokenRefused                                  token_refused
+    * LinkError                                         link_lost             retryable
+        * LinkRefused                                   link_refused          retryable
+    * CommandError
+        * OperationUnknown                              operation_unknown
+        * ParametersInvalid                             parameters_invalid
+        * DeadlinePassed                                deadline_passed
+        * Cancelled                                     cancelled
+        * AgentStopping                                 agent_stopping        retryable
+        * ConnectorError
+            * SourceUnavailable                         source_unavailable    retryable
+            * SourceFailed                              source_failed
+            * SourceRejected                            source_rejected
+            * TimedOut                                  timed_out             retryable
+            * OutcomeUnknown                            outcome_unknown
+            * DriverCrashed                             driver_crashed        retryable
+            * ContentInvalid                            content_invalid
+            * FileExists                                file_exists
+            * ValueUnreadable                           value_unreadable
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from protocol import limits
+
+
+class AgentError(Exception):
+    """Something went wrong on the agent; the text is for people and names place and fix."""
+
+    code: ClassVar[str] = "agent_error"
+    retryable: ClassVar[bool] = False
+
+
+class ConfigError(AgentError):
+    """The operator's file is wrong; the text names file, key, line and fix."""
+
+    code = "config_invalid"
+
+
+class SecretError(AgentError):
+    """A secret is missing, or the store that keeps them can't be opened."""
+
+    code = "secret_unavailable"
+
+
+class EnrolmentError(AgentError):
+    """No certificate was obtained."""
+
+    code = "enrolment_failed"
+
+
+class TokenRefused(EnrolmentError):
+    """The broker refused the token: spent, expired or unknown. Final: a new token is needed."""
+
+    code = "token_refused"
+
+
+class LinkError(AgentError):
+    """The link could not be opened, or was lost."""
+
+    code = "link_lost"
+    retryable = True
+
+
+class LinkRefused(LinkError):
+    """The broker, or a proxy on the way, said no; tried again, at a slower pace."""
+
+    code = "link_refused"
+    retryable = True
+
+
+class CommandError(AgentError):
+    """
+    One command could not be done.
+
+    Attributes:
+        message: for people, without secrets; cut to ``limits.MAX_ERROR_CHARS`` characters.
+        source_code: the code the source itself gave (SQLSTATE, SOAP fault code), or "".
+        touched: whether the work may have begun at the source. An error with ``touched``
+            false is certain to have had no effect.
+    """
+
+    code = "command_error"
+
+    def __init__(self, message: str, *, source_code: str = "", touched: bool = True) -> None:
+        super().__init__(message)
+        self.message = message[: limits.MAX_ERROR_CHARS]
+        self.source_code = source_code
+        self.touched = touched
+
+
+class OperationUnknown(CommandError):
+    """The operator's file has no operation of this name."""
+
+    code = "operation_unknown"
+
+
+class ParametersInvalid(CommandError):
+    """The parameters do not fit the types in the operator's file."""
+
+    code = "parameters_invalid"
+
+
+class DeadlinePassed(CommandError):
+    """The command's deadline had passed before it could start."""
+
+    code = "deadline_passed"
+
+
+class Cancelled(CommandError):
+    """The caller's cancel came in time: there was no effect."""
+
+    code = "cancelled"
+
+
+class AgentStopping(CommandError):
+    """The agent is stopping and starts nothing new."""
+
+    code = "agent_stopping"
+    retryable = True
+
+
+class ConnectorError(CommandError):
+    """A local system, or the driver between it and us, did not do the work."""
+
+    code = "connector_error"
+
+
+class SourceUnavailable(ConnectorError):
+    """The local system could not be reached, or did not let us in."""
+
+    code = "source_unavailable"
+    retryable = True
+
+
+class SourceFailed(ConnectorError):
+    """The local system failed for a technical reason and certainly kept no effect."""
+
+    code = "source_failed"
+
+
+class SourceRejected(ConnectorError):
+    """The ERP said no: a business answer, listed as such in the operator's file."""
+
+    code = "source_rejected"
+
+
+class TimedOut(ConnectorError):
+    """The operation's timeout passed and the work was stopped with certainty."""
+
+    code = "timed_out"
+    retryable = True
+
+
+class OutcomeUnknown(ConnectorError):
+    """Contact was lost while the work was under way: it may have happened."""
+
+    code = "outcome_unknown"
+
+
+class DriverCrashed(ConnectorError):
+    """The driver's process died; the agent lives. It may have happened if it had begun."""
+
+    code = "driver_crashed"
+    retryable = True
+
+
+class ContentInvalid(ConnectorError):
+    """What was to be written can't be: wrong shape, or not in the file's encoding."""
+
+    code = "content_invalid"
+
+
+class FileExists(ConnectorError):
+    """A file of this name is there already, and the operation does not say that it may be replaced."""
+
+    code = "file_exists"
+
+
+class ValueUnreadable(ConnectorError):
+    """The driver returned a value that can't be passed on without change; the column is named."""
+
+    code = "value_unreadable"

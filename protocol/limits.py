@@ -1,0 +1,29 @@
+"""
+Every number of the protocol, with its unit and its reason.
+
+A side announces those that bind its peer in its greeting (``Limits`` in
+``messages.py``), so that a later release can change them without a new version.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+VERSION: Final = 1  # of the protocol; the greeting carries a list, so that releases can differ
+
+MAX_COMMAND_BYTES: Final = 1_048_576  # bytes; parameters of one command: more belongs in a blob
+MAX_HEADER_BYTES: Final = 1_048_576  # bytes; the largest header is a `holding` of many commands
+MAX_MESSAGE_BYTES: Final = 2 * 1_048_576 + 65_536  # bytes; one record of each limit above, and its lengths
+CHUNK_BYTES: Final = 65_536  # bytes; a larger chunk would keep small results waiting on a thin line
+BATCH_BYTES: Final = 131_072  # bytes; records written together in one websocket message at most
+MAX_CATALOGUE_BYTES: Final = 1_048_576  # bytes; a few thousand operations with their schemas
+
+STREAM_WINDOW_BYTES: Final = 1_048_576  # bytes per command; 80 ms of round trip at 12 MB/s
+LINK_WINDOW_BYTES: Final = 4 * 1_048_576  # bytes per link; bounds what one agent can make a broker hold
+
+BEAT_S: Final = 20.0  # seconds; below the 30 to 60 s after which common proxies cut an idle link
+SILENCE_S: Final = 45.0  # seconds; two beats and a little: then the peer is gone and the link is closed
+GREETING_S: Final = 10.0  # seconds from the open link to the greeting
+
+MAX_RUNNING: Final = 64  # commands at once on one agent
+MAX_ERROR_CHARS: Final = 4_000  # characters of a foreign error text; drivers can be chatty
