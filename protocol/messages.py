@@ -1,0 +1,384 @@
+"""
+What agent and broker say to each other, and who may say it.
+
+Each message is a JSON header with its class name as ``kind``; some carry a payload of raw bytes
+beside it (``framing.py``). Unknown keys are ignored, so that a later release may
+add some; unknown kinds are errors, so a new kind needs a feature that both sides announced.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from protocol.limits import BEAT_S, MAX_COMMAND_BYTES, MAX_MESSAGE_BYTES, SILENCE_S
+
+Outcome = Literal["succeeded", "rejected", "failed", "in_doubt", "expired", "cancelled"]
+ErrorKind = Literal["business", "technical", "policy", "deadline", "unknown"]
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
+    """Anything that one side says."""
+
+
+# --- the greeting ---------------------------------------------------------------------------------
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """
+    What binds the peer of the side that announces it.
+
+    Attributes:
+        max_message_bytes: largest websocket message it reads.
+        max_command_bytes: largest parameters of one command.
+        max_running: commands the agent runs at once; the broker never offers more. 0 from a broker.
+        stream_window_bytes: unconfirmed result bytes per command; 0 from an agent.
+        link_window_bytes: unconfirmed result bytes on the link; 0 from an agent.
+        silence_s: seconds without a word after which it closes the link.
+    """
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_command_bytes: int = MAX_COMMAND_BYTES
+    max_running: int = 0
+    stream_window_bytes: int = 0
+    link_window_bytes: int = 0
+    silence_s: float = SILENCE_S
+
+
+class Hello(Message, frozen=True):
+    """
+    The agent's first word.
+
+    Attributes:
+        versions: of the protocol, that it speaks.
+        release: of the program, such as ``0.1.0``.
+        features: names of optional parts that it can do.
+        limits: what binds the broker.
+        boot: changes with each start of the agent's process; what was held in its memory is gone with it.
+        time: its clock, seconds since 1970.
+        system: operating system and Python, for people.
+    """
+
+    versions: list[int]
+    release: str
+    features: list[str]
+    limits: Limits
+    boot: str
+    time: float
+    system: str = ""
+
+
+class Welcome(Message, frozen=True):
+    """
+    The broker's answer to Hello.
+
+    Attributes:
+        version: the highest that both speak.
+        release: of the broker's program.
+        features: those that both can do; only these are in force.
+        limits: what binds the agent.
+        tenant: as the certificate says.
+        agent: as the certificate says.
+        time: its clock, seconds since 1970.
+        beat_s: seconds after which a side that said nothing else sends a Beat.
+    """
+
+    version: int
+    release: str
+    features: list[str]
+    limits: Limits
+    tenant: str
+    agent: str
+    time: float
+    beat_s: float = BEAT_S
+
+
+class Goodbye(Message, frozen=True):
+    """
+    The side that says it closes the link.
+
+    Attributes:
+        code: ``stopping``, ``superseded``, ``revoked``, ``version``, ``protocol``, ``silence``, ``refused``.
+        reason: for people.
+        retry_after_s: when to dial again; 0 says nothing about it.
+    """
+
+    code: str
+    reason: str = ""
+    retry_after_s: float = 0.0
+
+
+class Beat(Message, frozen=True):
+    """A sign of life; sent by a side that had nothing else to say. Any message is one."""
+
+    time: float = 0.0
+
+
+class Catalogue(Message, frozen=True):
+    """
+    What may be run here; payload: a JSON object with ``connections`` and ``operations``.
+
+    Attributes:
+        digest: SHA-256 of the payload, hex.
+    """
+
+    digest: str
+
+
+# --- after the greeting: what the agent still holds ------------------------------------------------
+
+
+class Held(msgspec.Struct, frozen=True):
+    """
+    A command the agent has not been told to forget.
+
+    Attributes:
+        id: of the command.
+        epoch: of the attempt.
+        ended: whether its outcome is known.
+        first: the first byte of its result that the agent can still send.
+        sent: how many bytes of its result there are so far.
+    """
+
+    id: str
+    epoch: int
+    ended: bool
+    first: int = 0
+    sent: int = 0
+
+
+class Holding(Message, frozen=True):
+    """All that the agent holds; sent once, after Welcome, before anything about a command."""
+
+    commands: list[Held]
+
+
+class Resume(Message, frozen=True):
+    """
+    The broker wants the rest of a held command.
+
+    Attributes:
+        offset: the bytes of its result that the broker has; sending goes on from there.
+        credit: how many bytes may be sent.
+    """
+
+    id: str
+    epoch: int
+    offset: int
+    credit: int
+
+
+# --- the life of a command -----------------------------------------------------------------------
+
+
+class Run(Message, frozen=True):
+    """
+    Run this; payload: its parameters, a JSON object.
+
+    Attributes:
+        id: of the command, the same in every attempt.
+        epoch: counts the attempts; an answer with another epoch is of no effect.
+        operation: its name in the operator's file.
+        expires_in_s: seconds after which it may not start any more.
+        credit: result bytes that may be sent before a Credit comes.
+        correlation_id: for logs.
+        traceparent: W3C trace context, or "".
+    """
+
+    id: str
+    epoch: int
+    operation: str
+    expires_in_s: float
+    credit: int
+    correlation_id: str = ""
+    traceparent: str = ""
+
+
+class Accepted(Message, frozen=True):
+    """The agent has the command in its journal; the broker need not send it again."""
+
+    id: str
+    epoch: int
+
+
+class Started(Message, frozen=True):
+    """The work began."""
+
+    id: str
+    epoch: int
+
+
+class ColumnInfo(msgspec.Struct, frozen=True):
+    """One column of a row set; ``type`` is one of the parameter types, ``source_type`` the source's own word."""
+
+    name: str
+    type: str
+    source_type: str = ""
+
+
+class RowSetBegins(Message, frozen=True):
+    """
+    A row set begins at this place of the result.
+
+    Attributes:
+        index: counts the row sets of a command from 0.
+        offset: bytes of the result before it.
+        columns: in order.
+        format: of its rows; ``ndjson`` is one JSON object per line.
+    """
+
+    id: str
+    epoch: int
+    index: int
+    offset: int
+    columns: list[ColumnInfo]
+    format: str = "ndjson"
+
+
+class Chunk(Message, frozen=True):
+    """
+    The next bytes of the row set last begun, as payload; may begin and end inside a row.
+
+    Attributes:
+        offset: bytes of the result before it; never a gap.
+        rows: how many rows end in it.
+    """
+
+    id: str
+    epoch: int
+    offset: int
+    rows: int
+
+
+class Credit(Message, frozen=True):
+    """
+    The broker has stored this much more and takes as much again.
+
+    Attributes:
+        id: of the command.
+        bytes: how many more may be sent for it; the link's own window grows by as much.
+    """
+
+    id: str
+    bytes: int
+
+
+class RowSetDone(msgspec.Struct, frozen=True):
+    """What a row set was, for the broker to check against what it has."""
+
+    bytes: int
+    rows: int
+    sha256: str
+
+
+class Completed(Message, frozen=True):
+    """
+    The command ended; payload: its outputs, a JSON object, or nothing.
+
+    Attributes:
+        outcome: the final state.
+        row_sets: the manifest; the broker calls nothing a success that does not agree with it.
+        error_kind: who or what said no; "" if it succeeded.
+        error_code: one of the codes in the reference.
+        error_message: for people.
+        source_code: the source's own code, such as a SQLSTATE.
+        touched: whether the work may have begun.
+        warnings: what the caller should know besides.
+    """
+
+    id: str
+    epoch: int
+    outcome: Outcome
+    row_sets: list[RowSetDone] = []
+    error_kind: ErrorKind | Literal[""] = ""
+    error_code: str = ""
+    error_message: str = ""
+    source_code: str = ""
+    touched: bool = True
+    warnings: list[str] = []
+
+
+class Cancel(Message, frozen=True):
+    """The caller wants it no more; answered by Completed, whatever came of it."""
+
+    id: str
+    epoch: int
+
+
+class Ack(Message, frozen=True):
+    """The broker has the outcome and all of the result, durably, or wants none of it: forget the command."""
+
+    id: str
+    epoch: int
+
+
+# --- enrolment, on a connection of its own ---------------------------------------------------------
+
+
+class Enrol(Message, frozen=True):
+    """
+    An agent without a certificate asks for one; payload: a certificate signing request, DER.
+
+    Attributes:
+        secret: the token's one-time secret.
+        request: a random id kept by the agent; the same one repeated gives the same certificate.
+        release: of the program.
+    """
+
+    secret: str
+    request: str
+    release: str
+
+
+class Enrolled(Message, frozen=True):
+    """
+    The broker's yes; payload: the agent's certificate, DER.
+
+    Attributes:
+        tenant: named in the certificate.
+        agent: named in the certificate.
+        not_after: seconds since 1970.
+    """
+
+    tenant: str
+    agent: str
+    not_after: float
+
+
+AGENT_SAYS: Final = (
+    Hello,
+    Catalogue,
+    Holding,
+    Accepted,
+    Started,
+    RowSetBegins,
+    Chunk,
+    Completed,
+    Beat,
+    Goodbye,
+    Enrol,
+)
+BROKER_SAYS: Final = (Welcome, Resume, Run, Credit, Cancel, Ack, Beat, Goodbye, Enrolled)
+WITH_PAYLOAD: Final = (Catalogue, Run, Chunk, Completed, Enrol, Enrolled)
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Goodbye
+    | Beat
+    | Catalogue
+    | Holding
+    | Resume
+    | Run
+    | Accepted
+    | Started
+    | RowSetBegins
+    | Chunk
+    | Credit
+    | Completed
+    | Cancel
+    | Ack
+    | Enrol
+    | Enrolled
+)
