@@ -1,0 +1,356 @@
+"""
+What the broker keeps, and what any store must do.
+
+Every method about a tenant's things takes a ``Scope`` first. Times are seconds since 1970 as float.
+A method that returns has made its change durable, as far as the store's own promise goes, unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cloud_broker.tenants import Scope
+from protocol.states import CommandState
+
+Effect = Literal["read", "idempotent", "once", "at-most-once"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer."""
+
+    name: str
+    state: Literal["active", "suspended"]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """
+    A caller's key; the key itself is never kept, only its SHA-256.
+
+    Attributes:
+        tenant: whose; ``None`` for an administrator's key that spans tenants.
+        scopes: what it may do.
+    """
+
+    id: str
+    tenant: str | None
+    scopes: tuple[str, ...]
+    created_at: float
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    last_used_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """
+    A right to enrol one agent, once; its secret is kept as SHA-256 only.
+
+    Attributes:
+        spent_by: the request id of the enrolment that used it.
+        certificate: what that enrolment was given (DER), so that a lost reply can be repeated.
+    """
+
+    id: str
+    tenant: str
+    agent: str
+    group: str | None
+    created_at: float
+    expires_at: float
+    spent_at: float | None = None
+    spent_by: str | None = None
+    certificate: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """
+    An enrolled agent and what was last known of it.
+
+    Attributes:
+        serial: of its certificate, hex; a link with another serial is refused.
+        catalogue: JSON bytes as the agent sent them; ``None`` before its first link.
+    """
+
+    tenant: str
+    name: str
+    group: str | None
+    serial: str
+    not_after: float
+    enrolled_at: float
+    revoked_at: float | None = None
+    last_seen_at: float | None = None
+    release: str = ""
+    system: str = ""
+    boot: str = ""
+    catalogue: bytes | None = None
+    catalogue_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSetInfo:
+    """
+    One row set of a finished result.
+
+    Attributes:
+        columns: dicts with ``name``, ``type``, ``source_type``.
+        offset: bytes of the whole result before it.
+        bytes: its length.
+        rows: how many.
+    """
+
+    columns: tuple[dict[str, str], ...]
+    offset: int
+    bytes: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommandError:
+    """Why a command did not succeed; ``source_code`` is the ERP's own."""
+
+    kind: str
+    code: str
+    message: str
+    source_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    One request to run one operation; the row of the store.
+
+    Attributes:
+        id: public.
+        agent: by name; set at submission, or at dispatch where a group was asked.
+        effect: of the operation, as the catalogue had it at submission.
+        connection: the operation's, for its limit of commands at once.
+        params: JSON bytes of an object.
+        fingerprint: SHA-256 over operation, addressee and params; tells one use of an idempotency key from another.
+        epoch: number of the last attempt that was sent; 0 before the first.
+        boot: the agent's ``boot`` at the last attempt.
+        result: ``inline`` (``inline`` holds it), ``file`` (the results folder has it), or ``none``.
+    """
+
+    id: str
+    tenant: str
+    agent: str | None
+    group: str | None
+    operation: str
+    connection: str
+    effect: Effect
+    params: bytes
+    fingerprint: str
+    created_at: float
+    expires_at: float
+    state: CommandState = CommandState.QUEUED
+    epoch: int = 0
+    boot: str = ""
+    correlation_id: str = ""
+    idempotency_key: str | None = None
+    ordering_key: str | None = None
+    priority: int = 0
+    traceparent: str = ""
+    key_id: str = ""
+    cancel_requested: bool = False
+    started_at: float | None = None
+    finished_at: float | None = None
+    outputs: bytes | None = None
+    row_sets: tuple[RowSetInfo, ...] = ()
+    error: CommandError | None = None
+    warnings: tuple[str, ...] = ()
+    result: Literal["none", "inline", "file"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The final state of a command, written once."""
+
+    state: CommandState
+    finished_at: float
+    outputs: bytes | None = None
+    row_sets: tuple[RowSetInfo, ...] = ()
+    error: CommandError | None = None
+    warnings: tuple[str, ...] = ()
+    result: Literal["none", "inline", "file"] = "none"
+    inline: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandFilter:
+    """What to list; ``None`` means any."""
+
+    state: CommandState | None = None
+    operation: str | None = None
+    agent: str | None = None
+    correlation_id: str | None = None
+    since: float | None = None
+    dead_letters: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list; ``next`` goes into the call for the following part, ``None`` at the end."""
+
+    items: Sequence[Any] = field(default_factory=tuple)
+    next: str | None = None
+
+
+class IdempotencyConflict(Exception):
+    """The idempotency key was used before, with another request."""
+
+
+class Exists(Exception):
+    """Something of this name is there already."""
+
+
+class Store(abc.ABC):
+    """All that the broker keeps besides large results."""
+
+    @abc.abstractmethod
+    async def open(self) -> None:
+        """Open, and bring the schema up to date. Refuses a store that a later release wrote."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Finish what was asked and close; calls after this raise ``RuntimeError``."""
+
+    @abc.abstractmethod
+    async def healthy(self) -> bool:
+        """Whether a write gets through now."""
+
+    # --- tenants, keys, tokens --------------------------------------------------------------------
+
+    @abc.abstractmethod
+    async def create_tenant(self, name: str, now: float) -> Tenant:
+        """Raises ``Exists``."""
+
+    @abc.abstractmethod
+    async def tenant(self, name: str) -> Tenant | None:
+        """Return one tenant."""
+
+    @abc.abstractmethod
+    async def tenants(self) -> list[Tenant]:
+        """Return all, by name."""
+
+    @abc.abstractmethod
+    async def set_tenant_state(self, name: str, state: Literal["active", "suspended"]) -> bool:
+        """Return whether there is such a tenant."""
+
+    @abc.abstractmethod
+    async def add_key(self, key: ApiKey, sha256: bytes) -> None:
+        """Keep a key."""
+
+    @abc.abstractmethod
+    async def key_by_hash(self, sha256: bytes) -> ApiKey | None:
+        """Return the key with this hash, revoked or expired ones included."""
+
+    @abc.abstractmethod
+    async def keys(self, tenant: str | None) -> list[ApiKey]:
+        """Return a tenant's keys; all of them for ``None``."""
+
+    @abc.abstractmethod
+    async def revoke_key(self, key_id: str, now: float) -> bool:
+        """Return whether there is such a key."""
+
+    @abc.abstractmethod
+    async def add_token(self, token: Token, sha256: bytes) -> None:
+        """Keep a token."""
+
+    @abc.abstractmethod
+    async def token_by_hash(self, sha256: bytes) -> Token | None:
+        """Return the token whose secret has this hash, spent or expired ones included."""
+
+    @abc.abstractmethod
+    async def spend_token(self, token_id: str, agent: Agent, request: str, certificate: bytes, now: float) -> bool:
+        """
+        In one transaction: mark the token spent and enrol the agent (replacing one of that name).
+
+        Return False, changing nothing, if the token was spent before.
+        """
+
+    # --- agents -----------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    async def agent(self, scope: Scope, name: str) -> Agent | None:
+        """Return one agent."""
+
+    @abc.abstractmethod
+    async def agents(self, scope: Scope) -> list[Agent]:
+        """Return all of a tenant's, by name."""
+
+    @abc.abstractmethod
+    async def revoke_agent(self, scope: Scope, name: str, now: float) -> bool:
+        """Return whether there is such an agent."""
+
+    @abc.abstractmethod
+    async def agent_seen(
+        self, scope: Scope, name: str, now: float, *, release: str = "", system: str = "", boot: str = ""
+    ) -> None:
+        """Note that it is there; empty strings leave what was known. Need not be durable on return."""
+
+    @abc.abstractmethod
+    async def put_catalogue(self, scope: Scope, name: str, catalogue: bytes, digest: str) -> None:
+        """Keep what the agent says may be run."""
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    async def add_command(self, scope: Scope, command: Command) -> tuple[Command, bool]:
+        """
+        Keep a new command; return it and True, or the one with the same idempotency key and False.
+
+        Raises:
+            IdempotencyConflict: that one has another fingerprint.
+        """
+
+    @abc.abstractmethod
+    async def command(self, scope: Scope, command_id: str) -> Command | None:
+        """Return one command."""
+
+    @abc.abstractmethod
+    async def inline_result(self, scope: Scope, command_id: str) -> bytes | None:
+        """Return the bytes of a result kept inline."""
+
+    @abc.abstractmethod
+    async def commands(self, scope: Scope, wanted: CommandFilter, cursor: str | None, limit: int) -> Page:
+        """Return commands, newest first."""
+
+    @abc.abstractmethod
+    async def open_commands(self) -> list[Command]:
+        """Return every command of every tenant that is in no final state, oldest first; used once, at the start."""
+
+    @abc.abstractmethod
+    async def dispatched(
+        self, scope: Scope, command_id: str, epoch: int, agent: str, boot: str, *, durable: bool
+    ) -> None:
+        """
+        Note that an attempt is about to be sent: state ``dispatched``.
+
+        With ``durable=False`` it may return before the change is kept; changes of one command keep their order.
+        """
+
+    @abc.abstractmethod
+    async def running(self, scope: Scope, command_id: str, now: float) -> None:
+        """Note that the work began: state ``running``; may return before the change is kept."""
+
+    @abc.abstractmethod
+    async def requeue(self, scope: Scope, command_id: str) -> None:
+        """Back to ``queued``: it was certainly not run, or may be run again."""
+
+    @abc.abstractmethod
+    async def request_cancel(self, scope: Scope, command_id: str) -> Command | None:
+        """Note that its caller wants it no more; return it."""
+
+    @abc.abstractmethod
+    async def finish(self, scope: Scope, command_id: str, finish: Finish) -> bool:
+        """Write the final state; return False, changing nothing, if it has one already."""
+
+    @abc.abstractmethod
+    async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
+        """Remove up to ``limit`` commands finished before; return ``(tenant, id)`` of those with result files."""
