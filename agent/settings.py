@@ -8,6 +8,7 @@ what pydantic finds wrong into messages with file, line, key and fix.
 from __future__ import annotations
 
 import re
+from datetime import date, time
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -64,6 +65,14 @@ PerSecond = Annotated[float, BeforeValidator(per_second), Field(gt=0)]
 WindowText = Annotated[str, BeforeValidator(window)]
 
 
+def iso(value: object) -> object:
+    """Turn a date or time that TOML read into its text."""
+    return value.isoformat() if isinstance(value, date | time) else value
+
+
+Bound = Annotated[float | int | str | None, BeforeValidator(iso)]
+
+
 class Model(BaseModel):
     """Unknown keys are errors; nothing changes after loading."""
 
@@ -89,8 +98,8 @@ class Param(Model):
     default: Any = Field(None, description="Used where the caller gives none.")
     nullable: bool = Field(False, description="Whether null may be given.")
     enum: tuple[str | int, ...] | None = Field(None, description="The only values allowed.")
-    min: float | int | str | None = Field(None, description="Smallest value; a string for decimals and dates.")
-    max: float | int | str | None = Field(None, description="Largest value.")
+    min: Bound = Field(None, description="Smallest value; a string for decimals and dates.")
+    max: Bound = Field(None, description="Largest value.")
     min_length: int | None = Field(None, ge=0, description="Characters (string) or bytes (binary).")
     max_length: int | None = Field(None, ge=0, description="Characters (string) or bytes (binary).")
     pattern: str | None = Field(None, description="Regular expression that the whole string must match.")

@@ -1,0 +1,248 @@
+"""What is wrong with a file whose every key is right by itself, and what of it waits for a later release."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from agent.parameters import CONTENT, params_of, template_names
+from agent.settings import (
+    KINDS_OF_CONNECTION,
+    OPERATION_KINDS,
+    DropOperation,
+    FileConnection,
+    OdbcConnection,
+    Operation,
+    Param,
+    PickOperation,
+    ProcedureOperation,
+    Settings,
+    SqlOperation,
+)
+from agent.sql_text import parameter_names
+from agent.toml_lines import Path
+from agent.values import as_json, reader, wants
+
+Problem = tuple[Path, str]
+
+SECRET: Final = re.compile(r"\{secret:([A-Za-z0-9][A-Za-z0-9_.-]{0,63})\}")
+_LIKE_SECRET: Final = re.compile(r"\{\s*secret\b[^}]*\}?", re.IGNORECASE)
+_CLEAR_PASSWORD: Final = re.compile(r"(?:^|;)\s*(?:pwd|password)\s*=\s*(?!\{secret:)[^;\s]", re.IGNORECASE)
+LATER_ROOTS: Final = ("sftp://", "smb://", "ftps://")
+
+_USES: Final = {  # of a parameter's keys, the types they mean something for
+    "min": ("integer", "decimal", "number", "date", "datetime", "time"),
+    "max": ("integer", "decimal", "number", "date", "datetime", "time"),
+    "min_length": ("string", "binary"),
+    "max_length": ("string", "binary"),
+    "pattern": ("string",),
+    "scale": ("decimal",),
+    "precision": ("decimal",),
+    "enum": ("string", "integer"),
+}
+
+
+def problems(settings: Settings) -> list[Problem]:
+    """Return what the keys of ``settings`` make wrong together; empty if nothing."""
+    found: list[Problem] = []
+    for name, connection in settings.connections.items():
+        place: Path = ("connections", name)
+        found += _secrets(place, connection.model_dump())
+        if isinstance(connection, FileConnection) and connection.root.lower().startswith(LATER_ROOTS):
+            scheme = connection.root.partition(":")[0]
+            found.append(((*place, "root"), f"{scheme} comes with a later release; wants a local folder"))
+    found += _secrets(("link",), {"proxy": settings.link.proxy})
+    for name, operation in settings.operations.items():
+        found += _operation(("operations", name), operation, settings)
+    for number, name in enumerate(settings.policy.require_signature):
+        if name not in settings.operations:
+            place = ("policy", "require_signature", number)
+            found.append((place, f"no operation has the name {name!r}{nearest(name, settings.operations)}"))
+    for name, trigger in settings.triggers.items():
+        place = ("triggers", name, "connection")
+        wanted = {"table": "odbc", "file": "file"}[trigger.type]
+        found += _connection(place, trigger.connection, settings, f"a trigger of type {trigger.type}", (wanted,))
+    return found
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean …?``, or which there are, for a name that is not among ``known``."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, 1, 0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {', '.join(names[:20])}" if names else "; there are none"
+
+
+# --- operations ---------------------------------------------------------------------------------
+
+
+def kind_of(operation: Operation) -> str:
+    """Return the key that makes ``operation`` what it is, such as ``sql``."""
+    return next(kind for kind, model in OPERATION_KINDS.items() if type(operation) is model)
+
+
+def _operation(place: Path, operation: Operation, settings: Settings) -> Iterator[Problem]:
+    kind = kind_of(operation)
+    types = tuple(kind_type for kind_type, kinds in KINDS_OF_CONNECTION.items() if kind in kinds)
+    yield from _connection((*place, "connection"), operation.connection, settings, f"an operation with {kind!r}", types)
+    for name, param in operation.params.items():
+        yield from _param((*place, "params", name), param, isinstance(operation, ProcedureOperation))
+    yield from _verify(place, operation, settings)
+    if isinstance(operation, SqlOperation):
+        yield from _used((*place, "sql"), parameter_names(operation.sql), operation.params, "the SQL", ":{}")
+    if isinstance(operation, DropOperation):
+        yield from _drop(place, operation)
+    if isinstance(operation, PickOperation):
+        yield from _used((*place, "pick"), [], operation.params, "a pick", "{}")
+        yield from _mask(place, operation)
+    if isinstance(operation, DropOperation | PickOperation):
+        yield from _encoding((*place, "encoding"), operation.encoding)
+
+
+def _connection(place: Path, name: str, settings: Settings, who: str, types: tuple[str, ...]) -> Iterator[Problem]:
+    connection = settings.connections.get(name)
+    if connection is None:
+        yield place, f"no connection has the name {name!r}{nearest(name, settings.connections)}"
+    elif connection.type not in types:
+        yield place, f"{who} wants a connection of type {' or '.join(types)}, found {name!r} of type {connection.type}"
+
+
+def _param(place: Path, param: Param, procedure: bool) -> Iterator[Problem]:
+    for key, types in _USES.items():
+        if key in param.model_fields_set and getattr(param, key) is not None and param.type not in types:
+            yield (*place, key), f"means nothing for type {param.type}; it is for {', '.join(types)}"
+            return
+    if param.direction != "in" and not procedure:
+        yield (*place, "direction"), f"wants 'in', found {param.direction!r}; only procedures give parameters back"
+    for number, choice in enumerate(param.enum or ()):
+        if type(choice) is not (str if param.type == "string" else int):
+            yield (*place, "enum", number), f"wants values of type {param.type}, found {choice!r}"
+            return
+    bare = param.model_copy(update={"min": None, "max": None, "nullable": False})
+    for key in ("min", "max"):
+        bound = getattr(param, key)
+        if bound is not None and not _reads(bare, bound):
+            yield (*place, key), f"wants {wants(bare)}, found {bound!r}"
+            return
+    try:
+        reader(param)
+    except ValueError:
+        yield place, f"no value can be both from {param.min!r} and up to {param.max!r}"
+        return
+    if None not in (param.min, param.max) and not _reads(param.model_copy(update={"max": None}), param.max):
+        yield (*place, "max"), f"wants at least min, which is {param.min!r}, found {param.max!r}"
+    elif param.min_length is not None and param.max_length is not None and param.min_length > param.max_length:
+        yield (
+            (*place, "max_length"),
+            f"wants at least min_length, which is {param.min_length}, found {param.max_length}",
+        )
+    elif "default" in param.model_fields_set and not _reads(param, param.default):
+        yield (*place, "default"), f"wants {wants(param)}, found {param.default!r}"
+
+
+def _reads(param: Param, value: Any) -> bool:
+    try:
+        reader(param)(as_json(value))
+    except ValueError:
+        return False
+    return True
+
+
+def _used(place: Path, used: list[str], params: Mapping[str, Param], where: str, form: str) -> Iterator[Problem]:
+    for name in used:
+        if name not in params:
+            yield place, f"{form.format(name)} is not declared in params{nearest(name, params)}"
+    for name in params:
+        if name not in used:
+            yield (*place[:-1], "params", name), f"is declared, but {where} does not use {form.format(name)}"
+
+
+def _drop(place: Path, operation: DropOperation) -> Iterator[Problem]:
+    key = (*place, "drop")
+    try:
+        names = template_names(operation.drop)
+    except ValueError as exc:
+        yield key, f"{exc}"
+        return
+    yield from _used(key, names, params_of(operation), "the file's name", "{{{}}}")
+    content = CONTENT[operation.format.type]
+    if content in operation.params:
+        yield (*place, "params", content), "is the name of the file's content; a parameter wants another one"
+    if ".." in re.split(r"[/\\]", operation.drop) or re.match(r"[/\\]|[A-Za-z]:", operation.drop):
+        yield key, f"wants a name inside of the connection's root, found {operation.drop!r}"
+
+
+def _mask(place: Path, operation: PickOperation) -> Iterator[Problem]:
+    for number, name in enumerate(operation.mask):
+        columns = operation.format.columns
+        if columns is not None and name not in columns:
+            yield (*place, "mask", number), f"no column has the name {name!r}{nearest(name, columns)}"
+
+
+def _encoding(place: Path, name: str) -> Iterator[Problem]:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        yield place, f"wants the name of a text codec such as 'utf-8', 'cp1252' or 'cp037', found {name!r}"
+
+
+def _verify(place: Path, operation: Operation, settings: Settings) -> Iterator[Problem]:
+    # A name that does not exist is only a remark: verify is not acted on yet, and files are written ahead.
+    other = settings.operations.get(operation.verify or "")
+    if other is not None and other.effect != "read":
+        found = f"{operation.verify!r} with effect {other.effect!r}"
+        yield (*place, "verify"), f"wants an operation with effect 'read', found {found}"
+
+
+# --- secrets ------------------------------------------------------------------------------------
+
+
+def _secrets(place: Path, value: Any) -> Iterator[Problem]:
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from _secrets((*place, key), child)
+    elif isinstance(value, str):
+        for match in _LIKE_SECRET.finditer(SECRET.sub("", value)):
+            yield place, f"wants a secret as {{secret:NAME}}, found {match[0][:20]!r}"
+
+
+# --- later --------------------------------------------------------------------------------------
+
+
+def remarks(settings: Settings) -> list[str]:
+    """Return a plain sentence for each key that is accepted and not acted on in this release, or unwise."""
+    found: list[str] = []
+    for name, connection in settings.connections.items():
+        place = f"connections.{name}"
+        if connection.breaker is not None:
+            found.append(f"{place}: breaker is not acted on in this release; a failing system is tried each time.")
+        if isinstance(connection, OdbcConnection):
+            if connection.ledger is not None:
+                found.append(f"{place}: ledger is not acted on in this release.")
+            if _CLEAR_PASSWORD.search(connection.connection_string):
+                found.append(
+                    f"{place}: the password stands in clear in connection_string; "
+                    "write {secret:NAME} and run: outhaul-agent secret set NAME"
+                )
+    for name, operation in settings.operations.items():
+        place = f"operations.{name}"
+        if operation.effect == "once":
+            found.append(
+                f"{place}: effect 'once' is kept as 'at-most-once' in this release: it never runs twice, and after "
+                "a crash in the middle of it a person has to look."
+            )
+        if operation.verify is not None:
+            missing = "" if operation.verify in settings.operations else f"; no operation is named {operation.verify!r}"
+            found.append(f"{place}: verify is not acted on in this release: what is in doubt stays so{missing}.")
+    if settings.policy.trusted_signers:
+        found.append("policy: trusted_signers is not acted on in this release; signatures can't be verified yet.")
+    for name in settings.policy.require_signature:
+        found.append(
+            f"operations.{name}: is refused in this release, because policy.require_signature names it "
+            "and signatures can't be verified yet."
+        )
+    found += [f"triggers.{name}: nothing is watched in this release." for name in settings.triggers]
+    return found
