@@ -1,0 +1,176 @@
+"""The `file` connection: a local folder into which files are dropped and from which they are picked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+
+from agent import parameters
+from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
+from agent.connectors.file import names, publish, text
+from agent.connectors.file.drop import Drop, content_of, failure
+from agent.connectors.file.pick import Picked, pick, put_away
+from agent.errors import ParametersInvalid, SourceFailed
+from agent.settings import DropOperation, FileConnection, PickOperation
+
+PART_KEPT_S: Final = 86_400  # seconds; no write takes a day
+CLAIM_KEPT_S: Final = 40 * 86_400  # seconds; longer than the broker keeps a command by default
+LOW_SPACE_BYTES: Final = 104_857_600  # below it `check` speaks up
+
+_REMOTE = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+
+
+class FileDriver(Driver):
+    """A folder on a disk or a mounted share; nothing outside of it is read or written."""
+
+    def __init__(self, setup: DriverSetup) -> None:
+        super().__init__(setup)
+        assert isinstance(setup.connection, FileConnection)  # noqa: S101 - the table of connectors sees to it
+        self._connection = setup.connection
+        self._root = Path()
+        self._way: publish.Way | None = None
+
+    def open(self) -> None:
+        """
+        Find the folder and clear away what crashes left there.
+
+        Raises:
+            SourceUnavailable: it is not there, or is none.
+            SourceFailed: the root is of a kind that a later release brings.
+        """
+        if remote := _REMOTE.match(self._connection.root):
+            raise SourceFailed(
+                f"connections.{self.setup.name}.root: {remote[1]}:// comes in a later release; "
+                "for now mount the share and name its folder",
+                touched=False,
+            )
+        wanted = Path(self.setup.base_dir, self._connection.root)
+        try:
+            # Once: a link put in its place later changes nothing.
+            self._root = wanted.resolve(strict=True)
+            if not self._root.is_dir():
+                raise NotADirectoryError(20, "not a folder", str(wanted))
+            _clear(self._root)
+        except OSError as exc:
+            raise failure(exc, wanted, "read") from exc
+
+    def run(self, call: Call) -> Iterator[Piece]:
+        """Drop or pick; see ``Driver.run``."""
+        operation = self.setup.operations[call.operation]
+        values = parameters.decode(operation, call.params)
+        if isinstance(operation, PickOperation):
+            yield from pick(self._root, operation)
+        elif isinstance(operation, DropOperation):
+            drop = self._drop(call, operation, values)
+            yield Outputs(msgspec.to_builtins(drop.write(content_of(operation, values))))
+
+    def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
+        """Archive or delete what was picked; forget the claim of what was dropped. May be called again."""
+        operation = self.setup.operations[call.operation]
+        if isinstance(operation, DropOperation) and operation.effect == "once":
+            self._drop(call, operation, parameters.decode(operation, call.params)).forget()
+        elif isinstance(operation, PickOperation) and operation.then != "keep":
+            archive = self._archive() if operation.then == "archive" else None
+            files = msgspec.convert(outputs.get("files", []), list[Picked])
+            put_away(self._root, archive, files, call.command_id)
+
+    def check(self, operation: str | None = None) -> Iterator[Finding]:
+        """Try the folder with a small file, and look at each operation's name, pattern and codec."""
+        if operation is None:
+            yield self._check_folder()
+        for name in self.setup.operations if operation is None else [operation]:
+            yield self._check_operation(name)
+
+    def _drop(self, call: Call, operation: DropOperation, values: Mapping[str, Any]) -> Drop:
+        try:
+            name = names.fill(operation.drop, values)
+            names.temporary(name, call.command_id, "part")
+        except names.NameRefused as exc:
+            raise ParametersInvalid(f"{exc}; the operation's name is {operation.drop!r}", touched=False) from exc
+        if name.casefold() == self._connection.archive.casefold():
+            raise ParametersInvalid(f"the file name {name!r} is that of the archive folder", touched=False)
+        way = "replace" if operation.overwrite else self._claiming()
+        return Drop(self._root, name, call.command_id, way, once=operation.effect == "once")
+
+    def _claiming(self) -> publish.Way:
+        if self._way is None:
+            try:
+                self._way = publish.way_without_replacing(self._root, uuid4().hex)
+            except OSError as exc:
+                raise failure(exc, self._root) from exc
+        return self._way
+
+    def _archive(self) -> Path:
+        try:
+            names.check(self._connection.archive)
+        except names.NameRefused as exc:
+            raise SourceFailed(f"connections.{self.setup.name}.archive: {exc}") from exc
+        archive = self._root / self._connection.archive
+        if archive.resolve() != archive:
+            raise SourceFailed(f"{archive} is a link; the archive must be a folder in the root itself. Remove the link")
+        return archive
+
+    def _check_folder(self) -> Finding:
+        subject = f"connection {self.setup.name}"
+        probe = self._root / f".{uuid4().hex}.part"
+        try:
+            probe.write_bytes(b"outhaul")
+            probe.read_bytes()
+            probe.unlink()
+            way = publish.way_without_replacing(self._root, uuid4().hex)
+            free = shutil.disk_usage(self._root).free
+        except OSError as exc:
+            return Finding(subject, False, str(failure(exc, self._root)), "give the agent's account its rights there")
+        detail = f"{self._root}: can be read and written, names are claimed by {way}, {free // 1_048_576} MiB free"
+        if free < LOW_SPACE_BYTES:
+            return Finding(subject, False, detail, "make room on that disk")
+        return Finding(subject, True, detail)
+
+    def _check_operation(self, name: str) -> Finding:
+        subject, operation = f"operation {name}", self.setup.operations[name]
+        if not isinstance(operation, DropOperation | PickOperation):
+            return Finding(subject, False, "neither drops nor picks", "use `drop` or `pick` on a file connection")
+        try:
+            text.codec_name(operation.encoding)
+        except LookupError:
+            return Finding(
+                subject, False, f"encoding {operation.encoding!r} is unknown", "name one of Python's text codecs"
+            )
+        if isinstance(operation, DropOperation):
+            try:
+                names.fill(operation.drop, dict.fromkeys(parameters.template_names(operation.drop), "x"))
+            except ValueError as exc:
+                return Finding(subject, False, str(exc), "correct the name in `drop`")
+            return Finding(subject, True, f"drops {operation.drop}")
+        if os.sep in operation.pick or "/" in operation.pick or "\\" in operation.pick:
+            return Finding(subject, False, f"pattern {operation.pick!r} has a folder in it", "name files in root only")
+        return Finding(subject, True, f"picks {operation.pick}")
+
+
+def _clear(root: Path) -> None:
+    """Remove what earlier crashes left; a claim goes before its part, which alone means nothing."""
+    now = time.time()
+    with os.scandir(root) as entries:
+        ours = sorted((entry.name for entry in entries if names.is_ours(entry.name)), key=lambda n: n.endswith(".part"))
+    stale_parts = {name.removesuffix(".part") for name in ours if _older(root / name, now, PART_KEPT_S, ".part")}
+    for name in ours:
+        gone = _older(root / name, now, CLAIM_KEPT_S, ".claim") or name.rsplit(".", 1)[0] in stale_parts
+        if gone:
+            with contextlib.suppress(OSError):
+                (root / name).unlink()
+
+
+def _older(path: Path, now: float, seconds: float, suffix: str) -> bool:
+    try:
+        return path.name.endswith(suffix) and now - path.lstat().st_mtime > seconds
+    except OSError:
+        return False

@@ -1,0 +1,241 @@
+"""
+One file written whole or not at all.
+
+The content goes into a hidden ``.part`` beside the final name and is forced to the disk; then it takes its
+name at once. For ``effect = "once"`` a hidden ``.claim`` with the receipt is on the disk before that step, and
+stays until the broker has the result: claim without part means that it happened, both mean that it did not.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from agent.connectors.file import documents, names, publish, tables
+from agent.errors import ContentInvalid, FileExists, OutcomeUnknown, SourceFailed, SourceUnavailable
+from agent.settings import DropOperation
+
+_FIXES: Final = {
+    "ENOSPC": "the disk is full; make room",
+    "EDQUOT": "the account's quota is used up; make room or raise it",
+    "EFBIG": "the file is larger than the system allows",
+    "EACCES": "the agent's account may not; give it the right to read, create and remove files",
+    "EPERM": "the agent's account may not; give it the right to read, create and remove files",
+    "EROFS": "the file system is read-only",
+    "EOPNOTSUPP": "its file system can't claim a name without replacing; use another folder, or overwrite = true",
+    "ENOTSUP": "its file system can't claim a name without replacing; use another folder, or overwrite = true",
+}
+_NOT_THERE: Final = {
+    "ENOENT": "there is no such folder",
+    "ENOTDIR": "it is not a folder",
+    "ESTALE": "the share was lost",
+    "EHOSTDOWN": "the share's server is down",
+}
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What was written."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What a command is about to make appear, and how."""
+
+    receipt: Receipt
+    way: publish.Way
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """
+    One command's file and where it is to stand.
+
+    Attributes:
+        folder: the resolved root.
+        name: a name that ``names.check`` has passed.
+        command_id: makes the temporary names this command's own.
+        way: how the name is claimed.
+        once: whether a claim is kept, for a second run of the same command.
+    """
+
+    folder: Path
+    name: str
+    command_id: str
+    way: publish.Way
+    once: bool
+
+    def write(self, content: Iterable[bytes]) -> Receipt:
+        """
+        Write ``content`` and make it appear; a second run of a ``once`` that succeeded returns the first receipt.
+
+        Raises:
+            ContentInvalid: from ``content``; nothing is left behind.
+            FileExists: the name is taken.
+            SourceUnavailable: the folder is not there.
+            SourceFailed: it can't be written; nothing is left behind.
+            OutcomeUnknown: the system failed at the last step.
+        """
+        try:
+            if self.once and (receipt := self._done_before()) is not None:
+                return receipt
+            self._refuse_taken()
+            try:
+                receipt = self._write_part(content)
+                if self.once:
+                    self._write_claim(Claim(receipt, self.way))
+                self._appear()
+            except BaseException:
+                # The claim first: without its part it would say that it happened.
+                if self._part.exists():
+                    self._claim.unlink(missing_ok=True)
+                    self._part.unlink(missing_ok=True)
+                raise
+        except OSError as exc:
+            raise failure(exc, self.folder / self.name) from exc
+        return receipt
+
+    def forget(self) -> None:
+        """The broker has the receipt: remove the claim."""
+        with contextlib.suppress(OSError):
+            self._claim.unlink(missing_ok=True)
+
+    @property
+    def _part(self) -> Path:
+        return self.folder / names.temporary(self.name, self.command_id, "part")
+
+    @property
+    def _claim(self) -> Path:
+        return self.folder / names.temporary(self.name, self.command_id, "claim")
+
+    @property
+    def _final(self) -> Path:
+        return self.folder / self.name
+
+    def _done_before(self) -> Receipt | None:
+        try:
+            claim = msgspec.json.decode(self._claim.read_bytes(), type=Claim)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError:
+            # Cut off by a crash while it was written, so before the name was taken.
+            self._claim.unlink(missing_ok=True)
+            return None
+        if not self._part.exists():
+            return claim.receipt
+        if claim.way == "link":
+            if self._part.stat().st_nlink > 1:
+                self._part.unlink()
+                return claim.receipt
+            raise OutcomeUnknown(
+                f"{self._final}: the agent stopped while this file took its name, and it is not there now: it was "
+                f"never there, or was fetched since. Find out, then remove {self._claim.name} and {self._part.name}"
+            )
+        self._claim.unlink(missing_ok=True)
+        return None
+
+    def _refuse_taken(self) -> None:
+        try:
+            found = self._final.lstat()
+        except FileNotFoundError:
+            return
+        if stat.S_ISLNK(found.st_mode):
+            raise FileExists(
+                f"{self._final} is a symbolic link; the agent neither follows nor replaces it. Remove the link",
+                touched=False,
+            )
+        if self.way != "replace" or not stat.S_ISREG(found.st_mode):
+            raise self._taken()
+
+    def _taken(self) -> FileExists:
+        return FileExists(
+            f"{self._final} is there already; fetch or remove it, use another name, or set overwrite = true",
+            touched=False,
+        )
+
+    def _write_part(self, content: Iterable[bytes]) -> Receipt:
+        digest, size = hashlib.sha256(), 0
+        self._part.unlink(missing_ok=True)  # of an earlier run of this command
+        with self._part.open("xb") as part:
+            for piece in content:
+                part.write(piece)
+                digest.update(piece)
+                size += len(piece)
+            part.flush()
+            os.fsync(part.fileno())
+        return Receipt(self.name, size, digest.hexdigest())
+
+    def _write_claim(self, claim: Claim) -> None:
+        publish.sync_folder(
+            self.folder
+        )  # the part's name before the claim's, or a power cut could leave only the claim
+        self._claim.unlink(missing_ok=True)
+        with self._claim.open("xb") as file:
+            file.write(msgspec.json.encode(claim))
+            file.flush()
+            os.fsync(file.fileno())
+        publish.sync_folder(self.folder)
+
+    def _appear(self) -> None:
+        try:
+            publish.appear(self._part, self._final, self.way)
+        except FileExistsError as exc:
+            raise self._taken() from exc
+        except OSError as exc:
+            if self._part.exists():
+                raise
+            raise self._unsure(exc) from exc
+        try:
+            publish.sync_folder(self.folder)
+        except OSError as exc:
+            raise self._unsure(exc) from exc
+
+    def _unsure(self, exc: OSError) -> OutcomeUnknown:
+        return OutcomeUnknown(
+            f"{self._final}: the system failed when the file took its name: {exc.strerror}; look there"
+        )
+
+
+def content_of(operation: DropOperation, values: Mapping[str, Any]) -> Iterator[bytes]:
+    """
+    Yield the bytes of the file that ``operation`` writes.
+
+    Args:
+        values: what ``agent.parameters.decode`` returned.
+
+    Raises:
+        ContentInvalid: it can't be written so.
+    """
+    form = operation.format
+    if form.type in ("csv", "fixed-width"):
+        yield from tables.written(values["rows"], form, operation.encoding)
+    elif form.type == "xml":
+        yield documents.xml_bytes(values["document"], form, operation.encoding)
+    elif form.type == "json":
+        yield documents.json_bytes(values["document"], operation.encoding)
+    else:
+        try:
+            yield base64.b64decode(values["content"], validate=True)
+        except (binascii.Error, ValueError) as exc:
+            raise ContentInvalid(f"content: wants bytes as base64, found something else: {exc}", touched=False) from exc
+
+
+def failure(exc: OSError, path: Path, wanted: str = "written") -> SourceFailed | SourceUnavailable:
+    """Return what an error of the file system means, with the place and what to do."""
+    code = errno.errorcode.get(exc.errno or 0, "")
+    if code in _NOT_THERE:
+        return SourceUnavailable(f"{path}: {_NOT_THERE[code]}; is the share mounted?", source_code=code, touched=False)
+    return SourceFailed(f"{path} can't be {wanted}: {_FIXES.get(code) or exc.strerror or exc}", source_code=code)

@@ -1,0 +1,250 @@
+"""Files read as rows, and what becomes of them once the broker has the rows."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from agent.connectors.base import Column, Outputs, Piece, Remark, RowSet
+from agent.connectors.file import documents, names, publish, tables, text
+from agent.connectors.file.drop import failure
+from agent.connectors.rows import RowEncoder, unique_names
+from agent.errors import ContentInvalid
+from agent.settings import PickOperation
+from protocol import limits
+
+MAX_FILES: Final = 1_000  # of one pick; their receipts travel as one message
+_ROW_BYTES: Final = 64  # what a value costs beside its text, roughly; a chunk must not be all braces
+
+
+class Picked(msgspec.Struct, frozen=True):
+    """The receipt of one file."""
+
+    name: str
+    bytes: int
+    sha256: str
+    rows: int
+
+
+def pick(folder: Path, operation: PickOperation) -> Iterator[Piece]:
+    """
+    Yield the rows of all files whose names match, in name order, and their receipts.
+
+    Raises:
+        ContentInvalid: a file is not as ``operation`` says; names file, line and reason.
+        SourceUnavailable, SourceFailed: the folder or a file can't be read.
+    """
+    found = matching(folder, operation.pick)
+    if len(found) > MAX_FILES:
+        yield Remark(f"{len(found)} files match {operation.pick}; the first {MAX_FILES} were read")
+    sender = _Sender(operation)
+    receipts = []
+    for name in found[:MAX_FILES]:
+        with _opened(folder / name) as source:
+            measured = _Measured(source)
+            rows = 0
+            try:
+                for columns, row in _rows(measured, operation):
+                    yield from sender.columns(name, columns)
+                    if row is not None:
+                        yield from sender.row([name, *row])
+                        rows += 1
+            except ContentInvalid as exc:
+                raise ContentInvalid(f"{folder / name}: {exc.message}") from exc
+            except OSError as exc:
+                raise failure(exc, folder / name, "read") from exc
+        receipts.append(Picked(name, measured.size, measured.sha256, rows))
+    yield from sender.end()
+    yield Outputs({"files": [msgspec.to_builtins(receipt) for receipt in receipts]})
+
+
+def matching(folder: Path, pattern: str) -> list[str]:
+    """
+    Return the names in ``folder`` that match, in order; only ordinary files, no links, none of ours.
+
+    Raises:
+        SourceUnavailable, SourceFailed: the folder can't be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if fnmatch.fnmatch(entry.name, pattern)
+                and not names.is_ours(entry.name)
+                and entry.is_file(follow_symlinks=False)
+            )
+    except OSError as exc:
+        raise failure(exc, folder, "read") from exc
+
+
+def put_away(folder: Path, archive: Path | None, files: Sequence[Picked], command_id: str) -> None:
+    """
+    Move picked files to ``archive``, or remove them if it is ``None``; those that changed since stay.
+
+    May be called again: what is gone is left alone.
+
+    Raises:
+        SourceUnavailable, SourceFailed: one could not be put away.
+    """
+    for picked in files:
+        names.check(picked.name)
+        path = folder / picked.name
+        try:
+            if not _unchanged(path, picked):
+                continue
+            if archive is None:
+                path.unlink()
+            else:
+                archive.mkdir(exist_ok=True)
+                _archive(path, archive, command_id)
+        except FileNotFoundError:
+            continue  # taken away by someone else between two steps
+        except OSError as exc:
+            raise failure(exc, path, "put away") from exc
+
+
+def _archive(path: Path, archive: Path, command_id: str) -> None:
+    way = publish.way_without_replacing(archive, command_id)
+    try:
+        publish.appear(path, archive / path.name, way)
+    except FileExistsError:
+        publish.appear(path, archive / f"{path.stem}.{command_id}{path.suffix}", way)
+    publish.sync_folder(archive)
+    publish.sync_folder(path.parent)
+
+
+def _unchanged(path: Path, picked: Picked) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode) or found.st_size != picked.bytes:
+        return False
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest() == picked.sha256
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    # Between listing and opening the name may have become a link or a pipe: neither is followed or waited for.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        source = os.fdopen(os.open(path, flags), "rb")
+    except OSError as exc:
+        raise failure(exc, path, "read") from exc
+    with source:
+        yield source
+
+
+class _Measured:
+    """Bytes on their way, counted and digested."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
+        self._digest.update(data)
+        self.size += len(data)
+        return data
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _rows(source: _Measured, operation: PickOperation) -> Iterator[tuple[list[Column], Sequence[Any] | None]]:
+    """Yield the columns, once without and then with each row."""
+    form, encoding = operation.format, operation.encoding
+    if form.type in ("csv", "fixed-width"):
+        found = tables.read(source, form, encoding)
+        columns = [Column(name, "string") for name in next(found)]
+        yield columns, None
+        for row in found:
+            yield columns, row
+        return
+    data = source.read(documents.MAX_DOCUMENT_BYTES + 1)
+    if len(data) > documents.MAX_DOCUMENT_BYTES:
+        raise ContentInvalid(
+            f"is larger than {documents.MAX_DOCUMENT_BYTES} bytes; only csv and fixed-width may be of any size"
+        )
+    if form.type == "raw":
+        yield [Column("content", "binary")], [data]
+        return
+    columns = [Column("document", "json")]
+    yield columns, None
+    content = text.decoded(data, encoding)
+    if form.type == "json":
+        for item in documents.json_rows(content):
+            yield columns, [item]
+    else:
+        yield columns, [documents.xml_document(documents.parse_xml(content))]
+
+
+def _expected(operation: PickOperation) -> list[Column]:
+    """Return the columns where no file is there to tell them."""
+    form = operation.format
+    if form.type in ("csv", "fixed-width"):
+        return [Column(name, "string") for name in form.columns or ()]
+    return [Column("content", "binary")] if form.type == "raw" else [Column("document", "json")]
+
+
+class _Sender:
+    """Gathers rows of several files into one row set, in chunks."""
+
+    def __init__(self, operation: PickOperation) -> None:
+        self._operation = operation
+        self._columns: list[Column] | None = None
+        self._encoder: RowEncoder | None = None
+        self._rows: list[Sequence[Any]] = []
+        self._size = 0
+
+    def columns(self, name: str, columns: list[Column]) -> Iterator[Piece]:
+        """Begin the row set, or see that another file's columns are the same."""
+        if columns is self._columns:
+            return
+        if self._columns is None:
+            yield from self._begin(columns)
+        elif columns != self._columns:
+            raise ContentInvalid(
+                f"has the columns {', '.join(c.name for c in columns)}; the files before it have "
+                f"{', '.join(c.name for c in self._columns)}"
+            )
+        self._columns = columns
+
+    def row(self, row: Sequence[Any]) -> Iterator[Piece]:
+        """Take a row; yield what is full."""
+        self._rows.append(row)
+        self._size += sum(len(value) for value in row) + _ROW_BYTES * len(row)
+        if self._size >= limits.CHUNK_BYTES:
+            yield from self._flush()
+
+    def end(self) -> Iterator[Piece]:
+        """Yield what is left; a row set without rows too."""
+        if self._columns is None:
+            yield from self._begin(_expected(self._operation))
+        yield from self._flush()
+
+    def _begin(self, columns: list[Column]) -> Iterator[Piece]:
+        self._columns = columns
+        unique = unique_names(["file", *(column.name for column in columns)])
+        types = ["string", *(column.type for column in columns)]
+        named = tuple(Column(name, kind) for name, kind in zip(unique, types, strict=True))
+        self._encoder = RowEncoder(named, self._operation.mask)
+        yield RowSet(named)
+
+    def _flush(self) -> Iterator[Piece]:
+        if self._rows and self._encoder is not None:
+            yield self._encoder.encode(self._rows)
+        self._rows, self._size = [], 0
