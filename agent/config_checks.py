@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from agent.parameters import CONTENT, params_of, template_names
+from agent.secrets.resolve import SECRET
 from agent.settings import (
     KINDS_OF_CONNECTION,
     OPERATION_KINDS,
@@ -27,7 +28,6 @@ from agent.values import as_json, reader, wants
 
 Problem = tuple[Path, str]
 
-SECRET: Final = re.compile(r"\{secret:([A-Za-z0-9][A-Za-z0-9_.-]{0,63})\}")
 _LIKE_SECRET: Final = re.compile(r"\{\s*secret\b[^}]*\}?", re.IGNORECASE)
 _CLEAR_PASSWORD: Final = re.compile(r"(?:^|;)\s*(?:pwd|password)\s*=\s*(?!\{secret:)[^;\s]", re.IGNORECASE)
 LATER_ROOTS: Final = ("sftp://", "smb://", "ftps://")

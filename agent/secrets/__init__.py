@@ -1,0 +1,32 @@
+"""Where the values of ``{secret:NAME}`` live, and how they get to their places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.secrets.base import SecretStore
+from agent.secrets.resolve import resolve, resolve_url, secret_names
+from agent.settings import Settings
+
+__all__ = ["SecretStore", "open_store", "resolve", "resolve_url", "secret_names"]
+
+
+def open_store(settings: Settings, base_dir: Path = Path()) -> SecretStore:
+    """
+    Return the store that the operator's file names.
+
+    Args:
+        base_dir: folder of the operator's file, where a relative ``state_dir`` starts.
+
+    Raises:
+        SecretError: there is none on this machine.
+    """
+    # Imported here: keyring and cryptography cost 20 MiB and 60 ms, which an agent without secrets need not pay.
+    from agent.secrets.keyring_store import KeyringStore, system_keyring
+
+    service = f"outhaul-agent:{settings.agent}"
+    if settings.secrets.store == "keyring":
+        return KeyringStore(system_keyring(), service)
+    from agent.secrets.vault import VaultKeyring, VaultStore
+
+    return VaultStore(VaultKeyring(base_dir / settings.state_dir), service)

@@ -1,0 +1,183 @@
+"""
+Secrets in one encrypted file, for servers where no one logs in.
+
+Each value is locked by itself with AES-256-GCM, bound to its service and name; what keeps the
+master key is said in ``master_key.py``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from keyring.backend import KeyringBackend
+from keyring.errors import PasswordDeleteError
+
+from agent.errors import SecretError
+from agent.secrets.keyring_store import KeyringStore
+from agent.secrets.master_key import master_key, source_for_new, write_new
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+FORMAT: Final = "outhaul-vault-1"
+_NONCE_BYTES: Final = 12
+_PROOF: Final = b"outhaul vault 1 proof"  # locked with the key, so that a wrong key is told from a damaged value
+
+
+class VaultKeyring(KeyringBackend):
+    """A keyring over the file ``secrets.vault`` in ``folder``; safe between processes."""
+
+    # Never found by keyring's own search: the vault is opened by name, with its folder.
+    priority = -1.0
+
+    def __init__(self, folder: Path = Path()) -> None:
+        # Not super().__init__(): it would set our attributes from environment variables.
+        self._folder = folder
+        self._path = folder / "secrets.vault"
+
+    def get_password(self, service: str, username: str) -> str | None:
+        """Return the value, or ``None``."""
+        if not self._path.exists():
+            return None
+        with self._locked():
+            vault = self._read()
+            entry = vault["entries"].get(service, {}).get(username)
+            if entry is None:
+                return None
+            return _open(self._key(vault), entry, _bound(service, username), f"{self._path}: {username}").decode()
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        """Keep the value."""
+        with self._locked():
+            vault = self._read()
+            key = self._key(vault)
+            entries = vault["entries"].setdefault(service, {})
+            entries[username] = _close(key, password.encode(), _bound(service, username))
+            self._write(vault)
+
+    def delete_password(self, service: str, username: str) -> None:
+        """Forget the value; ``PasswordDeleteError`` if there is none."""
+        with self._locked():
+            vault = self._read()
+            if vault["entries"].get(service, {}).pop(username, None) is None:
+                raise PasswordDeleteError(f"no secret has the name {username!r}")
+            self._write(vault)
+
+    def names(self, service: str) -> list[str]:
+        """Return the names of a service, sorted; names are not encrypted."""
+        if not self._path.exists():
+            return []
+        with self._locked():
+            return sorted(self._read()["entries"].get(service, {}))
+
+    def _key(self, vault: dict[str, Any]) -> bytes:
+        key = master_key(vault["key"], self._folder, create="proof" not in vault)
+        if "proof" not in vault:
+            vault["proof"] = _close(key, _PROOF, _PROOF)
+        _open(
+            key,
+            vault["proof"],
+            _PROOF,
+            f"{self._path} was locked with another key (copied from another machine?); "
+            "put its key back, or move the file away and set the secrets again",
+        )
+        return key
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            text = self._path.read_bytes()
+        except FileNotFoundError:
+            return {"format": FORMAT, "key": source_for_new(), "entries": {}}
+        except OSError as exc:
+            raise SecretError(f"{self._path} can't be read: {exc.strerror}; run this as the agent's account") from exc
+        try:
+            vault = json.loads(text)
+            if vault["format"] != FORMAT:
+                raise ValueError(f"wants format {FORMAT}")
+            if vault["key"] not in ("credential", "dpapi", "file") or "proof" not in vault:
+                raise ValueError("wants a key and its proof")
+            for entries in vault["entries"].values():
+                for entry in (*entries.values(), vault["proof"]):
+                    base64.b64decode(entry, validate=True)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            raise SecretError(self._set_aside()) from exc
+        return dict(vault)
+
+    def _set_aside(self) -> str:
+        kept = self._path.with_name(
+            f"{self._path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
+        )
+        self._path.rename(kept)
+        return (
+            f"{self._path} is damaged and was set aside as {kept}; put it back from a backup, or set the secrets again"
+        )
+
+    def _write(self, vault: dict[str, Any]) -> None:
+        try:
+            write_new(self._path, json.dumps(vault, indent=1, sort_keys=True).encode(), 0o600)
+        except OSError as exc:
+            raise SecretError(
+                f"{self._path} can't be written: {exc.strerror}; run this as the agent's account"
+            ) from exc
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes out: reading too, because Windows can't replace a file that is open."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._folder / "secrets.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise SecretError(f"{self._folder} can't be used: {exc.strerror}; run this as the agent's account") from exc
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)  # which ends the lock
+
+
+class VaultStore(KeyringStore):
+    """The vault as a store; it knows its own names."""
+
+    def __init__(self, vault: VaultKeyring, service: str) -> None:
+        super().__init__(vault, service)
+        self._vault = vault
+
+    def names(self) -> list[str]:
+        return self._vault.names(self._service)
+
+    def _note(self, names: Collection[str]) -> None:
+        return
+
+
+def _bound(service: str, name: str) -> bytes:
+    return f"{len(service)}:{service}|{name}".encode()
+
+
+def _close(key: bytes, value: bytes, bound: bytes) -> str:
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return base64.b64encode(nonce + AESGCM(key).encrypt(nonce, value, bound)).decode("ascii")
+
+
+def _open(key: bytes, entry: str, bound: bytes, place: str) -> bytes:
+    data = base64.b64decode(entry)
+    try:
+        return AESGCM(key).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], bound)
+    except (InvalidTag, ValueError) as exc:
+        words = "" if bound == _PROOF else " was changed by someone else than us; set it again"
+        raise SecretError(f"{place}{words}") from exc
