@@ -1,0 +1,427 @@
+"""The broker's HTTP API for Python callers: commands in, results out, streams in constant memory."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Literal
+from urllib.parse import quote, urlsplit
+
+import httpx2
+import msgspec
+
+from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError, ResultCut, UnknownAnswer
+from cloud_broker.client.records import Agent, Command, Operation, T, decode, decode_page
+from protocol.ids import new_id
+
+CONNECT_S: Final = 10.0  # seconds; a broker that is there answers sooner
+ANSWER_S: Final = 30.0  # seconds beyond what was asked to wait
+SILENCE_S: Final = 60.0  # seconds without a row after which we look whether the command still runs
+MAX_WAIT_S: Final = 30.0  # seconds of one request that waits; common proxies cut idle ones after 60
+PIECE_BYTES: Final = 65_536  # bytes
+TRIES: Final = 4  # of a request that may be repeated
+FIRST_PAUSE_S: Final = 0.25  # seconds; doubles from try to try
+LAST_PAUSE_S: Final = 10.0  # seconds; a longer Retry-After is not waited for
+
+REPEATABLE: Final = frozenset({429, 502, 503, 504})
+
+RowFormat = Literal["ndjson", "csv"]
+MEDIA_TYPES: Final[dict[str, str]] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+
+
+class Outhaul:
+    """
+    One broker, one key; safe to use from several threads. Close it, or use it in a ``with``.
+
+    Args:
+        url: such as ``https://broker.example.com``; ``http://`` for a loopback address only.
+        key: an API key, or a token of the broker's OpenID issuer.
+        tenant: for a key that spans tenants.
+        silence_s: seconds without a row after which ``stream`` looks whether the command still runs.
+        pause: waits between two tries; replaced in tests.
+
+    Raises:
+        ProfileError: the url can't be used, or would carry the key in clear.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        tenant: str | None = None,
+        silence_s: float = SILENCE_S,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = checked_url(url)
+        self._silence_s = silence_s
+        self._pause = pause
+        headers = {"Authorization": f"Bearer {checked_key(key)}", "Accept": "application/json"}
+        if tenant:
+            headers["Outhaul-Tenant"] = tenant
+        self._http = httpx2.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
+            # A proxy of the environment is no way to our own machine.
+            trust_env=not _is_loopback(urlsplit(self.url).hostname or ""),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Outhaul {self.url}>"
+
+    def __enter__(self) -> Outhaul:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def call(
+        self,
+        agent: str | None = None,
+        operation: str = "",
+        params: Mapping[str, Any] | None = None,
+        *,
+        group: str | None = None,
+        wait_s: float = 0.0,
+        idempotency_key: str | None = None,
+        ttl_s: float | None = None,
+        correlation_id: str | None = None,
+        ordering_key: str | None = None,
+        priority: int | None = None,
+    ) -> Command:
+        """
+        Submit a command and return it, after at most about ``wait_s`` seconds, ended or not.
+
+        A lost answer is asked for again with the same idempotency key, so it never runs twice.
+
+        Args:
+            agent: by name; exactly one of agent and group.
+            params: JSON values; decimals as strings, bytes as base64.
+            idempotency_key: made up if ``None``; give your own to be able to repeat the call later.
+            ttl_s: seconds until it may not start any more; ``None`` leaves it to the broker.
+
+        Raises:
+            ProblemError: the broker did not take it.
+            NotReachable: no answer; whether it was taken is not known. The idempotency key is in the message.
+        """
+        body = {
+            "agent": agent,
+            "group": group,
+            "operation": operation,
+            "params": dict(params or {}),
+            "ttl": ttl_s,
+            "correlation_id": correlation_id,
+            "ordering_key": ordering_key,
+            "priority": priority,
+        }
+        key = idempotency_key or new_id("idem", time.time_ns() // 1_000_000, os.urandom)
+        first_wait_s = min(wait_s, MAX_WAIT_S)
+        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        if first_wait_s > 0:
+            headers["Prefer"] = f"wait={_whole_seconds(first_wait_s)}"
+        started = time.monotonic()
+        try:
+            answer = self._ask(
+                "POST",
+                "/v1/commands",
+                content=json.dumps({name: value for name, value in body.items() if value is not None}).encode(),
+                headers=headers,
+                wait_s=first_wait_s,
+            )
+        except NotReachable as exc:
+            raise NotReachable(
+                f"{exc}; the command may have been taken: repeat the call with the idempotency key {key}, "
+                "then it never runs twice"
+            ) from exc
+        command = decode(answer.content, Command)
+        left_s = wait_s - (time.monotonic() - started)
+        return command if command.final or left_s <= 0 else self.command(command.id, wait_s=left_s)
+
+    def command(self, command_id: str, *, wait_s: float = 0.0) -> Command:
+        """
+        Return a command, after at most about ``wait_s`` seconds or once it ended.
+
+        Raises:
+            ProblemError: 404, if there is none.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            left_s = min(max(deadline - time.monotonic(), 0.0), MAX_WAIT_S)
+            query = {"wait": str(_whole_seconds(left_s))} if left_s > 0 else {}
+            found = decode(self._get(f"/v1/commands/{_part(command_id)}", query, wait_s=left_s), Command)
+            if found.final or time.monotonic() >= deadline:
+                return found
+
+    def commands(
+        self,
+        *,
+        state: str | None = None,
+        operation: str | None = None,
+        agent: str | None = None,
+        correlation_id: str | None = None,
+        since: datetime | str | None = None,
+    ) -> Iterator[Command]:
+        """Yield commands, newest first; pages are asked for as they are needed."""
+        wanted = {
+            "state": state,
+            "operation": operation,
+            "agent": agent,
+            "correlation_id": correlation_id,
+            "since": since.isoformat() if isinstance(since, datetime) else since,
+        }
+        return self._items("/v1/commands", {name: value for name, value in wanted.items() if value}, Command)
+
+    def cancel(self, command_id: str) -> Command:
+        """
+        Ask that a command be stopped and return it; it may still end otherwise.
+
+        Raises:
+            ProblemError: 404, if there is none; 409, if it ended before.
+        """
+        return decode(self._ask("POST", f"/v1/commands/{_part(command_id)}/cancel").content, Command)
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def rows(self, command_id: str, set_index: int = 0) -> Iterator[dict[str, Any]]:
+        """
+        Yield the rows of one row set, one by one, also while the command still runs.
+
+        Values as in the contract: decimals and times are strings, bytes base64.
+
+        Raises:
+            ResultCut: some are missing.
+            ProblemError: 404, if there is no such command or row set.
+        """
+        rest, count = b"", 0
+        for piece in self.stream(command_id, set_index):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                count += 1
+                yield json.loads(line)
+        if rest:
+            raise ResultCut(f"the rows of {command_id} end in the middle of row {count + 1}")
+        self.check_count(command_id, set_index, count)
+
+    def stream(self, command_id: str, set_index: int = 0, row_format: RowFormat = "ndjson") -> Iterator[bytes]:
+        """
+        Yield the rows of one row set as bytes, in pieces as they come, also while the command still runs.
+
+        Raises:
+            ResultCut: the body ended too early.
+            ProblemError: 404, if there is no such command or row set.
+        """
+        path, seen = f"/v1/commands/{_part(command_id)}/rows", 0
+        while True:
+            try:
+                for piece in self._body(path, {"set": str(set_index)}, MEDIA_TYPES[row_format], skip=seen):
+                    seen += len(piece)
+                    yield piece
+                return
+            except httpx2.ReadTimeout as exc:
+                # A slow statement is no fault: rows of a running command may come at any time.
+                if self.command(command_id).final:
+                    raise ResultCut(f"the rows of {command_id} stopped after {seen:,} bytes") from exc
+
+    def check_count(self, command_id: str, set_index: int, count: int) -> None:
+        """
+        Compare a number of rows with what the broker says there are, once the command has ended.
+
+        Raises:
+            ResultCut: they differ.
+        """
+        command = self.command(command_id)
+        if command.final and set_index < len(command.row_sets) and command.row_sets[set_index].rows != count:
+            wanted = command.row_sets[set_index].rows
+            raise ResultCut(f"row set {set_index} of {command_id} has {wanted:,} rows, {count:,} came")
+
+    def _body(self, path: str, query: Mapping[str, str], accept: str, *, skip: int) -> Iterator[bytes]:
+        answer = self._ask("GET", path, query=query, headers={"Accept": accept}, silence_s=self._silence_s)
+        try:
+            for piece in answer.iter_bytes(PIECE_BYTES):
+                if skip >= len(piece):
+                    skip -= len(piece)
+                    continue
+                yield piece[skip:] if skip else piece
+                skip = 0
+        except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.DecodingError) as exc:
+            raise ResultCut(f"{self.url}: the rows were cut: {exc or type(exc).__name__}") from exc
+        finally:
+            answer.close()
+
+    # --- agents -----------------------------------------------------------------------------------
+
+    def agents(self) -> list[Agent]:
+        """Return the tenant's agents."""
+        return list(self._items("/v1/agents", {}, Agent))
+
+    def agent(self, name: str) -> Agent:
+        """Return one agent; ``raw`` has all that the broker tells of it."""
+        return decode(self._get(f"/v1/agents/{_part(name)}"), Agent)
+
+    def operations(self, agent: str) -> list[Operation]:
+        """Return what may be run on an agent."""
+        return list(self._items(f"/v1/agents/{_part(agent)}/operations", {}, Operation))
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def _items(self, path: str, query: Mapping[str, str], kind: type[T]) -> Iterator[T]:
+        cursor: str | None = None
+        while True:
+            page = decode_page(self._get(path, {**query, "cursor": cursor} if cursor else query))
+            for item in page.items:
+                yield decode(bytes(item), kind)
+            if page.next is None:
+                return
+            if page.next == cursor:
+                raise UnknownAnswer(f"{path} gives the same page again and again")
+            cursor = page.next
+
+    def _get(self, path: str, query: Mapping[str, str] | None = None, *, wait_s: float = 0.0) -> bytes:
+        return self._ask("GET", path, query=query, wait_s=wait_s).content
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait_s: float = 0.0,
+        silence_s: float | None = None,
+    ) -> httpx2.Response:
+        """
+        Send one request, again if that may help; each one here may be repeated without a second effect.
+
+        Args:
+            silence_s: the body is left to be read as it comes, with so many seconds between two pieces;
+                then ``ReadTimeout`` passes, because what it means depends on the command.
+        """
+        streamed = silence_s is not None
+        request = self._http.build_request(
+            method,
+            path,
+            params=dict(query or {}),
+            content=content,
+            headers=dict(headers or {}),
+            timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S, read=silence_s if streamed else ANSWER_S + wait_s),
+        )
+        pauses = pauses_s()
+        while True:
+            pause_s = next(pauses)
+            try:
+                answer = self._http.send(request, stream=streamed)
+                if streamed and not answer.is_success:
+                    answer.read()
+            except (httpx2.TransportError, httpx2.DecodingError) as exc:
+                if streamed and isinstance(exc, httpx2.ReadTimeout):
+                    raise
+                if pause_s is None:
+                    raise NotReachable(f"no answer from {self.url}: {exc or type(exc).__name__}") from exc
+            else:
+                if answer.is_success:
+                    return answer
+                asked_s = _retry_after_s(answer)
+                if answer.status_code not in REPEATABLE or pause_s is None or asked_s > LAST_PAUSE_S:
+                    raise problem(answer)
+                pause_s = max(pause_s, asked_s)
+            self._pause(pause_s)
+
+
+def pauses_s(rng: Callable[[], float] = random.random) -> Iterator[float | None]:
+    """Yield the seconds to wait after each failed try (full jitter), then ``None`` for: give up."""
+    for number in range(TRIES - 1):
+        yield rng() * FIRST_PAUSE_S * 2.0**number
+    yield None
+
+
+def problem(answer: httpx2.Response) -> ProblemError | UnknownAnswer:
+    """Return the error that an answer other than 2xx stands for."""
+    try:
+        document = msgspec.json.decode(answer.content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        document = None
+    if isinstance(document, dict) and ("title" in document or "detail" in document or "type" in document):
+        return ProblemError(answer.status_code, document)
+    where = answer.headers.get("location")
+    told = f" and points to {where}" if where else ""
+    if answer.status_code in (401, 403) or answer.status_code >= 500:
+        # Of a proxy before the broker: the status alone says what to do.
+        return ProblemError(answer.status_code, {"title": f"{answer.request.url} answers {answer.status_code}"})
+    return UnknownAnswer(f"{answer.request.url} answers {answer.status_code}{told}: is this the broker's address?")
+
+
+def checked_url(url: str) -> str:
+    """
+    Return ``url`` without a slash at its end.
+
+    Raises:
+        ProfileError: it is none, or the key would go over the network in clear.
+    """
+    url = url.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as exc:
+        raise ProfileError(f"wants the broker's address such as https://broker.example.com, found {url!r}") from exc
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ProfileError(f"wants the broker's address such as https://broker.example.com, found {url!r}")
+    if parts.username is not None:
+        raise ProfileError("the broker's address must not contain a user or password: the key is given apart from it")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ProfileError(
+            f"{url} would carry the key over the network in clear: wants https:// "
+            "(http:// is for addresses of this machine, such as http://127.0.0.1:8440)"
+        )
+    return url
+
+
+def checked_key(key: str) -> str:
+    """
+    Return ``key`` without white space around it.
+
+    Raises:
+        ProfileError: it can't be one.
+    """
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ProfileError("wants an API key, found something with white space or unusual characters, or nothing")
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _part(name: str) -> str:
+    """One segment of a path; a name with dots only would climb out of it."""
+    if name.strip(".") == "":
+        raise UnknownAnswer(f"wants a name or an id, found {name!r}")
+    return quote(name, safe="")
+
+
+def _whole_seconds(wait_s: float) -> int:
+    return max(1, round(wait_s))
+
+
+def _retry_after_s(answer: httpx2.Response) -> float:
+    text = answer.headers.get("retry-after", "")
+    return float(text) if text.isdecimal() else 0.0

@@ -1,0 +1,154 @@
+"""What the broker tells about commands, as typed records; keys that a later broker adds are kept in ``raw`` only."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from cloud_broker.client.errors import UnknownAnswer
+from protocol.states import FINAL, CommandState
+
+T = TypeVar("T", bound="Record")
+
+_NOTHING = msgspec.Raw(b"null")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of an answer; ``raw`` is its JSON as it came."""
+
+    raw: bytes = b""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of a row set; ``type`` is one of the parameter types."""
+
+    name: str
+    type: str = "string"
+    source_type: str = ""
+
+
+class RowSet(msgspec.Struct, frozen=True):
+    """One row set of a result; ``rows`` is how many there are, so far or in all."""
+
+    columns: list[Column]
+    rows: int = 0
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a command did not succeed; ``source_code`` is the ERP's own, such as a SQLSTATE."""
+
+    kind: str = ""
+    code: str = ""
+    message: str = ""
+    source_code: str = ""
+
+
+class Command(Record, frozen=True, kw_only=True):
+    """
+    One request to run one operation.
+
+    Attributes:
+        state: ``queued``, ``dispatched``, ``running`` or final; see ``final``.
+        waiting_for: while queued: ``agent``, ``window``, ``rate``, ``order``, ``breaker`` or ``retry``.
+        expires_at: it may not start after this.
+        error: of one that did not succeed.
+        warnings: what the caller should know besides.
+    """
+
+    id: str
+    state: str
+    operation: str = ""
+    tenant: str = ""
+    agent: str | None = None
+    group: str | None = None
+    waiting_for: str | None = None
+    correlation_id: str | None = None
+    idempotency_key: str | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    raw_outputs: msgspec.Raw = msgspec.field(name="outputs", default=_NOTHING)
+    row_sets: list[RowSet] = []
+    error: Failure | None = None
+    warnings: list[str] = []
+
+    @property
+    def final(self) -> bool:
+        """Whether it ended."""
+        return self.state in FINAL
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended well."""
+        return self.state == CommandState.SUCCEEDED
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What it returned besides rows: OUT parameters, SOAP body, file receipt; decimals are strings."""
+        found = json.loads(bytes(self.raw_outputs))
+        return found if isinstance(found, dict) else {}
+
+
+class Agent(Record, frozen=True, kw_only=True):
+    """An installed agent; ``state`` is ``online``, ``degraded``, ``stale``, ``offline`` or ``revoked``."""
+
+    name: str
+    state: str = ""
+    group: str | None = None
+    version: str | None = None
+    last_seen_at: datetime | None = None
+
+
+class Operation(Record, frozen=True, kw_only=True):
+    """
+    What an agent's operator allows.
+
+    Attributes:
+        effect: how often it may run: ``read``, ``idempotent``, ``once`` or ``at-most-once``.
+        params: JSON Schema of the parameters, an object.
+    """
+
+    name: str
+    description: str = ""
+    effect: str = ""
+    connection: str = ""
+    params: dict[str, Any] = {}
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Part of a list."""
+
+    items: list[msgspec.Raw]
+    next: str | None = None
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """
+    Return ``body`` as a record.
+
+    Raises:
+        UnknownAnswer: it is none.
+    """
+    try:
+        found = msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise UnknownAnswer(f"wanted a {kind.__name__.lower()} from the broker, found something else: {exc}") from exc
+    msgspec.structs.force_setattr(found, "raw", bytes(body))
+    return found
+
+
+def decode_page(body: bytes) -> Page:
+    """
+    Return ``body`` as part of a list.
+
+    Raises:
+        UnknownAnswer: it is none.
+    """
+    try:
+        return msgspec.json.decode(body, type=Page)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise UnknownAnswer(f"wanted a list from the broker, found something else: {exc}") from exc
