@@ -1,0 +1,169 @@
+"""The example of the agent's file: which tables it has, and what stands in them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent import settings
+from config.dev.example_file import Table, render, toml
+
+__all__ = ["TABLES", "text", "toml"]
+
+_HEAD: Final = """
+# The agent's file, complete: each key with its meaning. A key behind a "#" has its default, or an
+# example where there is none. Made from agent/settings.py by: python -m config.dev.reference
+#
+# Try it with: outhaul-agent check --config FILE
+"""
+_FILTERED: Final = frozenset({"link", "policy", "secrets", "log", "connections", "operations", "triggers"})
+
+TABLES: Final[tuple[Table | str, ...]] = (
+    _HEAD,
+    Table("", settings.Settings, {"agent": "plant-1", "state_dir": "/var/lib/outhaul-agent"}, leave=_FILTERED),
+    Table("link", settings.Link),
+    Table(
+        "policy",
+        settings.Policy,
+        samples={
+            "trusted_signers": {"web-shop": "ed25519:BASE64-OF-32-BYTES"},
+            "require_signature": ["create-sales-order"],
+        },
+    ),
+    Table("secrets", settings.Secrets),
+    Table("log", settings.Log),
+    Table(
+        "connections.erp",
+        settings.OdbcConnection,
+        {
+            "type": "odbc",
+            "connection_string": "Driver={PostgreSQL Unicode};Server=127.0.0.1;Database=erp;"
+            "Uid=outhaul;Pwd={secret:erp-password}",
+        },
+        {"rate": "600/min", "windows": ["mon-fri 06:00-22:00"], "ledger": "outhaul_ledger"},
+        "--- a database -----------------------------------------------------------------------------",
+        frozenset({"breaker"}),
+    ),
+    Table("connections.erp.breaker", settings.Breaker, remark="Kept for a later release; nothing acts on it yet."),
+    Table(
+        "operations.open-invoices",
+        settings.SqlOperation,
+        {
+            "connection": "erp",
+            "description": "Unpaid invoices of a customer.",
+            "effect": "read",
+            "sql": "SELECT * FROM open_invoices(:customer, :since)",
+        },
+        {"verify": "find-invoice", "mask": ["iban"], "business_errors": ["P0001", "23514"]},
+        leave=frozenset({"params"}),
+    ),
+    "[operations.open-invoices.params]\n"
+    "# A short parameter fits on its line.\n"
+    'since = { type = "date", default = "2000-01-01" }',
+    Table(
+        "operations.open-invoices.params.customer",
+        settings.Param,
+        {"type": "string", "max_length": 20},
+        {
+            "required": True,
+            "default": "C001",
+            "enum": ["C001", "C002"],
+            "min": 0,
+            "max": 100,
+            "min_length": 1,
+            "pattern": "C[0-9]+",
+            "scale": 2,
+            "precision": 12,
+        },
+        "All that can be said of a parameter.",
+    ),
+    Table(
+        "operations.create-sales-order",
+        settings.ProcedureOperation,
+        {
+            "connection": "erp",
+            "description": "Enter a sales order.",
+            "effect": "at-most-once",
+            "timeout": "30s",
+            "procedure": "create_sales_order",
+            "business_errors": ["P0001", "23514"],
+        },
+        leave=frozenset({"params"}),
+    ),
+    "[operations.create-sales-order.params]\n"
+    'customer = { type = "string", max_length = 20 }\n'
+    'total = { type = "decimal", min = 0, scale = 2 }\n'
+    'lines = { type = "json" }\n'
+    'order_no = { type = "string", direction = "out" }',
+    Table(
+        "connections.edi",
+        settings.FileConnection,
+        {"type": "file", "root": "/srv/edi/inbox"},
+        remark="--- a folder -------------------------------------------------------------------------------",
+    ),
+    Table(
+        "operations.drop-order",
+        settings.DropOperation,
+        {"connection": "edi", "drop": "ORD-{order_no}.csv", "encoding": "cp1252"},
+        leave=frozenset({"format"}),
+    ),
+    Table(
+        "operations.drop-order.format",
+        settings.FileFormat,
+        {"type": "csv", "columns": ["order_no", "sku", "qty"], "delimiter": ";"},
+        {"widths": [10, 12, 6], "align": ["left", "left", "right"], "root": "order"},
+    ),
+    Table(
+        "operations.pick-confirmations",
+        settings.PickOperation,
+        {"connection": "edi", "pick": "CONF*.csv", "format": {"type": "csv", "delimiter": ";"}, "then": "archive"},
+    ),
+    Table(
+        "connections.finance",
+        settings.SoapConnection,
+        {"type": "soap", "wsdl": "finance.wsdl"},
+        {"endpoint": "http://127.0.0.1:8088/finance", "ca": "finance-ca.pem"},
+        "--- a SOAP service -------------------------------------------------------------------------",
+        frozenset({"auth"}),
+    ),
+    Table(
+        "connections.finance.auth",
+        settings.SoapAuth,
+        {"scheme": "wsse", "username": "svc", "password": "{secret:finance}"},
+        {"certificate": "client.pem", "key": "client.key"},
+    ),
+    Table(
+        "operations.post-invoice",
+        settings.CallOperation,
+        {"connection": "finance", "call": "PostInvoice", "business_faults": ["PeriodClosed"]},
+        {"service": "FinanceService", "port": "FinancePort"},
+    ),
+    Table(
+        "connections.probe",
+        settings.SyntheticConnection,
+        {"type": "synthetic"},
+        remark="--- no outside system: for probes and load tests ---------------------------------------------",
+    ),
+    Table("operations.echo", settings.SyntheticOperation, {"connection": "probe", "synthetic": "echo"}),
+    Table(
+        "triggers.new-shipments",
+        settings.TableTrigger,
+        {
+            "type": "table",
+            "connection": "erp",
+            "sql": "SELECT id, order_no, shipped_at FROM shipments WHERE id > :after ORDER BY id",
+            "after": {"column": "id", "start": 0},
+            "event": "com.example.erp.shipment.created",
+        },
+        remark="--- what the agent is to watch: kept for a later release, nothing is watched yet -------------",
+    ),
+    Table(
+        "triggers.stock-files",
+        settings.FileTrigger,
+        {"type": "file", "connection": "edi", "pattern": "STOCK*.csv", "event": "com.example.erp.stock.reported"},
+    ),
+)
+
+
+def text() -> str:
+    """Return the example file."""
+    return render(TABLES)
