@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from cloud_broker.catalogues import Operation
+from cloud_broker.errors import (
+    AgentNotFound,
+    CommandNotFound,
+    Conflict,
+    IdempotencyKeyReused,
+    OperationNotFound,
+    ParametersInvalid,
+    ResultGone,
+    RowSetNotFound,
+    Unavailable,
+)
+from cloud_broker.results import Results, RowReader
+from cloud_broker.router import Line, Router
+from cloud_broker.store.base import Agent, Command, IdempotencyConflict, RowSetInfo, Store
+from cloud_broker.tenants import Scope
+from protocol.ids import new_id
+from protocol.limits import BEAT_S
+from protocol.states import CommandState
+
+_EXACT: Final = msgspec.json.Decoder(float_hook=Decimal)
+_CANONICAL: Final = msgspec.json.Encoder(order="deterministic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +58,199 @@ class Submission:
     priority: int = 0
     traceparent: str = ""
     key_id: str = ""
+
+
+def fingerprint(submission: Submission) -> str:
+    """Return a digest that two submissions share only if they ask for the same."""
+    asked: dict[str, Any] = asdict(submission)
+    for about_the_request in ("idempotency_key", "traceparent", "key_id"):
+        del asked[about_the_request]
+    asked["params"] = _EXACT.decode(submission.params)
+    return hashlib.sha256(_CANONICAL.encode(asked)).hexdigest()
+
+
+class Commands:
+    """What the HTTP API asks about commands."""
+
+    def __init__(self, store: Store, router: Router, results: Results) -> None:
+        self._store = store
+        self._router = router
+        self._results = results
+
+    async def submit(self, scope: Scope, submission: Submission) -> tuple[Command, bool]:
+        """
+        Keep a command and send it on its way; return it, and whether it is new.
+
+        Raises:
+            AgentNotFound: no such agent or group of this tenant.
+            OperationNotFound: the operator's file names no such operation.
+            ParametersInvalid: they do not fit; nothing was kept.
+            IdempotencyKeyReused: the key was used for another request.
+            Unavailable: the agent has never been connected, so nobody knows what it can do.
+        """
+        operation = await self._operation(scope, submission)
+        _check(operation, submission.params)
+        now = time.time()
+        command = Command(
+            id=new_id("cmd", int(now * 1000), os.urandom),
+            tenant=scope.tenant,
+            agent=submission.agent,
+            group=submission.group,
+            operation=submission.operation,
+            connection=operation.connection,
+            effect=operation.effect,
+            params=submission.params,
+            fingerprint=fingerprint(submission),
+            created_at=now,
+            expires_at=now + submission.ttl_s,
+            correlation_id=submission.correlation_id or new_id("cor", int(now * 1000), os.urandom),
+            idempotency_key=submission.idempotency_key,
+            ordering_key=submission.ordering_key,
+            priority=submission.priority,
+            traceparent=submission.traceparent,
+            key_id=submission.key_id,
+        )
+        try:
+            kept, new = await self._store.add_command(scope, command)
+        except IdempotencyConflict as exc:
+            raise IdempotencyKeyReused(
+                f"the idempotency key {submission.idempotency_key!r} was used before, for another request; "
+                "use a new key for a new request"
+            ) from exc
+        if new:
+            self._router.submit(kept)
+        else:
+            entry = self._router.entry(scope, kept.id)
+            kept = entry.command if entry is not None else kept
+        return kept, new
+
+    async def get(self, scope: Scope, command_id: str) -> Command:
+        """
+        Return a command.
+
+        Raises:
+            CommandNotFound: this tenant has none of this id.
+        """
+        entry = self._router.entry(scope, command_id)
+        command = entry.command if entry is not None else await self._store.command(scope, command_id)
+        if command is None:
+            raise CommandNotFound(f"there is no command {command_id!r}")
+        return command
+
+    async def wait(self, scope: Scope, command_id: str, timeout_s: float) -> Command:
+        """Return a command once it is final, or as it is when the time is up; raises ``CommandNotFound``."""
+        entry = self._router.entry(scope, command_id)
+        if entry is None:
+            return await self.get(scope, command_id)
+        return await self._router.wait(entry, timeout_s)
+
+    async def cancel(self, scope: Scope, command_id: str) -> Command:
+        """Ask for a command to be stopped; one that has ended is returned as it is. Raises ``CommandNotFound``."""
+        entry = self._router.entry(scope, command_id)
+        if entry is None:
+            return await self.get(scope, command_id)
+        await self._store.request_cancel(scope, command_id)
+        self._router.cancel(entry)
+        return await self._router.wait(entry, timeout_s=1.0)
+
+    def waiting_for(self, scope: Scope, command: Command) -> str | None:
+        """Return why a queued command waits."""
+        entry = self._router.entry(scope, command.id)
+        return self._router.waiting_for(entry) if entry is not None else None
+
+    async def row_sets(self, scope: Scope, command: Command) -> list[RowSetInfo]:
+        """Return the row sets, so far where it is still under way."""
+        entry = self._router.entry(scope, command.id)
+        if entry is not None and entry.result is not None:
+            return list(entry.result.row_sets())
+        return list(command.row_sets)
+
+    async def open_rows(self, scope: Scope, command_id: str, index: int) -> RowReader:
+        """
+        Return a reader of one row set, waiting until it has begun.
+
+        Raises:
+            CommandNotFound: no such command.
+            RowSetNotFound: it ended without this row set.
+            ResultGone: it ended without a result, or its rows were removed.
+        """
+        while (entry := self._router.entry(scope, command_id)) is not None:
+            result = entry.result
+            if result is not None:
+                columns = await result.set_begun(index)
+                if columns is not None:
+                    return RowReader(columns, lambda: result.chunks(index))
+            # Queued, or an attempt that ended: the command goes on, or has ended.
+            await self._router.changed(entry, result)
+        command = await self.get(scope, command_id)
+        if command.state is not CommandState.SUCCEEDED:
+            reason = command.error.message if command.error else "no more is known"
+            raise ResultGone(f"the command ended as {command.state}: {reason}")
+        if index >= len(command.row_sets):
+            raise RowSetNotFound(f"the result has {len(command.row_sets)} row sets, numbered from 0; asked for {index}")
+        inline = await self._store.inline_result(scope, command_id) if command.result == "inline" else None
+        return self._results.reader(scope, command_id, command.row_sets[index], inline)
+
+    def agent_state(self, scope: Scope, agent: Agent) -> str:
+        """Return ``online``, ``stale``, ``offline`` or ``revoked``."""
+        if agent.revoked_at is not None:
+            return "revoked"
+        line = self._router.line(scope, agent.name)
+        if line is None or line.link is None or not line.link.open:
+            return "offline"
+        return "online" if time.time() - line.link.last_heard < 2 * BEAT_S else "stale"
+
+    async def _operation(self, scope: Scope, submission: Submission) -> Operation:
+        lines = await self._addressees(scope, submission)
+        known = [line for line in lines if line.catalogue is not None]
+        if not known:
+            raise Unavailable(
+                f"{submission.agent or submission.group} has not been connected yet, so its operations are not known; "
+                "start the agent and try again",
+                retry_after_s=5.0,
+            )
+        for line in known:
+            if line.catalogue is not None and submission.operation in line.catalogue.operations:
+                return line.catalogue.operations[submission.operation]
+        names = sorted({name for line in known if line.catalogue is not None for name in line.catalogue.operations})
+        raise OperationNotFound(
+            f"{submission.agent or submission.group} has no operation {submission.operation!r}; "
+            f"it has {', '.join(names) or 'none'}",
+            operations=names,
+        )
+
+    async def _addressees(self, scope: Scope, submission: Submission) -> Sequence[Line]:
+        if submission.agent is not None:
+            line = self._router.line(scope, submission.agent)
+            if line is not None and line.link is not None:
+                return [line]
+        # Not linked now: what the store knows of it.
+        agents = await self._store.agents(scope)
+        wanted = [
+            agent
+            for agent in agents
+            if (agent.name == submission.agent if submission.agent is not None else agent.group == submission.group)
+        ]
+        if not wanted:
+            kind, name = ("agent", submission.agent) if submission.agent is not None else ("group", submission.group)
+            names = sorted({agent.name if kind == "agent" else agent.group or "" for agent in agents} - {""})
+            raise AgentNotFound(f"there is no {kind} {name!r}; there are {', '.join(names) or 'none'}", agents=names)
+        living = [agent for agent in wanted if agent.revoked_at is None]
+        if not living:
+            raise Conflict(f"{submission.agent or submission.group} is revoked and takes no commands")
+        return [self._router.know(agent) for agent in living]
+
+
+def _check(operation: Operation, params: bytes) -> None:
+    try:
+        decoded = msgspec.json.decode(params)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ParametersInvalid(f"params: not JSON: {exc}") from exc
+    if not isinstance(decoded, dict):
+        raise ParametersInvalid("params: wants an object")
+    problems = operation.problems(decoded)
+    if problems:
+        raise ParametersInvalid(
+            f"{operation.name}: " + "; ".join(f"{p.name}: {p.reason}" if p.name else p.reason for p in problems),
+            errors=[{"name": problem.name, "reason": problem.reason} for problem in problems],
+        )

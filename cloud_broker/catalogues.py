@@ -1,0 +1,100 @@
+"""What the agents say may be run: read once, asked for each submission."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+
+from cloud_broker.store.base import Effect
+
+
+class _Operation(msgspec.Struct, frozen=True):
+    name: str
+    connection: str
+    effect: Effect
+    params: dict[str, Any]
+    kind: str = ""
+    description: str = ""
+    timeout_s: float = 60.0
+    signature_required: bool = False
+
+
+class _Connection(msgspec.Struct, frozen=True):
+    name: str
+    type: str = ""
+    max_concurrent: int = 1
+
+
+class _Document(msgspec.Struct, frozen=True):
+    operations: list[_Operation]
+    connections: list[_Connection]
+
+
+class CatalogueInvalid(ValueError):
+    """The agent sent something that is no catalogue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One parameter that does not fit: where, and why."""
+
+    name: str
+    reason: str
+
+
+class Operation:
+    """One operation of one agent, with its schema ready to check parameters."""
+
+    def __init__(self, entry: _Operation) -> None:
+        self.name = entry.name
+        self.connection = entry.connection
+        self.effect: Effect = entry.effect
+        try:
+            self._validator = jsonschema_rs.Draft202012Validator(
+                entry.params,
+                # The agent is not trusted with our time: its patterns run in linear time.
+                pattern_options=jsonschema_rs.RegexOptions(),
+            )
+        except (jsonschema_rs.ValidationError, ValueError) as exc:
+            raise CatalogueInvalid(f"operation {entry.name}: its schema can't be used: {exc}") from exc
+
+    def problems(self, params: Any) -> list[Problem]:
+        """Return what is wrong with ``params``, a decoded JSON value; empty if it fits."""
+        return [
+            Problem(".".join(str(step) for step in error.instance_path), error.message)
+            for error in self._validator.iter_errors(params)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """
+    What one agent may be asked.
+
+    Attributes:
+        max_concurrent: commands at once, by connection.
+    """
+
+    operations: Mapping[str, Operation]
+    max_concurrent: Mapping[str, int]
+
+
+def read(document: bytes) -> Catalogue:
+    """
+    Read a catalogue as an agent sent it.
+
+    Raises:
+        CatalogueInvalid: it is none.
+    """
+    try:
+        parsed = msgspec.json.decode(document, type=_Document)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise CatalogueInvalid(f"not a catalogue: {exc}") from exc
+    return Catalogue(
+        operations={entry.name: Operation(entry) for entry in parsed.operations},
+        max_concurrent={entry.name: max(1, entry.max_concurrent) for entry in parsed.connections},
+    )

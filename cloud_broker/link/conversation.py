@@ -1,0 +1,200 @@
+"""One link to one agent: carries a Session over a transport and turns records into calls on the router."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Protocol
+
+from cloud_broker.link.base import LinkLost, Peer, Transport
+from protocol import limits
+from protocol.errors import ProtocolError, RemoteProtocolError
+from protocol.framing import Buffer
+from protocol.messages import (
+    Accepted,
+    AnyMessage,
+    Catalogue,
+    Chunk,
+    Completed,
+    Goodbye,
+    Hello,
+    Holding,
+    Limits,
+    RowSetBegins,
+    Started,
+    Welcome,
+)
+from protocol.session import Session, Side, Stage
+
+log = logging.getLogger(__name__)
+
+
+class Desk(Protocol):
+    """Who acts on what an agent says."""
+
+    async def joined(self, link: Conversation, hello: Hello) -> None:
+        """The agent greeted; an older link of the same agent is superseded."""
+
+    async def catalogue(self, link: Conversation, digest: str, catalogue: bytes) -> None:
+        """What may be run there."""
+
+    async def holding(self, link: Conversation, holding: Holding) -> None:
+        """What it still holds; commands may be sent from here on."""
+
+    def accepted(self, link: Conversation, message: Accepted) -> None:
+        """It has the command."""
+
+    def started(self, link: Conversation, message: Started) -> None:
+        """The work began."""
+
+    def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
+        """A row set begins."""
+
+    def chunk(self, link: Conversation, message: Chunk, data: Buffer) -> None:
+        """Some rows."""
+
+    def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
+        """A command ended."""
+
+    async def left(self, link: Conversation) -> None:
+        """The link ended."""
+
+
+class Conversation:
+    """
+    One link, from its greeting to its end.
+
+    Attributes:
+        peer: who is at the other end.
+        hello: its greeting; ``None`` until it came.
+        ready: whether it has told what it holds, so that commands may be sent.
+    """
+
+    def __init__(self, transport: Transport, peer: Peer, desk: Desk, *, release: str, own: Limits) -> None:
+        self.peer = peer
+        self.hello: Hello | None = None
+        self.ready = False
+        self.last_heard = time.time()
+        self._transport = transport
+        self._desk = desk
+        self._release = release
+        self._own = own
+        self._session = Session(Side.BROKER, own, now=time.monotonic())
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Conversation {self.peer.tenant}/{self.peer.agent} {self._session.stage}>"
+
+    @property
+    def open(self) -> bool:
+        """Whether anything can still be said."""
+        return self._session.stage is Stage.OPEN and not self._closing.is_set()
+
+    def say(self, message: AnyMessage, payload: Buffer = b"") -> None:
+        """Queue a message; without effect once the link has ended."""
+        if self._session.stage is not Stage.CLOSED:
+            self._session.say(message, payload)
+            self._wake.set()
+
+    def end(self, code: str, reason: str, retry_after_s: float = 0.0) -> None:
+        """Say goodbye and close."""
+        self._session.end(code, reason, retry_after_s)
+        self._closing.set()
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Carry the conversation to its end; returns when the link is closed."""
+        name = f"{self.peer.tenant}/{self.peer.agent}"
+        writer = asyncio.create_task(self._write(), name=f"write to {name}")
+        reader = asyncio.create_task(self._read(), name=f"read from {name}")
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            if not writer.done():
+                # A last word, such as what rule was broken; a peer that does not take it is not waited for.
+                self._closing.set()
+                self._wake.set()
+                await asyncio.wait((writer,), timeout=1.0)
+        finally:
+            for task in (reader, writer):
+                task.cancel()
+            results = await asyncio.gather(reader, writer, return_exceptions=True)
+            await self._transport.close()
+            if self.hello is not None:
+                await self._desk.left(self)
+        for result in results:
+            if isinstance(result, RemoteProtocolError):
+                log.warning(
+                    "link closed: %s", result, extra={"event": "link_broken", "agent": name, "reason": str(result)}
+                )
+            elif isinstance(result, Exception) and not isinstance(result, LinkLost):
+                raise result
+
+    async def _write(self) -> None:
+        session = self._session
+        while True:
+            self._wake.clear()
+            while data := session.next_message(time.monotonic()):
+                await self._transport.send(data)
+            if self._closing.is_set() or session.stage is Stage.CLOSED:
+                return
+            try:
+                async with asyncio.timeout(max(0.0, session.next_tick() - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                try:
+                    session.tick(time.monotonic())
+                except ProtocolError:
+                    # The Goodbye is queued; a peer that is gone will not take it, so the attempt is bounded.
+                    with contextlib.suppress(TimeoutError, LinkLost):
+                        async with asyncio.timeout(1.0):
+                            await self._transport.send(session.next_message(time.monotonic()))
+                    raise
+
+    async def _read(self) -> None:
+        while True:
+            data = await self._transport.receive()
+            try:
+                records = self._session.receive(data, time.monotonic())
+            finally:
+                self._wake.set()
+            self.last_heard = time.time()
+            for message, payload in records:
+                if isinstance(message, Chunk):
+                    self._desk.chunk(self, message, payload)
+                elif isinstance(message, Accepted):
+                    self._desk.accepted(self, message)
+                elif isinstance(message, Started):
+                    self._desk.started(self, message)
+                elif isinstance(message, RowSetBegins):
+                    self._desk.row_set_begins(self, message)
+                elif isinstance(message, Completed):
+                    self._desk.completed(self, message, bytes(payload))
+                elif isinstance(message, Hello):
+                    await self._greet(message)
+                elif isinstance(message, Holding):
+                    await self._desk.holding(self, message)
+                elif isinstance(message, Catalogue):
+                    if len(payload) > limits.MAX_CATALOGUE_BYTES:
+                        raise RemoteProtocolError(f"a catalogue of {len(payload)} bytes")
+                    await self._desk.catalogue(self, message.digest, bytes(payload))
+                elif isinstance(message, Goodbye):
+                    raise LinkLost(f"the agent said goodbye: {message.code} {message.reason}")
+
+    async def _greet(self, hello: Hello) -> None:
+        self.hello = hello
+        self._session.welcome(
+            Welcome(
+                version=limits.VERSION,
+                release=self._release,
+                features=[],
+                limits=self._own,
+                tenant=self.peer.tenant,
+                agent=self.peer.agent,
+                time=time.time(),
+            )
+        )
+        self._wake.set()
+        await self._desk.joined(self, hello)

@@ -1,0 +1,82 @@
+"""
+The order in which commands leave: pure data, no waiting.
+
+A ``Queue`` holds what waits for one agent or group, apart for each connection, so that commands for a
+busy connection keep nobody else waiting. ``Lines`` keeps commands with one ordering key one after another.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+
+
+class Queue:
+    """Waiting commands of one addressee: higher priority first, then first come, first served."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[str, list[tuple[int, int, str]]] = {}
+        self._gone: set[str] = set()
+        self._waiting: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, connection: str, priority: int, number: int, command_id: str) -> None:
+        """Add a command; ``number`` grows with each submission."""
+        self._waiting.add(command_id)
+        self._gone.discard(command_id)
+        heapq.heappush(self._heaps.setdefault(connection, []), (-priority, number, command_id))
+
+    def remove(self, command_id: str) -> None:
+        """Take a command out, wherever it stands."""
+        if command_id in self._waiting:
+            self._waiting.discard(command_id)
+            self._gone.add(command_id)
+
+    def head(self, free: Callable[[str], bool]) -> tuple[int, int, str] | None:
+        """Return the first command whose connection is ``free``, as ``(-priority, number, id)``."""
+        best: tuple[int, int, str] | None = None
+        for connection in list(self._heaps):
+            heap = self._heaps[connection]
+            while heap and heap[0][2] in self._gone:
+                self._gone.discard(heapq.heappop(heap)[2])
+            if not heap:
+                del self._heaps[connection]
+            elif free(connection) and (best is None or heap[0] < best):
+                best = heap[0]
+        return best
+
+    def pop(self, connection: str) -> str:
+        """Take out the head of one connection, as ``head`` returned it."""
+        command_id = heapq.heappop(self._heaps[connection])[2]
+        self._waiting.discard(command_id)
+        return command_id
+
+
+class Order:
+    """Commands with one ordering key: only the first of each key may leave."""
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, str], deque[str]] = {}
+
+    def join(self, tenant: str, key: str, command_id: str) -> bool:
+        """Stand in line; return whether it is the first."""
+        line = self._keys.setdefault((tenant, key), deque())
+        line.append(command_id)
+        return line[0] == command_id
+
+    def first(self, tenant: str, key: str, command_id: str) -> bool:
+        """Whether it may leave."""
+        return self._keys[(tenant, key)][0] == command_id
+
+    def leave(self, tenant: str, key: str, command_id: str) -> str | None:
+        """Step out for good; return the id of the one that may leave now because of it."""
+        line = self._keys[(tenant, key)]
+        was_first = line[0] == command_id
+        line.remove(command_id)
+        if not line:
+            del self._keys[(tenant, key)]
+            return None
+        return line[0] if was_first else None

@@ -1,0 +1,325 @@
+"""
+Results: stored as they arrive, read while they arrive.
+
+A result is one stream of bytes, cut into row sets. A small one stays in memory and goes into the
+store with the command; a larger one is written to a file of its own. Bytes count as
+taken (and are granted again to the agent) once they are stored here, whether or not anybody
+reads them: a stalled reader slows nobody, and memory stays flat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from cloud_broker.errors import ResultGone
+from cloud_broker.store.base import RowSetInfo
+from cloud_broker.tenants import Scope
+from protocol.framing import Buffer
+from protocol.messages import RowSetBegins, RowSetDone
+
+READ_BYTES: Final = 262_144  # bytes per read; a few chunks, so that a fast reader makes few system calls
+
+
+@dataclass(slots=True)
+class _Set:
+    columns: tuple[dict[str, str], ...]
+    offset: int
+    end: int | None = None
+    rows: int = 0
+    bytes: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+
+class LiveResult:
+    """
+    The result of one attempt while it arrives.
+
+    Attributes:
+        taken: bytes handed to us so far, stored or about to be; where sending resumes after a lost link.
+        stored: bytes that readers may have.
+        on_cut: called when it is cut, so that the agent can be told to stop.
+    """
+
+    def __init__(self, path: Path, inline_bytes: int, max_bytes: int) -> None:
+        self.path = path
+        self.taken = 0
+        self.stored = 0
+        self.sets: list[_Set] = []
+        self.on_cut: Callable[[], None] = _nothing
+        self._inline_bytes = inline_bytes
+        self._max_bytes = max_bytes
+        self._buffer = bytearray()
+        self._file: BinaryIO | None = None
+        self._pending: list[tuple[_Set, Buffer, Callable[[int], None]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._cut: str | None = None
+
+    def __repr__(self) -> str:
+        state = "cut" if self._cut else "ended" if self._ended else "open"
+        return f"<LiveResult {state}, {len(self.sets)} row sets, {self.stored} of {self.taken} bytes stored>"
+
+    # --- the arriving side ------------------------------------------------------------------------
+
+    def begin(self, message: RowSetBegins) -> None:
+        """A row set begins; one that we have already, told again after a resume, is passed over."""
+        if message.index < len(self.sets):
+            return
+        if self.sets:
+            self.sets[-1].end = message.offset
+        columns = tuple(
+            {"name": column.name, "type": column.type, "source_type": column.source_type} for column in message.columns
+        )
+        self.sets.append(_Set(columns, message.offset))
+        self._notify()
+
+    def append(self, data: Buffer, rows: int, stored: Callable[[int], None]) -> None:
+        """Take some bytes of the last row set; ``stored`` is called with their number once they are kept."""
+        if self._cut is not None:
+            # What is still on its way is let in and dropped, so that the end can come.
+            stored(len(data))
+            return
+        self.taken += len(data)
+        current = self.sets[-1]
+        current.rows += rows
+        current.bytes += len(data)
+        self._pending.append((current, data, stored))
+        if self._flushing is None:
+            if self._file is None and self.taken <= self._inline_bytes:
+                self._keep_inline()
+            else:
+                self._flushing = asyncio.create_task(self._flush(), name=f"write {self.path.name}")
+
+    def _keep_inline(self) -> None:
+        pending, self._pending = self._pending, []
+        for current, data, stored in pending:
+            self._buffer += data
+            current.digest.update(data)
+            self.stored += len(data)
+            stored(len(data))
+        self._notify()
+
+    async def _flush(self) -> None:
+        try:
+            while self._pending and self._cut is None:
+                pending, self._pending = self._pending, []
+                if self.taken > self._max_bytes:
+                    self.cut(f"the result is larger than {self._max_bytes} bytes (limits.result_bytes)")
+                    return
+                try:
+                    await asyncio.to_thread(self._write, pending)
+                except OSError as exc:
+                    self.cut(f"the broker could not keep the result: {exc.strerror}")
+                    return
+                for _, data, stored in pending:
+                    self.stored += len(data)
+                    stored(len(data))
+                self._notify()
+        finally:
+            self._flushing = None
+
+    def _write(self, pending: Sequence[tuple[_Set, Buffer, Callable[[int], None]]]) -> None:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("wb", buffering=0)
+            _write_all(self._file, self._buffer)
+            # Readers that are at work go on from the file.
+            self._buffer = bytearray()
+        for current, data, _ in pending:
+            current.digest.update(data)
+        _write_all(self._file, b"".join([data for _, data, _ in pending]))
+
+    async def complete(self, manifest: Sequence[RowSetDone]) -> tuple[tuple[RowSetInfo, ...], bytes | None]:
+        """
+        Wait until all is stored, compare with the manifest, make it durable.
+
+        Returns:
+            The row sets, and the whole result if it is to be kept inline.
+
+        Raises:
+            ResultGone: it does not agree with the manifest, is too large, or could not be written.
+        """
+        while self._flushing is not None:
+            await self._flushing
+        if self._cut is not None:
+            raise ResultGone(self._cut)
+        have = [RowSetDone(s.bytes, s.rows, s.digest.hexdigest()) for s in self.sets]
+        if have != list(manifest):
+            self.cut("the rows that arrived are not those that were sent")
+            raise ResultGone("the rows that arrived are not those that were sent")
+        if self._file is not None:
+            try:
+                await asyncio.to_thread(_sync, self._file, self.path.parent)
+            except OSError as exc:
+                self.cut(f"the broker could not keep the result: {exc.strerror}")
+                raise ResultGone(self._cut or "") from exc
+        return self.row_sets(), None if self._file is not None else bytes(self._buffer)
+
+    def end(self) -> None:
+        """The command has its final state: readers come to a clean end."""
+        self._ended = True
+        self._close()
+
+    def cut(self, reason: str) -> None:
+        """Nothing more will come and what came is not whole: readers get ResultGone."""
+        if not self._ended and self._cut is None:
+            self._cut = reason
+            for _, data, stored in self._pending:
+                stored(len(data))
+            self._pending.clear()
+            self._close()
+            self.on_cut()
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was cut; ``None`` if it was not."""
+        return self._cut
+
+    def _close(self) -> None:
+        if self.sets:
+            self.sets[-1].end = self.taken
+        if self._file is not None and self._flushing is None:
+            self._file.close()
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # --- the reading side -------------------------------------------------------------------------
+
+    def row_sets(self) -> tuple[RowSetInfo, ...]:
+        """Return the row sets so far."""
+        return tuple(RowSetInfo(s.columns, s.offset, s.bytes, s.rows) for s in self.sets)
+
+    async def set_begun(self, index: int) -> tuple[dict[str, str], ...] | None:
+        """Wait until a row set begins and return its columns; ``None`` if the result ends without it."""
+        while len(self.sets) <= index:
+            if self._ended or self._cut is not None:
+                return None
+            await self._changed.wait()
+        return self.sets[index].columns
+
+    async def chunks(self, index: int) -> AsyncIterator[bytes]:
+        """
+        Yield the bytes of one row set that has begun, as they are stored, to its end.
+
+        Raises:
+            ResultGone: the result was cut.
+        """
+        current = self.sets[index]
+        position = current.offset
+        file: BinaryIO | None = None
+        try:
+            while True:
+                if self._cut is not None:
+                    raise ResultGone(self._cut)
+                end = self.stored if current.end is None else min(self.stored, current.end)
+                if position < end:
+                    # The buffer may move into the file between two reads, never during one.
+                    buffer = self._buffer
+                    if buffer:
+                        data = bytes(buffer[position:end])
+                    else:
+                        file = file or self.path.open("rb")
+                        data = await asyncio.to_thread(_read, file, position, min(end - position, READ_BYTES))
+                    position += len(data)
+                    yield data
+                elif current.end is not None and position >= current.end:
+                    return
+                else:
+                    await self._changed.wait()
+        finally:
+            if file is not None:
+                file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """Rows of one row set on their way to a caller."""
+
+    columns: tuple[dict[str, str], ...]
+    chunks: Callable[[], AsyncIterator[bytes]]
+
+
+class Results:
+    """The folder of large results."""
+
+    def __init__(self, folder: Path, inline_bytes: int, max_bytes: int) -> None:
+        self._folder = folder
+        self._inline_bytes = inline_bytes
+        self._max_bytes = max_bytes
+
+    def begin(self, scope: Scope, command_id: str) -> LiveResult:
+        """Return an empty result for a new attempt."""
+        return LiveResult(self.path(scope, command_id), self._inline_bytes, self._max_bytes)
+
+    def path(self, scope: Scope, command_id: str) -> Path:
+        """Where a large result is."""
+        # The last characters of an id are chance: folders fill evenly.
+        return self._folder / scope.tenant / command_id[-2:] / command_id
+
+    def reader(self, scope: Scope, command_id: str, info: RowSetInfo, inline: bytes | None) -> RowReader:
+        """
+        Return a reader over one row set of a finished result.
+
+        Args:
+            inline: the whole result, if it was kept in the store.
+        """
+        path = self.path(scope, command_id)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            if inline is not None:
+                yield inline[info.offset : info.offset + info.bytes]
+                return
+            try:
+                file = path.open("rb")
+            except OSError as exc:
+                raise ResultGone("the rows were removed") from exc
+            with file:
+                position, end = info.offset, info.offset + info.bytes
+                while position < end:
+                    data = await asyncio.to_thread(_read, file, position, min(end - position, READ_BYTES))
+                    if not data:
+                        raise ResultGone("the rows are no longer whole")
+                    position += len(data)
+                    yield data
+
+        return RowReader(info.columns, chunks)
+
+    def remove(self, scope: Scope, command_id: str) -> None:
+        """Remove a large result, if there is one."""
+        self.path(scope, command_id).unlink(missing_ok=True)
+
+
+def _nothing() -> None:
+    return
+
+
+def _write_all(file: BinaryIO, data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _read(file: BinaryIO, position: int, size: int) -> bytes:
+    file.seek(position)
+    return file.read(size)
+
+
+def _sync(file: BinaryIO, folder: Path) -> None:
+    os.fsync(file.fileno())
+    if os.name == "posix":
+        # The name must survive too; Windows keeps it with the file.
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
