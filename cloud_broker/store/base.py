@@ -259,6 +259,10 @@ class Store(abc.ABC):
         """Return whether there is such a key."""
 
     @abc.abstractmethod
+    async def key_used(self, key_id: str, now: float) -> None:
+        """Note that a key was used; may return before the change is kept."""
+
+    @abc.abstractmethod
     async def add_token(self, token: Token, sha256: bytes) -> None:
         """Keep a token."""
 

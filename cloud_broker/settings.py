@@ -1,0 +1,253 @@
+"""The broker's file as pydantic models: each key with its default and meaning; all of it is optional."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+ENVIRONMENT_KEY: Final = "OUTHAUL_BROKER_CONFIG"
+DEFAULT_FILE: Final = "broker.toml"
+_ADDRESS: Final = re.compile(r"^(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>\d{1,5})$")
+
+
+class ConfigError(Exception):
+    """The settings, or what they point at, can't be used; the text is for the operator."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """
+    Return host and port of ``127.0.0.1:8440`` or ``[::1]:8440``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = _ADDRESS.match(address)
+    if match is None or int(match["port"]) > 65_535:
+        raise ValueError(f"wants HOST:PORT such as '127.0.0.1:8440' or '[::1]:8440', found {address!r}")
+    return match["v6"] or match["host"], int(match["port"])
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a listener on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _address(value: str) -> str:
+    split_address(value)
+    return value
+
+
+def _websocket(value: str) -> str:
+    if value and not re.match(r"^wss://[^\s/]+/?$", value):
+        raise ValueError(f"wants 'wss://HOST:PORT', the address that agents dial, found {value!r}")
+    return value.rstrip("/")
+
+
+def _store(value: object) -> object:
+    if isinstance(value, str) and value.startswith(("postgresql://", "postgres://")):
+        raise ValueError('PostgreSQL as the broker\'s store comes with a later release; use "sqlite"')
+    return value
+
+
+def _results(value: object) -> object:
+    if isinstance(value, str) and value.startswith("s3://"):
+        raise ValueError('results in S3 come with a later release; use "file"')
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class Model(BaseModel):
+    """Unknown keys are errors; nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ApiSettings(Model):
+    """``[api]``: what callers reach."""
+
+    listen: Address = Field("127.0.0.1:8440", description="HTTP API; plain HTTP on loopback only.")
+    certificate: Path | None = Field(None, description="PEM file of the API's certificate chain; turns HTTPS on.")
+    key: Path | None = Field(None, description="PEM file of that certificate's private key.")
+
+    @model_validator(mode="after")
+    def _encrypted_beyond_this_machine(self) -> ApiSettings:
+        if (self.certificate is None) != (self.key is None):
+            missing = "certificate" if self.certificate is None else "key"
+            raise ValueError(f"certificate and key go together; {missing} is missing")
+        host, _ = split_address(self.listen)
+        if self.certificate is None and not is_loopback(host):
+            raise ValueError(
+                f"listen = {self.listen!r} is reachable from other machines, and API keys must not cross a network "
+                "in clear; set certificate and key, or listen on 127.0.0.1 behind a proxy that ends TLS"
+            )
+        return self
+
+
+class LinkSettings(Model):
+    """``[link]``: what agents reach."""
+
+    listen: Address = Field("127.0.0.1:8443", description="Mutual-TLS websocket of the agents, enrolment included.")
+    public_url: Annotated[str, AfterValidator(_websocket)] = Field(
+        "", description='What agents dial, such as "wss://broker.example.com:8443"; empty means the listen address.'
+    )
+
+    @property
+    def url(self) -> str:
+        """What agents dial."""
+        return self.public_url or f"wss://{self.listen}"
+
+
+class LimitSettings(Model):
+    """``[limits]``: what one caller or agent may ask of the broker."""
+
+    command_bytes: int = Field(
+        1_048_576, ge=1_024, le=1_048_576, description="Parameters of one command, in bytes; more belongs in a blob."
+    )
+    retention_days: float = Field(30, gt=0, description="Days that ended commands and their results are kept.")
+    result_bytes: int = Field(
+        10 * 1_073_741_824,
+        ge=65_536,
+        description="Largest result of one command, in bytes; beyond it the command fails.",
+    )
+    inline_bytes: int = Field(
+        65_536,
+        ge=0,
+        le=1_048_576,
+        description="Results up to this many bytes are kept in the store, larger ones as files.",
+    )
+
+
+class LogSettings(Model):
+    """``[log]``: what goes to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is worth a line.")
+    format: Literal["text", "json"] = Field("text", description="text for people, json for one JSON object a line.")
+
+
+class Settings(Model):
+    """The broker's file."""
+
+    data_dir: Path = Field(
+        Path("/var/lib/outhaul-broker"), description="The broker's own folder: authority, store, results."
+    )
+    store: Annotated[Literal["sqlite"], BeforeValidator(_store)] = Field(
+        "sqlite", description='Where commands are kept: "sqlite", a file in data_dir.'
+    )
+    results: Annotated[Literal["file"], BeforeValidator(_results)] = Field(
+        "file", description='Where big results are kept: "file", a folder in data_dir.'
+    )
+    api: ApiSettings = Field(default_factory=ApiSettings, description="What callers reach.")
+    link: LinkSettings = Field(default_factory=LinkSettings, description="What agents reach.")
+    limits: LimitSettings = Field(default_factory=LimitSettings, description="What one caller or agent may ask.")
+    log: LogSettings = Field(default_factory=LogSettings, description="What goes to stderr.")
+
+    @property
+    def store_file(self) -> Path:
+        """The file of the embedded store."""
+        return self.data_dir / "broker.db"
+
+    @property
+    def api_url(self) -> str:
+        """Where callers on this machine find the API."""
+        return f"{'https' if self.api.certificate else 'http'}://{self.api.listen}"
+
+
+def find_file(named: Path | None, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the file to read: the named one, the environment's, or ``broker.toml`` here if there is one."""
+    if named is not None:
+        return named
+    if environment.get(ENVIRONMENT_KEY):
+        return Path(environment[ENVIRONMENT_KEY])
+    here = Path(DEFAULT_FILE)
+    return here if here.is_file() else None
+
+
+def load(path: Path | None) -> Settings:
+    """
+    Read the broker's file; paths in it are relative to its folder. The defaults for ``None``.
+
+    Raises:
+        ConfigError: every problem, each with file, line, key and fix.
+    """
+    if path is None:
+        return Settings()
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: can't be read: {exc}") from exc
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: is not TOML: {exc}") from exc
+    if "mqtt" in found:
+        line = _line(text, ("mqtt",))
+        raise ConfigError(f"{path}:{line}: mqtt: MQTT as the agents' way in comes with a later release; remove [mqtt]")
+    try:
+        settings = Settings.model_validate(found)
+    except ValidationError as exc:
+        raise ConfigError("\n".join(_problem(path, text, error) for error in exc.errors())) from exc
+    return _beside(settings, path.absolute().parent)
+
+
+def _beside(settings: Settings, folder: Path) -> Settings:
+    api = settings.api
+    return settings.model_copy(
+        update={
+            "data_dir": folder / settings.data_dir,
+            "api": api.model_copy(
+                update={
+                    "certificate": folder / api.certificate if api.certificate else None,
+                    "key": folder / api.key if api.key else None,
+                }
+            ),
+        }
+    )
+
+
+def _problem(path: Path, text: str, error: Any) -> str:
+    where = tuple(str(part) for part in error["loc"])
+    place = f"{path}:{_line(text, where)}: {'.'.join(where)}"
+    if error["type"] == "extra_forbidden":
+        return f"{place}: unknown key; {_known(where[:-1])}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{place}: {message}"
+    return f"{place}: {message[:1].lower()}{message[1:]}, found {error['input']!r}"
+
+
+def _known(table: tuple[str, ...]) -> str:
+    model: type[BaseModel] = Settings
+    for name in table:
+        annotation = model.model_fields[name].annotation
+        assert isinstance(annotation, type)  # noqa: S101 - only tables have keys within; this tells mypy
+        model = annotation
+    return f"known are {', '.join(model.model_fields)}"
+
+
+def _line(text: str, where: tuple[str, ...]) -> int:
+    """Return the line of a key, or of its table, or 1."""
+    table, found = "", 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\s*([^\]\s]+)\s*\]", line)
+        if header:
+            table = header[1]
+        key = re.match(r"\s*[\"']?([A-Za-z0-9_.-]+)[\"']?\s*=", line)
+        if header or key:
+            path = ".".join(part for part in (table, key[1] if key else "") if part)
+            if path == ".".join(where):
+                return number
+            if where and path == where[0]:
+                found = number
+    return found

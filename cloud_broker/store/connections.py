@@ -1,0 +1,208 @@
+"""One SQLite file: its writing thread with group commit, and its reading threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from cloud_broker.errors import StoreUnavailable
+from cloud_broker.settings import ConfigError
+from cloud_broker.store.batches import MAX_BATCH, BatchThread, Task
+from cloud_broker.store.queries import QUERIES, SCHEMA, SCHEMA_VERSION
+
+log = logging.getLogger(__name__)
+
+BUSY_S: Final = 10.0  # seconds a write waits for another process, such as the command line, to finish its own
+# What is wrong with one write only; every other error of SQLite is about the file, the disk or the transaction.
+OWN_FAULTS: Final = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.NotSupportedError,
+)
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+
+def connect_to_write(path: Path) -> sqlite3.Connection:
+    """Open for writing; made if it is not there, readable by its owner only."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    for name in ("write_ahead", "durable", "checked_references"):
+        connection.execute(QUERIES[name])
+    return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open for reading; sees all that was committed before each query."""
+    address = path.absolute().as_uri() + "?mode=ro"
+    connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection.execute(QUERIES["read_only"])
+    return connection
+
+
+def bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    """
+    Make the tables where there are none.
+
+    Raises:
+        ConfigError: a later release wrote this file.
+    """
+    connection.execute(QUERIES["begin"])
+    found: int = connection.execute(QUERIES["schema_version"]).fetchone()[0]
+    if found > SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path}: written by a later release (schema {found}, this one knows {SCHEMA_VERSION}); "
+            "start that release, or restore a backup made by this one"
+        )
+    if found == 0:
+        for statement in _statements(SCHEMA):
+            connection.execute(statement)
+    connection.execute(QUERIES["commit"])
+
+
+def _statements(script: str) -> list[str]:
+    # executescript() would end the transaction first, and two programs may open a new store at once.
+    statements, lines = [], ""
+    for line in script.splitlines(keepends=True):
+        lines += line
+        if sqlite3.complete_statement(lines):
+            statements.append(lines)
+            lines = ""
+    return statements
+
+
+class Writer:
+    """
+    The only thread that writes: all that waits goes into one transaction, answered after its commit.
+
+    Attributes:
+        commits: transactions so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.commits = 0
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._thread = BatchThread("store writer", self._run, self._disconnect, self._waiting, MAX_BATCH)
+
+    async def write(self, work: Work[T]) -> T:
+        """
+        Run ``work`` in a transaction; return its value once that is on the disk.
+
+        Raises:
+            StoreUnavailable: it could not be kept.
+        """
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.put(Task(work, answer))
+        return await answer
+
+    def send(self, work: Work[object]) -> None:
+        """Run ``work`` after all that was asked before, without waiting for it; a failure is logged."""
+        self._waiting.put(Task(work, None))
+
+    async def close(self) -> None:
+        """Finish what was asked and end the thread."""
+        self._waiting.put(None)
+        await self._thread.join()
+
+    def _run(self, batch: Sequence[Task]) -> None:
+        try:
+            if self._connection is None:
+                self._connection = connect_to_write(self._path)
+            self._commit(self._connection, batch)
+        except (sqlite3.Error, OSError) as exc:
+            # A full disk, most often. A new connection knows for sure what is in the file, and
+            # works again as soon as the disk does.
+            self._disconnect()
+            log.error("nothing can be kept: %s", exc, extra={"event": "store_unavailable", "writes": len(batch)})
+            for task in batch:
+                task.error = StoreUnavailable(f"The store can't be written ({exc}); nothing was kept.", retry_after_s=5)
+
+    def _commit(self, connection: sqlite3.Connection, batch: Sequence[Task]) -> None:
+        connection.execute(QUERIES["begin"])
+        for task in batch:
+            connection.execute(QUERIES["begin_one"])
+            try:
+                task.value = task.work(connection)
+            except Exception as exc:
+                if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
+                    raise
+                task.error = exc
+                connection.execute(QUERIES["undo_one"])
+            connection.execute(QUERIES["end_one"])
+        connection.execute(QUERIES["commit"])
+        self.commits += 1
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Readers:
+    """
+    Some threads that read, each with a connection of its own.
+
+    Args:
+        together: how many reads one thread takes at once; 1 where a read may be long.
+    """
+
+    def __init__(self, path: Path, threads: int, together: int) -> None:
+        self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        readers = [_Reader(path) for _ in range(threads)]
+        self._threads = [
+            BatchThread(f"store reader {number}", reader.run, reader.disconnect, self._waiting, together)
+            for number, reader in enumerate(readers)
+        ]
+
+    async def read(self, work: Work[T]) -> T:
+        """
+        Return the value of ``work``.
+
+        Raises:
+            StoreUnavailable: the file can't be read.
+        """
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.put(Task(work, answer))
+        return await answer
+
+    async def close(self) -> None:
+        """Finish what was asked and end the threads."""
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            await thread.join()
+
+
+class _Reader:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def run(self, batch: Sequence[Task]) -> None:
+        for task in batch:
+            try:
+                if self._connection is None:
+                    self._connection = connect_to_read(self._path)
+                task.value = task.work(self._connection)
+            except sqlite3.Error as exc:
+                self.disconnect()
+                log.error("the store can't be read: %s", exc, extra={"event": "store_unreadable"})
+                task.error = StoreUnavailable(f"The store can't be read ({exc}).", retry_after_s=5)
+            except Exception as exc:
+                task.error = exc
+
+    def disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

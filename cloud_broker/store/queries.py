@@ -1,0 +1,27 @@
+"""The store's SQL, kept in ``sql/`` under names: no SQL text stands in Python."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from typing import Final
+
+_NAME: Final = re.compile(r"^-- ([a-z_]+) --$", re.MULTILINE)
+
+
+def named(text: str) -> dict[str, str]:
+    """Return the ``-- name --`` blocks of a text; what stands before the first is left out."""
+    parts = _NAME.split(text)[1:]
+    names = parts[::2]
+    if len(set(names)) != len(names):
+        raise ValueError("two queries have the same name")
+    return {name: query.strip() for name, query in zip(names, parts[1::2], strict=True)}
+
+
+def _text(name: str) -> str:
+    return (resources.files(__package__) / "sql" / name).read_text("utf-8")
+
+
+SCHEMA: Final = _text("schema.sql")
+SCHEMA_VERSION: Final = 1
+QUERIES: Final = named(_text("queries.sql"))

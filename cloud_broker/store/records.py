@@ -1,0 +1,156 @@
+"""The store's records as rows of its tables, and back; columns stand in the order of the dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+import msgspec
+
+from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Finish, RowSetInfo, Tenant, Token
+from protocol.states import CommandState
+
+Row = tuple[Any, ...]
+Bound = dict[str, Any]
+
+_row_sets = msgspec.json.Decoder(tuple[RowSetInfo, ...])
+_error = msgspec.json.Decoder(CommandError)
+_texts = msgspec.json.Decoder(tuple[str, ...])
+_names = [field.name for field in dataclasses.fields(Command)]
+_STATE: Final = _names.index("state")
+_CANCEL: Final = _names.index("cancel_requested")
+_DOCUMENTS: Final = slice(_names.index("row_sets"), _names.index("warnings") + 1)
+_encode = msgspec.json.Encoder().encode
+
+
+def _json(value: object) -> str | None:
+    return _encode(value).decode() if value else None
+
+
+def tenant(row: Row) -> Tenant:
+    """Return what a row of ``tenants`` says."""
+    return Tenant(*row)
+
+
+def key(row: Row) -> ApiKey:
+    """Return what a row of ``api_keys`` says."""
+    return ApiKey(row[0], row[1], _texts.decode(row[2]), *row[3:])
+
+
+def bound_key(key: ApiKey, sha256: bytes) -> Bound:
+    """Return the parameters of ``add_key``."""
+    return {
+        "id": key.id,
+        "sha256": sha256,
+        "tenant": key.tenant,
+        "scopes": _encode(key.scopes).decode(),
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "last_used_at": key.last_used_at,
+    }
+
+
+def token(row: Row) -> Token:
+    """Return what a row of ``tokens`` says."""
+    return Token(*row)
+
+
+def bound_token(token: Token, sha256: bytes) -> Bound:
+    """Return the parameters of ``add_token``."""
+    return {
+        "id": token.id,
+        "sha256": sha256,
+        "tenant": token.tenant,
+        "agent": token.agent,
+        "group": token.group,
+        "created_at": token.created_at,
+        "expires_at": token.expires_at,
+    }
+
+
+def agent(row: Row) -> Agent:
+    """Return what a row of ``agents`` says."""
+    return Agent(*row)
+
+
+def bound_agent(agent: Agent) -> Bound:
+    """Return the parameters of ``enrol_agent``."""
+    return {
+        "tenant": agent.tenant,
+        "name": agent.name,
+        "group": agent.group,
+        "serial": agent.serial,
+        "not_after": agent.not_after,
+        "enrolled_at": agent.enrolled_at,
+        "revoked_at": agent.revoked_at,
+        "last_seen_at": agent.last_seen_at,
+        "release": agent.release,
+        "system": agent.system,
+        "boot": agent.boot,
+        "catalogue": agent.catalogue,
+        "catalogue_digest": agent.catalogue_digest,
+    }
+
+
+def command(row: Row) -> Command:
+    """Return what a row of ``commands`` says."""
+    fields = list(row)
+    fields[_STATE] = CommandState(fields[_STATE])
+    fields[_CANCEL] = bool(fields[_CANCEL])
+    row_sets, error, warnings = fields[_DOCUMENTS]
+    fields[_DOCUMENTS] = (
+        _row_sets.decode(row_sets) if row_sets else (),
+        _error.decode(error) if error else None,
+        _texts.decode(warnings) if warnings else (),
+    )
+    return Command(*fields)
+
+
+def bound_command(command: Command) -> Bound:
+    """Return the parameters of ``add_command``."""
+    return {
+        "id": command.id,
+        "tenant": command.tenant,
+        "agent": command.agent,
+        "agent_group": command.group,
+        "operation": command.operation,
+        "connection": command.connection,
+        "effect": command.effect,
+        "params": command.params,
+        "fingerprint": command.fingerprint,
+        "created_at": command.created_at,
+        "expires_at": command.expires_at,
+        "state": command.state.value,
+        "epoch": command.epoch,
+        "boot": command.boot,
+        "correlation_id": command.correlation_id,
+        "idempotency_key": command.idempotency_key,
+        "ordering_key": command.ordering_key,
+        "priority": command.priority,
+        "traceparent": command.traceparent,
+        "key_id": command.key_id,
+        "cancel_requested": command.cancel_requested,
+        "started_at": command.started_at,
+        "finished_at": command.finished_at,
+        "outputs": command.outputs,
+        "row_sets": _json(command.row_sets),
+        "error": _json(command.error),
+        "warnings": _json(command.warnings),
+        "result": command.result,
+    }
+
+
+def bound_finish(tenant: str, command_id: str, finish: Finish) -> Bound:
+    """Return the parameters of ``finish``."""
+    return {
+        "tenant": tenant,
+        "id": command_id,
+        "state": finish.state.value,
+        "finished_at": finish.finished_at,
+        "outputs": finish.outputs,
+        "row_sets": _json(finish.row_sets),
+        "error": _json(finish.error),
+        "warnings": _json(finish.warnings),
+        "result": finish.result,
+    }

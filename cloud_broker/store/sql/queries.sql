@@ -1,0 +1,252 @@
+-- Every query of the store, each under its name; parameters are bound by name.
+
+-- durable --
+PRAGMA synchronous = FULL;
+
+-- write_ahead --
+PRAGMA journal_mode = WAL;
+
+-- checked_references --
+PRAGMA foreign_keys = ON;
+
+-- read_only --
+PRAGMA query_only = ON;
+
+-- schema_version --
+PRAGMA user_version;
+
+-- begin --
+BEGIN IMMEDIATE;
+
+-- begin_one --
+SAVEPOINT one;
+
+-- undo_one --
+ROLLBACK TO one;
+
+-- end_one --
+RELEASE one;
+
+-- commit --
+COMMIT;
+
+-- probe --
+INSERT OR REPLACE INTO probe (id, at) VALUES (1, :now);
+
+-- add_tenant --
+INSERT INTO tenants (name, state, created_at) VALUES (:name, 'active', :now) ON CONFLICT DO NOTHING;
+
+-- tenant --
+SELECT name, state, created_at FROM tenants WHERE name = :name;
+
+-- tenants --
+SELECT name, state, created_at FROM tenants ORDER BY name;
+
+-- set_tenant_state --
+UPDATE tenants SET state = :state WHERE name = :name;
+
+-- add_key --
+INSERT INTO api_keys (id, sha256, tenant, scopes, created_at, expires_at, revoked_at, last_used_at)
+VALUES (:id, :sha256, :tenant, :scopes, :created_at, :expires_at, :revoked_at, :last_used_at);
+
+-- key_by_hash --
+SELECT id, tenant, scopes, created_at, expires_at, revoked_at, last_used_at FROM api_keys WHERE sha256 = :sha256;
+
+-- keys --
+SELECT id, tenant, scopes, created_at, expires_at, revoked_at, last_used_at FROM api_keys
+WHERE :tenant IS NULL OR tenant = :tenant
+ORDER BY created_at, id;
+
+-- revoke_key --
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;
+
+-- key_used --
+UPDATE api_keys SET last_used_at = :now WHERE id = :id AND coalesce(last_used_at, 0) < :now;
+
+-- add_token --
+INSERT INTO tokens (id, sha256, tenant, agent, agent_group, created_at, expires_at)
+VALUES (:id, :sha256, :tenant, :agent, :group, :created_at, :expires_at);
+
+-- token_by_hash --
+SELECT id, tenant, agent, agent_group, created_at, expires_at, spent_at, spent_by, certificate
+FROM tokens WHERE sha256 = :sha256;
+
+-- spend_token --
+UPDATE tokens SET spent_at = :now, spent_by = :request, certificate = :certificate
+WHERE id = :id AND spent_at IS NULL;
+
+-- enrol_agent --
+INSERT OR REPLACE INTO agents (
+    tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
+    boot, catalogue, catalogue_digest
+) VALUES (
+    :tenant, :name, :group, :serial, :not_after, :enrolled_at, :revoked_at, :last_seen_at, :release, :system,
+    :boot, :catalogue, :catalogue_digest
+);
+
+-- agent --
+SELECT
+    tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
+    boot, catalogue, catalogue_digest
+FROM agents WHERE tenant = :tenant AND name = :name;
+
+-- agents --
+SELECT
+    tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
+    boot, catalogue, catalogue_digest
+FROM agents WHERE tenant = :tenant ORDER BY name;
+
+-- revoke_agent --
+UPDATE agents SET revoked_at = coalesce(revoked_at, :now) WHERE tenant = :tenant AND name = :name;
+
+-- agent_seen --
+UPDATE agents SET
+    last_seen_at = :now,
+    release = CASE :release WHEN '' THEN release ELSE :release END,
+    system = CASE :system WHEN '' THEN system ELSE :system END,
+    boot = CASE :boot WHEN '' THEN boot ELSE :boot END
+WHERE tenant = :tenant AND name = :name;
+
+-- put_catalogue --
+UPDATE agents SET catalogue = :catalogue, catalogue_digest = :digest WHERE tenant = :tenant AND name = :name;
+
+-- add_command --
+INSERT INTO commands (
+    id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
+    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
+) VALUES (
+    :id, :tenant, :agent, :agent_group, :operation, :connection, :effect, :params, :fingerprint, :created_at,
+    :expires_at, :state, :epoch, :boot, :correlation_id, :idempotency_key, :ordering_key, :priority,
+    :traceparent, :key_id, :cancel_requested, :started_at, :finished_at, :outputs, :row_sets, :error,
+    :warnings, :result
+) ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
+
+-- command --
+SELECT
+    id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
+    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
+FROM commands WHERE tenant = :tenant AND id = :id;
+
+-- command_by_idempotency_key --
+SELECT
+    id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
+    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
+FROM commands WHERE tenant = :tenant AND idempotency_key = :idempotency_key;
+
+-- inline_result --
+SELECT rows FROM inline_results
+WHERE number = (SELECT number FROM commands WHERE tenant = :tenant AND id = :id);
+
+-- list_commands --
+-- Without their params, which no list shows.
+SELECT
+    id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
+    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
+FROM commands
+WHERE tenant = :tenant
+    AND (:cursor IS NULL OR id < :cursor)
+    AND (NOT :dead_letters OR state IN ('failed', 'in_doubt', 'expired'))
+    AND (:state IS NULL OR state = :state)
+    AND (:operation IS NULL OR operation = :operation)
+    AND (:agent IS NULL OR agent = :agent)
+    AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
+    AND (:since IS NULL OR created_at >= :since)
+ORDER BY id DESC
+LIMIT :limit;
+
+-- list_open_commands --
+-- Finds them by the index of open ones.
+SELECT
+    id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
+    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
+FROM commands
+WHERE tenant = :tenant
+    AND finished_at IS NULL
+    AND (:cursor IS NULL OR id < :cursor)
+    AND (NOT :dead_letters OR state IN ('failed', 'in_doubt', 'expired'))
+    AND (:state IS NULL OR state = :state)
+    AND (:operation IS NULL OR operation = :operation)
+    AND (:agent IS NULL OR agent = :agent)
+    AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
+    AND (:since IS NULL OR created_at >= :since)
+ORDER BY id DESC
+LIMIT :limit;
+
+-- list_dead_letters --
+-- Finds them by the index of dead letters.
+SELECT
+    id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
+    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
+FROM commands
+WHERE tenant = :tenant
+    AND state IN ('failed', 'in_doubt', 'expired')
+    AND (:cursor IS NULL OR id < :cursor)
+    AND (NOT :dead_letters OR state IN ('failed', 'in_doubt', 'expired'))
+    AND (:state IS NULL OR state = :state)
+    AND (:operation IS NULL OR operation = :operation)
+    AND (:agent IS NULL OR agent = :agent)
+    AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
+    AND (:since IS NULL OR created_at >= :since)
+ORDER BY id DESC
+LIMIT :limit;
+
+-- list_commands_by_correlation_id --
+-- Finds them by the index of correlation ids.
+SELECT
+    id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
+    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
+FROM commands
+WHERE tenant = :tenant
+    AND correlation_id = :correlation_id AND correlation_id <> ''
+    AND (:cursor IS NULL OR id < :cursor)
+    AND (NOT :dead_letters OR state IN ('failed', 'in_doubt', 'expired'))
+    AND (:state IS NULL OR state = :state)
+    AND (:operation IS NULL OR operation = :operation)
+    AND (:agent IS NULL OR agent = :agent)
+    AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
+    AND (:since IS NULL OR created_at >= :since)
+ORDER BY id DESC
+LIMIT :limit;
+
+-- open_commands --
+SELECT
+    id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
+    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
+FROM commands WHERE finished_at IS NULL ORDER BY number;
+
+-- dispatched --
+UPDATE commands SET state = 'dispatched', epoch = :epoch, agent = :agent, boot = :boot
+WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+
+-- running --
+UPDATE commands SET state = 'running', started_at = coalesce(started_at, :now)
+WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+
+-- requeue --
+UPDATE commands SET state = 'queued' WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+
+-- request_cancel --
+UPDATE commands SET cancel_requested = 1 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+
+-- finish --
+UPDATE commands SET
+    state = :state, finished_at = :finished_at, outputs = :outputs, row_sets = :row_sets, error = :error,
+    warnings = :warnings, result = :result
+WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+
+-- keep_inline_result --
+INSERT INTO inline_results (number, rows)
+SELECT number, :rows FROM commands WHERE tenant = :tenant AND id = :id;
+
+-- forget_before --
+DELETE FROM commands WHERE number IN (
+    SELECT number FROM commands WHERE finished_at < :before ORDER BY finished_at LIMIT :limit
+) RETURNING tenant, id, result;

@@ -1,0 +1,106 @@
+-- What the broker keeps, version 1 (PRAGMA user_version).
+-- Times are seconds since 1970 as REAL; lists and records are JSON text.
+
+CREATE TABLE tenants (
+    name       TEXT PRIMARY KEY,
+    state      TEXT NOT NULL CHECK (state IN ('active', 'suspended')),
+    created_at REAL NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE api_keys (
+    id           TEXT PRIMARY KEY,
+    sha256       BLOB NOT NULL UNIQUE,
+    tenant       TEXT REFERENCES tenants (name),
+    scopes       TEXT NOT NULL,
+    created_at   REAL NOT NULL,
+    expires_at   REAL,
+    revoked_at   REAL,
+    last_used_at REAL
+);
+
+CREATE TABLE tokens (
+    id          TEXT PRIMARY KEY,
+    sha256      BLOB NOT NULL UNIQUE,
+    tenant      TEXT NOT NULL REFERENCES tenants (name),
+    agent       TEXT NOT NULL,
+    agent_group TEXT,
+    created_at  REAL NOT NULL,
+    expires_at  REAL NOT NULL,
+    spent_at    REAL,
+    spent_by    TEXT,
+    certificate BLOB
+);
+
+CREATE TABLE agents (
+    tenant           TEXT NOT NULL REFERENCES tenants (name),
+    name             TEXT NOT NULL,
+    agent_group      TEXT,
+    serial           TEXT NOT NULL,
+    not_after        REAL NOT NULL,
+    enrolled_at      REAL NOT NULL,
+    revoked_at       REAL,
+    last_seen_at     REAL,
+    release          TEXT NOT NULL,
+    system           TEXT NOT NULL,
+    boot             TEXT NOT NULL,
+    catalogue        BLOB,
+    catalogue_digest TEXT NOT NULL,
+    UNIQUE (tenant, name)
+);
+
+-- The columns stand in the order of the dataclass Command. The number is ours alone: a small key keeps
+-- the other indexes small, and appending to the end of the table is what a disk does best.
+CREATE TABLE commands (
+    number           INTEGER PRIMARY KEY,
+    id               TEXT NOT NULL,
+    tenant           TEXT NOT NULL,
+    agent            TEXT,
+    agent_group      TEXT,
+    operation        TEXT NOT NULL,
+    connection       TEXT NOT NULL,
+    effect           TEXT NOT NULL,
+    params           BLOB NOT NULL,
+    fingerprint      TEXT NOT NULL,
+    created_at       REAL NOT NULL,
+    expires_at       REAL NOT NULL,
+    state            TEXT NOT NULL,
+    epoch            INTEGER NOT NULL,
+    boot             TEXT NOT NULL,
+    correlation_id   TEXT NOT NULL,
+    idempotency_key  TEXT,
+    ordering_key     TEXT,
+    priority         INTEGER NOT NULL,
+    traceparent      TEXT NOT NULL,
+    key_id           TEXT NOT NULL,
+    cancel_requested INTEGER NOT NULL,
+    started_at       REAL,
+    finished_at      REAL,
+    outputs          BLOB,
+    row_sets         TEXT,
+    error            TEXT,
+    warnings         TEXT,
+    result           TEXT NOT NULL
+);
+
+-- Ids sort by time, so this one index finds a command and lists a tenant's newest first.
+CREATE UNIQUE INDEX commands_id ON commands (tenant, id);
+CREATE UNIQUE INDEX commands_idempotency ON commands (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX commands_correlation ON commands (tenant, correlation_id, id) WHERE correlation_id <> '';
+-- These three hold few entries at a time, or grow at their end only.
+CREATE INDEX commands_open ON commands (tenant, id) WHERE finished_at IS NULL;
+CREATE INDEX commands_dead ON commands (tenant, id) WHERE state IN ('failed', 'in_doubt', 'expired');
+CREATE INDEX commands_finished ON commands (finished_at) WHERE finished_at IS NOT NULL;
+
+-- Beside the commands, so that listing those never reads past rows of somebody's result.
+CREATE TABLE inline_results (
+    number INTEGER PRIMARY KEY REFERENCES commands (number) ON DELETE CASCADE,
+    rows   BLOB NOT NULL
+);
+
+-- One row that is written to see whether a write gets through.
+CREATE TABLE probe (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    at REAL NOT NULL
+);
+
+PRAGMA user_version = 1;
