@@ -7,7 +7,8 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -24,10 +25,9 @@ CONNECT_S: Final = 10.0  # seconds; a broker that is there answers sooner
 ANSWER_S: Final = 30.0  # seconds beyond what was asked to wait
 SILENCE_S: Final = 60.0  # seconds without a row after which we look whether the command still runs
 MAX_WAIT_S: Final = 30.0  # seconds of one request that waits; common proxies cut idle ones after 60
-PIECE_BYTES: Final = 65_536  # bytes
 TRIES: Final = 4  # of a request that may be repeated
 FIRST_PAUSE_S: Final = 0.25  # seconds; doubles from try to try
-LAST_PAUSE_S: Final = 10.0  # seconds; a longer Retry-After is not waited for
+LAST_PAUSE_S: Final = 3.0  # seconds; a longer Retry-After is not waited for
 
 REPEATABLE: Final = frozenset({429, 502, 503, 504})
 
@@ -205,17 +205,23 @@ class Outhaul:
             ResultCut: some are missing.
             ProblemError: 404, if there is no such command or row set.
         """
+        return (json.loads(line) for line in self.lines(command_id, set_index))
+
+    def lines(self, command_id: str, set_index: int = 0) -> Generator[bytes, None, None]:
+        """Yield the rows as ``rows`` does, each as its JSON text."""
         rest, count = b"", 0
-        for piece in self.stream(command_id, set_index):
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                count += 1
-                yield json.loads(line)
+        with closing(self.stream(command_id, set_index)) as pieces:
+            for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                count += len(lines)
+                yield from lines
         if rest:
             raise ResultCut(f"the rows of {command_id} end in the middle of row {count + 1}")
         self.check_count(command_id, set_index, count)
 
-    def stream(self, command_id: str, set_index: int = 0, row_format: RowFormat = "ndjson") -> Iterator[bytes]:
+    def stream(
+        self, command_id: str, set_index: int = 0, row_format: RowFormat = "ndjson"
+    ) -> Generator[bytes, None, None]:
         """
         Yield the rows of one row set as bytes, in pieces as they come, also while the command still runs.
 
@@ -226,9 +232,10 @@ class Outhaul:
         path, seen = f"/v1/commands/{_part(command_id)}/rows", 0
         while True:
             try:
-                for piece in self._body(path, {"set": str(set_index)}, MEDIA_TYPES[row_format], skip=seen):
-                    seen += len(piece)
-                    yield piece
+                with closing(self._body(path, {"set": str(set_index)}, MEDIA_TYPES[row_format], skip=seen)) as pieces:
+                    for piece in pieces:
+                        seen += len(piece)
+                        yield piece
                 return
             except httpx2.ReadTimeout as exc:
                 # A slow statement is no fault: rows of a running command may come at any time.
@@ -247,10 +254,10 @@ class Outhaul:
             wanted = command.row_sets[set_index].rows
             raise ResultCut(f"row set {set_index} of {command_id} has {wanted:,} rows, {count:,} came")
 
-    def _body(self, path: str, query: Mapping[str, str], accept: str, *, skip: int) -> Iterator[bytes]:
+    def _body(self, path: str, query: Mapping[str, str], accept: str, *, skip: int) -> Generator[bytes, None, None]:
         answer = self._ask("GET", path, query=query, headers={"Accept": accept}, silence_s=self._silence_s)
         try:
-            for piece in answer.iter_bytes(PIECE_BYTES):
+            for piece in answer.iter_bytes():
                 if skip >= len(piece):
                     skip -= len(piece)
                     continue

@@ -1,0 +1,177 @@
+"""``outhaul call``: the words of a command line become a command, and its end an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cloud_broker.client import arguments
+from cloud_broker.client.call import (
+    Format,
+    StillRunning,
+    Wishes,
+    follow,
+    in_words,
+    tell,
+    tell_end,
+    unfinished_document,
+)
+from cloud_broker.client.connect import DONE, FAILED, Duration, connected, max_rows, output_format, set_index
+from cloud_broker.client.errors import ProblemError, ResultCut
+from cloud_broker.client.progress import Progress
+from cloud_broker.client.records import Command
+from protocol.ids import new_id
+
+if TYPE_CHECKING:
+    from cloud_broker.client.api import Outhaul
+
+FIRST_WAIT_S: Final = 1.0  # seconds; most commands end within them, and then one request was enough
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="AGENT OPERATION [NAME=VALUE]...")
+@click.option("--group", metavar="NAME", help="Any live agent of this group; then AGENT is left out.")
+@click.option("--params", metavar="JSON|@FILE|-", help="All parameters as one JSON object; words come over them.")
+@click.option("--rows", "rows_file", metavar="@FILE", help="Content of a drop: rows of a .csv or .ndjson file.")
+@output_format
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@set_index
+@max_rows
+@click.option("--wait", "wait_s", type=Duration(), metavar="S", help="Wait so long at most; default: to the end.")
+@click.option("--no-wait", is_flag=True, help="Print the command's id and end.")
+@click.option("--ttl", "ttl_s", type=Duration(), metavar="TIME", help="Not to be started later than this, such as 1h.")
+@click.option("--idempotency-key", metavar="K", help="The same key never has a second effect.")
+@click.option("--correlation-id", metavar="C", help="Found again in all logs, here and at the agent.")
+@click.option("--ordering-key", metavar="K", help="Commands with the same one run one after the other.")
+@click.option("--priority", type=int, metavar="N", help="Higher ones go first.")
+@click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the command too.")
+@connected
+def call(
+    client: Outhaul,
+    words: tuple[str, ...],
+    group: str | None,
+    params: str | None,
+    rows_file: str | None,
+    output_format: Format,
+    as_json: bool,
+    set_index: int | None,
+    max_rows: int,
+    wait_s: float | None,
+    no_wait: bool,
+    ttl_s: float | None,
+    idempotency_key: str | None,
+    correlation_id: str | None,
+    ordering_key: str | None,
+    priority: int | None,
+    cancel_on_interrupt: bool,
+) -> int:
+    """Run an operation and print its result.
+
+    NAME=VALUE is read as the operation's parameter wants it, NAME:=JSON is JSON as it stands, and NAME=@FILE is
+    the content of a file (@- is standard input).
+
+    \b
+    outhaul call plant-1 open-invoices customer=C042
+    outhaul call plant-1 drop-order order_no=4711 --rows @lines.csv
+    outhaul call plant-1 open-invoices --params '{"customer": "C042"}' --format csv > invoices.csv
+    """
+    agent, operation, values = _addressed(words, group)
+    wishes = Wishes("json" if as_json else output_format, wait_s, set_index, max_rows)
+    given = arguments.object_of(params, "--params") if params is not None else {}
+    if rows_file is not None:
+        given["rows"] = arguments.rows_of(rows_file)
+    schema = _schema(client, agent, group, operation) if any(_typed(word) for word in values) else None
+    given = arguments.parameters(values, schema, given, f"{agent or group} {operation}")
+    key = idempotency_key or new_id("idem", time.time_ns() // 1_000_000, os.urandom)
+    progress = Progress()
+    command: Command | None = None
+    try:
+        command = client.call(
+            agent,
+            operation,
+            given,
+            group=group,
+            wait_s=0.0 if no_wait else min(FIRST_WAIT_S, FIRST_WAIT_S if wait_s is None else wait_s),
+            idempotency_key=key,
+            ttl_s=ttl_s,
+            correlation_id=correlation_id,
+            ordering_key=ordering_key,
+            priority=priority,
+        )
+        if no_wait:
+            return _submitted(command, wishes)
+        return tell_end(follow(client, command, wishes, progress, sys.stdout.buffer), progress.seconds)
+    except StillRunning as exc:
+        progress.stop()
+        if wishes.format == "json":
+            unfinished_document(exc.command, sys.stdout.buffer)
+        tell(f"not ended yet: {in_words(exc.command)}; look again: outhaul commands {exc.command.id}")
+        return FAILED
+    except KeyboardInterrupt:
+        progress.stop()
+        return _interrupted(client, command, key, cancel_on_interrupt)
+    except ResultCut as exc:
+        progress.stop()
+        tell(f"the rows are not whole: {exc}")
+        if command is not None:
+            tell(f"to get them again: outhaul commands rows {command.id}")
+        return FAILED
+    finally:
+        progress.stop()
+
+
+def _addressed(words: Sequence[str], group: str | None) -> tuple[str | None, str, Sequence[str]]:
+    wanted = ["OPERATION"] if group is not None else ["AGENT", "OPERATION"]
+    if len(words) < len(wanted) or any("=" in word for word in words[: len(wanted)]):
+        raise click.UsageError(f"wants {' '.join(wanted)} [NAME=VALUE]..., found {' '.join(words) or 'nothing'}")
+    if group is not None:
+        return None, words[0], words[1:]
+    return words[0], words[1], words[2:]
+
+
+def _typed(word: str) -> bool:
+    name, sign, _ = word.partition("=")
+    return bool(sign) and not name.endswith(":")
+
+
+def _schema(client: Outhaul, agent: str | None, group: str | None, operation: str) -> Mapping[str, Any] | None:
+    """Return the schema of an operation's parameters; ``None`` where this key may not see it, or there is none."""
+    try:
+        names = [agent] if agent is not None else [found.name for found in client.agents() if found.group == group]
+        for name in names:
+            for found in client.operations(name):
+                if found.name == operation:
+                    return found.params
+    except ProblemError as exc:
+        # The submission's own answer says better what is wrong with these words.
+        if exc.status not in (403, 404):
+            raise
+        if exc.status == 403:
+            tell("this key may not read the parameters' types (agents:read): every value is sent as text")
+    return None
+
+
+def _submitted(command: Command, wishes: Wishes) -> int:
+    if wishes.format == "json":
+        unfinished_document(command, sys.stdout.buffer)
+    else:
+        click.echo(command.id)
+    tell(f"{in_words(command)}; look again: outhaul commands {command.id}")
+    return DONE
+
+
+def _interrupted(client: Outhaul, command: Command | None, key: str, cancel: bool) -> int:
+    if command is None:
+        tell(f"interrupted; the command may have been taken: the same call with --idempotency-key {key} finds it")
+        return FAILED
+    if cancel:
+        state = client.cancel(command.id).state
+        tell(f"interrupted, and asked to cancel: {state.replace('_', ' ')}; look again: outhaul commands {command.id}")
+    else:
+        tell(f"interrupted; the command goes on: outhaul commands {command.id} shows it")
+    return FAILED

@@ -1,0 +1,268 @@
+"""``outhaul commands``, ``agents`` and ``operations``: what there is, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cloud_broker.client import arguments
+from cloud_broker.client.call import Format, Wishes, follow, in_words, tell, tell_end
+from cloud_broker.client.connect import DONE, as_json, connected, max_rows, output_format, seconds, set_index
+from cloud_broker.client.errors import WordsError
+from cloud_broker.client.progress import Progress
+from cloud_broker.client.records import Agent, Command, Operation
+from protocol.states import CommandState
+
+if TYPE_CHECKING:
+    from cloud_broker.client.api import Outhaul
+    from cloud_broker.client.tables import Tables
+
+
+class CommandsGroup(click.Group):
+    """``outhaul commands ID`` is ``outhaul commands show ID``, and without a word it is ``list``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the word in that was left out."""
+        if not args or (args[0] not in self.commands and args[0] not in ("--help", "-h")):
+            args = ["show" if any(not word.startswith("-") for word in args[:1]) else "list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=CommandsGroup)
+def commands() -> None:
+    """Commands that were submitted; `outhaul commands ID` shows one."""
+
+
+@commands.command("list")
+@click.option("--state", type=click.Choice([state.value for state in CommandState]), help="Only in this state.")
+@click.option("--operation", metavar="NAME", help="Only of this operation.")
+@click.option("--agent", metavar="NAME", help="Only of this agent.")
+@click.option("--correlation-id", metavar="C", help="Only with this one.")
+@click.option("--since", metavar="TIME", help="Only later ones: 1h, 2d, 2026-01-31 or 2026-01-31T14:00:00+01:00.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N", help="At most so many."
+)
+@as_json
+@connected
+def list_commands(
+    client: Outhaul,
+    state: str | None,
+    operation: str | None,
+    agent: str | None,
+    correlation_id: str | None,
+    since: str | None,
+    limit: int,
+    as_json: bool,
+) -> int:
+    """List commands, newest first."""
+    moment = _moment(since) if since is not None else None
+    found = client.commands(state=state, operation=operation, agent=agent, correlation_id=correlation_id, since=moment)
+    shown = list(islice(found, limit))
+    if as_json:
+        return _write_items(command.raw for command in shown)
+    if shown:
+        _tables().facts(
+            ["id", "state", "agent", "operation", "created", "seconds", "correlation id"],
+            [
+                (c.id, c.state, c.agent or c.group, c.operation, _local(c.created_at), _took(c), c.correlation_id)
+                for c in shown
+            ],
+        )
+    else:
+        tell("no commands")
+    if next(found, None) is not None:
+        tell(f"there are more than {limit}: --limit shows more")
+    return DONE
+
+
+@commands.command()
+@click.argument("command_id", metavar="ID")
+@as_json
+@connected
+def show(client: Outhaul, command_id: str, as_json: bool) -> int:
+    """Show one command."""
+    return _write_command(client.command(command_id), as_json)
+
+
+@commands.command()
+@click.argument("command_id", metavar="ID")
+@as_json
+@connected
+def cancel(client: Outhaul, command_id: str, as_json: bool) -> int:
+    """Ask that a command be stopped; one that runs may still end otherwise."""
+    found = client.cancel(command_id)
+    if as_json:
+        return _write(found.raw)
+    tell(
+        f"{found.id}: {found.state.replace('_', ' ')}"
+        if found.final
+        else f"{found.id}: asked to cancel, {in_words(found)}"
+    )
+    return DONE
+
+
+@commands.command()
+@click.argument("command_id", metavar="ID")
+@output_format
+@set_index
+@max_rows
+@connected
+def rows(client: Outhaul, command_id: str, output_format: Format, set_index: int | None, max_rows: int) -> int:
+    """Print the result of a command, waiting for its end."""
+    progress = Progress()
+    try:
+        wishes = Wishes(output_format, None, set_index, max_rows)
+        ended = follow(client, client.command(command_id), wishes, progress, sys.stdout.buffer)
+        return tell_end(ended, progress.seconds)
+    finally:
+        progress.stop()
+
+
+def _write_command(command: Command, as_json: bool) -> int:
+    if as_json:
+        return _write(command.raw)
+    error = command.error
+    facts: list[tuple[str, Any]] = [
+        ("id", command.id),
+        ("state", command.state.replace("_", " ") if command.final else f"{command.state}: {in_words(command)}"),
+        ("operation", command.operation),
+        ("agent", command.agent),
+        ("group", command.group),
+        ("created", _local(command.created_at)),
+        ("started", _local(command.started_at)),
+        ("finished", _local(command.finished_at)),
+        ("expires", None if command.final else _local(command.expires_at)),
+        ("correlation id", command.correlation_id),
+        ("idempotency key", command.idempotency_key),
+        ("error", f"{error.code}: {error.message}" if error is not None else None),
+        ("source code", error.source_code if error is not None else None),
+        *(("warning", warning) for warning in command.warnings),
+        *((f"row set {n}", f"{found.rows:,} rows") for n, found in enumerate(command.row_sets)),
+    ]
+    tables = _tables()
+    tables.pairs((name, value) for name, value in facts if value)
+    if command.outputs:
+        tables.output(bytes(command.raw_outputs))
+    return DONE
+
+
+# --- agents and operations ----------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("name", required=False)
+@as_json
+@connected
+def agents(client: Outhaul, name: str | None, as_json: bool) -> int:
+    """List the agents, or show the one called NAME."""
+    found = client.agents() if name is None else [client.agent(name)]
+    if as_json:
+        return _write_items(agent.raw for agent in found) if name is None else _write(found[0].raw)
+    if name is None and not found:
+        tell("no agents")
+    elif name is None:
+        _tables().facts(
+            ["name", "state", "group", "version", "last seen"],
+            [(a.name, a.state, a.group, a.version, _local(a.last_seen_at)) for a in found],
+        )
+    else:
+        _tables().pairs(_agent_facts(found[0]))
+    return DONE
+
+
+def _agent_facts(agent: Agent) -> Iterable[tuple[str, Any]]:
+    document = json.loads(agent.raw)
+    return [(key.replace("_", " "), value) for key, value in document.items() if value not in (None, "", "links")]
+
+
+@click.command()
+@click.argument("agent")
+@click.argument("operation", required=False)
+@as_json
+@connected
+def operations(client: Outhaul, agent: str, operation: str | None, as_json: bool) -> int:
+    """List what may be run on AGENT, or the parameters of one OPERATION."""
+    found = client.operations(agent)
+    if operation is None:
+        if as_json:
+            return _write_items(entry.raw for entry in found)
+        _tables().facts(
+            ["name", "effect", "parameters", "description"],
+            [(o.name, o.effect, " ".join(_shape(o)), o.description) for o in found],
+        )
+        return DONE
+    wanted = next((entry for entry in found if entry.name == operation), None)
+    if wanted is None:
+        near = arguments.did_you_mean(operation, [entry.name for entry in found])
+        raise WordsError(f"{agent} has no operation {operation!r}.{near}")
+    if as_json:
+        return _write(wanted.raw)
+    tables = _tables()
+    tables.pairs(
+        (name, value)
+        for name, value in (
+            ("operation", wanted.name),
+            ("description", wanted.description),
+            ("effect", wanted.effect),
+            ("connection", wanted.connection),
+        )
+        if value
+    )
+    entries = list(arguments.described(wanted.params))
+    if entries:
+        tables.facts(["parameter", "type", "required", "default", "description"], entries)
+    else:
+        tell("no parameters" if wanted.params.get("additionalProperties") is False else "takes any parameters")
+    return DONE
+
+
+def _shape(operation: Operation) -> Iterable[str]:
+    required = operation.params.get("required", ())
+    return (name if name in required else f"[{name}]" for name in operation.params.get("properties", {}))
+
+
+# --- output -------------------------------------------------------------------------------------
+
+
+def _tables() -> Tables:
+    # Deferred: see cli.py.
+    from cloud_broker.client.tables import Tables
+
+    return Tables()
+
+
+def _write(document: bytes) -> int:
+    sys.stdout.buffer.write(document.strip() + b"\n")
+    sys.stdout.buffer.flush()
+    return DONE
+
+
+def _write_items(documents: Iterable[bytes]) -> int:
+    return _write(b'{"items": [' + b",\n".join(document.strip() for document in documents) + b"]}")
+
+
+def _local(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _took(command: Command) -> str | None:
+    if command.started_at is None or command.finished_at is None:
+        return None
+    return f"{(command.finished_at - command.started_at).total_seconds():.1f}"
+
+
+def _moment(text: str) -> datetime:
+    ago_s = seconds(text)
+    if ago_s is not None:
+        return datetime.now(UTC) - timedelta(seconds=ago_s)
+    try:
+        # Without an offset it is the caller's own clock.
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as exc:
+        raise WordsError(f"--since: wants 1h, 2026-01-31 or 2026-01-31T14:00:00+01:00, found {text!r}") from exc

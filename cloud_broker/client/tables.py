@@ -1,0 +1,126 @@
+"""
+Rows and facts as tables for people.
+
+Imported only where a table is printed: rich takes longer to load than everything else here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cloud_broker.client.records import Column
+
+PIPE_WIDTH: Final = 1_000_000  # characters: in a file nothing is shortened
+NARROW: Final = 8  # characters a column needs to be of use on a terminal
+NUMBERS: Final = frozenset({"integer", "decimal", "number"})
+
+# What a terminal would obey instead of show: an ERP's text must not move the cursor.
+_CONTROLS: Final = {
+    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F))
+} | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+
+
+class Number(str):
+    """A JSON number as it was written, so that none is rounded on its way to the screen."""
+
+    __slots__ = ()
+
+
+class Tables:
+    """Where tables go: a terminal, with colour unless NO_COLOR is set, or a file."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        out = file or sys.stdout
+        self._terminal = out.isatty()
+        self._console = Console(
+            file=out,
+            force_terminal=self._terminal,
+            width=None if self._terminal else PIPE_WIDTH,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    def rows(self, columns: Sequence[Column], lines: Iterable[bytes]) -> int:
+        """Print rows given as JSON texts; return how many there were."""
+        cells = [
+            [cell(row.get(column.name)) for column in columns]
+            for row in (json.loads(line, parse_float=Number, parse_int=Number) for line in lines)
+        ]
+        self._print([column.name for column in columns], cells, [column.type in NUMBERS for column in columns])
+        return len(cells)
+
+    def output(self, raw: bytes) -> None:
+        """Print outputs, given as the JSON text of an object."""
+        outputs = json.loads(raw, parse_float=Number, parse_int=Number)
+        self._print(["output", "value"], [[cell(name), cell(value)] for name, value in outputs.items()], [False, False])
+
+    def facts(self, headers: Sequence[str], entries: Iterable[Sequence[Any]]) -> None:
+        """Print a table of short facts."""
+        cells = [[cell(value, nothing="") for value in entry] for entry in entries]
+        self._print(headers, cells, [False] * len(headers))
+
+    def pairs(self, entries: Iterable[tuple[str, Any]]) -> None:
+        """Print names and values, one pair a line."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in entries:
+            table.add_row(Text(plain(name)), cell(value))
+        self._console.print(table)
+
+    def heading(self, text: str) -> None:
+        """Print a line above a table."""
+        self._console.print(Text(text, style="bold"))
+
+    def _print(self, headers: Sequence[str], cells: Sequence[Sequence[Text]], right: Sequence[bool]) -> None:
+        if self._terminal and len(headers) * NARROW > self._console.width and len(headers) > 1:
+            self._print_records(headers, cells)
+            return
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for header, is_number in zip(headers, right, strict=True):
+            table.add_column(
+                Text(plain(header)), justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis"
+            )
+        for row in cells:
+            table.add_row(*row)
+        self._console.print(table)
+
+    def _print_records(self, headers: Sequence[str], cells: Sequence[Sequence[Text]]) -> None:
+        """Print each row as lines of name and value: on this terminal the columns would be too narrow to read."""
+        for number, row in enumerate(cells, 1):
+            self.heading(f"row {number}")
+            self.pairs(zip(headers, row, strict=True))
+
+
+def cell(value: Any, nothing: str = "NULL") -> Text:
+    """Return one value as it stands in a table."""
+    if isinstance(value, Text):
+        return value
+    if value is None:
+        return Text(nothing, style="dim")
+    return Text(plain(value if isinstance(value, str) else compact(value)))
+
+
+def compact(value: Any) -> str:
+    """Return a value as JSON in one line, numbers as they were written."""
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {compact(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(compact, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plain(text: str) -> str:
+    """Return a text without anything that a terminal would obey."""
+    return str(text).translate(_CONTROLS).encode("utf-8", "backslashreplace").decode("utf-8")
