@@ -1,0 +1,541 @@
+"""One session to a database through its ODBC driver."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import pyodbc
+
+from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Remark, Rows, RowSet
+from agent.connectors.odbc import types
+from agent.connectors.odbc.dialects import DB2, Dialect, Invocation, Oracle, Query, SQLite, SQLServer
+from agent.connectors.odbc.mariadb import MariaDB
+from agent.connectors.odbc.metadata import describe
+from agent.connectors.odbc.postgresql import PostgreSQL
+from agent.connectors.odbc.sqlstates import CANCELLED, TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
+from agent.connectors.odbc.statements import Statement, StatementError, parse
+from agent.connectors.odbc.types import Field
+from agent.connectors.rows import MASKED, RowEncoder, unique_names
+from agent.errors import (
+    Cancelled,
+    CommandError,
+    OperationUnknown,
+    OutcomeUnknown,
+    SourceFailed,
+    SourceRejected,
+    SourceUnavailable,
+    TimedOut,
+    ValueUnreadable,
+)
+from agent.parameters import decode
+from agent.settings import OdbcConnection, Operation, ProcedureOperation, SqlOperation
+from protocol import limits
+
+# The driver manager's own pool hands out sessions that may be dead or in another's state; ours live in the agent.
+pyodbc.pooling = False
+
+DIALECTS: Final[dict[str, type[Dialect]]] = {
+    "postgresql": PostgreSQL,
+    "mariadb": MariaDB,
+    "sqlite": SQLite,
+    "sqlserver": SQLServer,
+    "oracle": Oracle,
+    "db2": DB2,
+    "generic": Dialect,
+}
+# What a driver's or database's name has in it, in lower case.
+NAMES: Final = {
+    "postgres": "postgresql",
+    "psqlodbc": "postgresql",
+    "mariadb": "mariadb",
+    "mysql": "mariadb",
+    "sqlite": "sqlite",
+    "sql server": "sqlserver",
+    "oracle": "oracle",
+    "db2": "db2",
+}
+
+FIRST_ROWS: Final = 20  # rows fetched at first: the first chunk leaves early, and tells how wide the rows are
+MOST_ROWS: Final = 5_000  # rows fetched at once at most
+FULL: Final = 0.9  # of a chunk is aimed at, because rows differ in width
+MOST_ROW_BYTES: Final = limits.MAX_MESSAGE_BYTES - limits.CHUNK_BYTES  # one row must fit into one record
+TIMEOUT_MARGIN_S: Final = 0.5  # the database gives up this much before the agent would kill the session
+READ_EFFECT: Final = "read"
+
+Fetch = Callable[[int], list[Any]]  # the next rows, at most so many; none at the end
+
+_PART: Final = re.compile(r"\s*([^=;{}]+?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]*)\s*(?:;|$)")
+_SECRETS: Final = ("pwd", "password", "passwd", "accesstoken", "token")
+
+
+class OdbcDriver(Driver):
+    """
+    Runs ``sql`` and ``procedure`` operations, each in a transaction of its own.
+
+    Rows are yielded while the transaction is open; it is committed after the last of them and before
+    the ``Outputs``. Whatever goes wrong before, and a consumer that goes away, rolls back.
+    """
+
+    def __init__(self, setup: DriverSetup) -> None:
+        super().__init__(setup)
+        assert isinstance(setup.connection, OdbcConnection)  # noqa: S101 # the CONNECTORS table sees to it
+        self._settings: OdbcConnection = setup.connection
+        self._hidden = [value for key, value in parts_of(self._settings.connection_string) if _is_secret(key, value)]
+        self._connection: pyodbc.Connection | None = None
+        self._dialect: Dialect = Dialect()
+        self._cursor: pyodbc.Cursor | None = None
+        self._cancelled = False
+
+    # --- the session ---------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, find out the dialect, and set the session up."""
+        text = self._settings.connection_string
+        name: str = self._settings.dialect
+        if name == "auto":
+            name = _named_in({key.lower(): value for key, value in parts_of(text)}.get("driver", ""))
+        try:
+            connection = self._connect(text, DIALECTS.get(name, Dialect)())
+            if name == "auto":
+                # A DSN hides the driver; now it can be asked, and the dialect's own options be given.
+                name = _named_in(str(connection.getinfo(pyodbc.SQL_DBMS_NAME)), "generic")
+                connection.close()
+                connection = self._connect(text, DIALECTS[name]())
+            self._dialect = DIALECTS[name]()
+            self._dialect.configure(connection)
+            connection.commit()
+        except pyodbc.Error as exc:
+            found = diagnose(exc.args, self._hidden)
+            raise SourceUnavailable(
+                f"{self.setup.name}: can't connect: {found.message}{_connect_fix(found)}",
+                source_code=found.code,
+                touched=False,
+            ) from None  # the cause's text may hold the connection string
+        self._connection = connection
+
+    def _connect(self, text: str, dialect: Dialect) -> pyodbc.Connection:
+        there = {key.lower() for key, _ in parts_of(text)}
+        more = [f"{key}={value}" for key, value in dialect.options().items() if key.lower() not in there]
+        full = ";".join([text.rstrip("; "), *more])
+        return pyodbc.connect(full, autocommit=False, timeout=max(1, round(self._settings.login_timeout)))
+
+    def alive(self) -> bool:
+        """Whether the database still answers."""
+        if self._connection is None:
+            return False
+        try:
+            self._connection.execute(self._dialect.ping).fetchall()
+            self._connection.rollback()
+        except pyodbc.Error:
+            return False
+        return True
+
+    def cancel(self) -> None:
+        """Ask the driver to stop the running statement."""
+        self._cancelled = True
+        cursor = self._cursor
+        if cursor is not None:
+            with contextlib.suppress(pyodbc.Error):
+                cursor.cancel()
+
+    def close(self) -> None:
+        """Roll back and disconnect."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(pyodbc.Error):
+                connection.rollback()
+            with contextlib.suppress(pyodbc.Error):
+                connection.close()
+
+    # --- one call --------------------------------------------------------------------------------------
+
+    def run(self, call: Call) -> Iterator[Piece]:
+        """As ``Driver.run``: one transaction."""
+        operation = self._operation(call.operation)
+        values = self._bound(operation, decode(operation, call.params))
+        start = time.monotonic()
+        statement_s = _server_timeout(call.timeout_s)
+        self._cancelled = False
+        began = False
+        outputs: dict[str, Any] = {}
+        try:
+            self._dialect.begin(read_only=operation.effect == READ_EFFECT, timeout_s=statement_s)
+            began = True
+            for piece in self._work(operation, values):
+                if isinstance(piece, Outputs):
+                    outputs.update(piece.values)
+                    continue
+                yield piece
+                self._in_time(call, start, call.timeout_s)
+            # A procedure may take the database's interruption for an answer (MariaDB's SLEEP, GET_LOCK) and go on.
+            self._in_time(call, start, statement_s if isinstance(operation, ProcedureOperation) else call.timeout_s)
+        except pyodbc.Error as exc:
+            self._rollback()
+            raise self._failure(exc, call, operation, began=began) from exc
+        except StatementError as exc:
+            self._rollback()
+            raise SourceFailed(f"{call.operation}: {exc}", touched=False) from exc
+        except BaseException:
+            self._rollback()
+            raise
+        self._commit(call, operation)
+        yield Outputs(outputs)
+
+    def _in_time(self, call: Call, start: float, limit_s: float) -> None:
+        if self._cancelled:
+            raise Cancelled(f"{call.operation}: cancelled and rolled back")
+        if time.monotonic() - start > limit_s:
+            raise TimedOut(f"{call.operation}: stopped after its timeout of {call.timeout_s:g} s")
+
+    def _operation(self, name: str) -> SqlOperation | ProcedureOperation:
+        operation = self.setup.operations.get(name)
+        if not isinstance(operation, SqlOperation | ProcedureOperation):
+            raise OperationUnknown(f"{name}: no operation of the connection {self.setup.name}", touched=False)
+        if self._connection is None:
+            raise SourceUnavailable(f"{self.setup.name}: not connected", touched=False)
+        return operation
+
+    def _bound(self, operation: Operation, values: Mapping[str, Any]) -> dict[str, Any]:
+        bound = {}
+        for name, value in values.items():
+            is_json = operation.params[name].type == "json" and value is not None
+            bound[name] = self._dialect.bind(self._dialect.bind_json(value) if is_json else value)
+        return bound
+
+    def _work(self, operation: SqlOperation | ProcedureOperation, values: Mapping[str, Any]) -> Iterator[Piece]:
+        if isinstance(operation, ProcedureOperation):
+            yield from self._procedure(operation, self._dialect.invoke(operation, values))
+            return
+        for statement in parse(operation.sql, self._dialect.syntax):
+            query = self._dialect.query(statement, [values.get(name) for name in statement.names])
+            cursor = self._execute(query)
+            yield from self._row_sets(cursor, query.fields, operation.mask)
+
+    def _execute(self, query: Query) -> pyodbc.Cursor:
+        assert self._connection is not None  # noqa: S101 # _operation has seen to it
+        cursor = self._connection.cursor()
+        self._cursor = cursor
+        if self._cancelled:
+            raise Cancelled("cancelled before the statement began")
+        cursor.execute(query.sql, *query.values) if query.values else cursor.execute(query.sql)
+        return cursor
+
+    def _row_sets(self, cursor: pyodbc.Cursor, fields: Sequence[Field] | None, mask: Sequence[str]) -> Iterator[Piece]:
+        while True:
+            if cursor.description is not None:
+                here = fields if fields is not None else self._fields(cursor)
+                yield from self._rows(partial(self._fetch, cursor, fields=here), here, mask)
+            # Always to the end: some databases tell errors only there.
+            if not cursor.nextset():
+                return
+            fields = None
+
+    def _fields(self, cursor: pyodbc.Cursor) -> list[Field]:
+        return [self._dialect.field(*column) for column in describe(cursor)]
+
+    def _rows(self, fetch: Fetch, fields: Sequence[Field], mask: Sequence[str]) -> Iterator[Piece]:
+        hidden = {name.lower() for name in mask}
+        masked = [field.column.name.lower() in hidden for field in fields]
+        fields = _uniquely_named(fields)
+        yield RowSet(tuple(field.column for field in fields))
+        for remark in self._dialect.remarks(fields):
+            yield Remark(remark)
+        # By the names before a suffix: a second `iban` is as private as the first.
+        names = [field.column.name for field, hide in zip(fields, masked, strict=True) if hide]
+        encoder = RowEncoder([field.column for field in fields], names)
+        count = FIRST_ROWS
+        while rows := fetch(count):
+            done = 0
+            for piece in _chunks(encoder, types.convert(fields, rows)):
+                done += len(piece.data)
+                yield piece
+            count = max(1, min(MOST_ROWS, int(limits.CHUNK_BYTES * FULL * len(rows) / done)))
+
+    def _fetch(self, cursor: pyodbc.Cursor, count: int, fields: Sequence[Field]) -> list[Any]:
+        try:
+            rows: list[Any] = cursor.fetchmany(count)
+            return rows
+        except (ValueError, UnicodeDecodeError) as exc:
+            # pyodbc makes dates and times and found parts that are none; it does not say where.
+            doubtful = [f.column.name for f in fields if f.column.type in ("date", "datetime", "time", "string")]
+            raise ValueUnreadable(
+                f"column {' or '.join(doubtful) or '?'}: holds a value that can't be read ({exc}); "
+                "cast the column to text in the statement, or leave it out"
+            ) from exc
+
+    # --- procedures -------------------------------------------------------------------------------------
+
+    def _procedure(self, operation: ProcedureOperation, call: Invocation) -> Iterator[Piece]:
+        cursor = self._execute(call.query)
+        if call.answer == "rows":
+            yield from self._row_sets(cursor, call.query.fields, operation.mask)
+        elif call.answer == "last":
+            yield from self._until_outputs(cursor, operation, call)
+        elif call.answer == "cursors":
+            names = [row[0] for row in cursor.fetchall() if row[0] is not None]
+            for name in names:
+                yield from self._opened(str(name), operation.mask)
+        else:
+            fields = call.query.fields if call.query.fields is not None else self._fields(cursor)
+            row = cursor.fetchone()
+            while cursor.nextset():
+                pass
+            values = types.convert(fields, [row])[0] if row is not None else [None] * len(call.outputs)
+            for i in call.cursors:
+                if values[i] is not None:
+                    yield from self._opened(str(values[i]), operation.mask)
+            told = {name: values[i] for i, name in enumerate(call.outputs) if i not in call.cursors}
+            yield _outputs(operation, told)
+
+    def _opened(self, name: str, mask: Sequence[str]) -> Iterator[Piece]:
+        """Yield the rows of a cursor that a procedure opened and left to us."""
+
+        def fetch(count: int) -> list[Any]:
+            return self._fetch(self._execute(Query(self._dialect.fetch(name, count), ())), count, fields)
+
+        fields: list[Field] = []
+        first = self._execute(Query(self._dialect.fetch(name, 0), ()))
+        fields = self._fields(first)
+        yield from self._rows(fetch, fields, mask)
+
+    def _until_outputs(self, cursor: pyodbc.Cursor, operation: ProcedureOperation, call: Invocation) -> Iterator[Piece]:
+        """Yield the row sets; the last set is the outputs, which shows only once nothing follows it."""
+        held: tuple[list[Field], list[Any]] | None = None
+        while True:
+            if cursor.description is not None:
+                if held is not None:
+                    yield from self._rows(_ahead(held[1]), held[0], operation.mask)
+                    held = None
+                fields = self._fields(cursor)
+                fetch = partial(self._fetch, cursor, fields=fields)
+                start = fetch(2) if len(fields) == len(call.outputs) else []
+                if len(start) == 1:
+                    held = fields, start
+                else:
+                    yield from self._rows(_ahead(start, fetch), fields, operation.mask)
+            if not cursor.nextset():
+                break
+        if held is None:
+            raise SourceFailed(
+                f"{operation.procedure}: returned no OUT parameters; declare those that it has, and no more"
+            )
+        fields, rows = held
+        yield _outputs(operation, dict(zip(call.outputs, types.convert(fields, rows)[0], strict=True)))
+
+    # --- ends ---------------------------------------------------------------------------------------------
+
+    def _commit(self, call: Call, operation: Operation) -> None:
+        assert self._connection is not None  # noqa: S101 # _operation has seen to it
+        try:
+            self._connection.commit()
+        except pyodbc.Error as exc:
+            self._rollback()
+            found = diagnose(exc.args, self._hidden)
+            if operation.effect != READ_EFFECT and found.kind == UNAVAILABLE:
+                raise OutcomeUnknown(
+                    f"{call.operation}: the session was lost while its work was being committed: {found.message}",
+                    source_code=found.code,
+                ) from exc
+            raise self._failure(exc, call, operation, began=True) from exc
+
+    def _rollback(self) -> None:
+        self._cursor = None
+        if self._connection is None:
+            return
+        try:
+            self._connection.rollback()
+        except pyodbc.Error:
+            # Nothing of the transaction is known any more: the session is given up, and the database rolls back.
+            connection, self._connection = self._connection, None
+            with contextlib.suppress(pyodbc.Error):
+                connection.close()
+
+    def _failure(self, exc: pyodbc.Error, call: Call, operation: Operation, *, began: bool) -> CommandError:
+        found = diagnose(exc.args, self._hidden)
+        text, code = f"{call.operation}: {found.message}", found.code
+        if isinstance(operation, SqlOperation | ProcedureOperation) and found.is_business(operation.business_errors):
+            return SourceRejected(found.message, source_code=code)
+        if found.kind == UNAVAILABLE or self._connection is None:
+            if not began:
+                return SourceUnavailable(text, source_code=code, touched=False)
+            if operation.effect == READ_EFFECT:
+                return SourceUnavailable(text, source_code=code)
+            return OutcomeUnknown(f"{text} (the session was lost while it worked)", source_code=code)
+        if self._cancelled and found.kind in (TIMED_OUT, CANCELLED):
+            return Cancelled(f"{call.operation}: cancelled and rolled back", source_code=code)
+        if found.kind == TIMED_OUT:
+            return TimedOut(f"{call.operation}: stopped after its timeout of {call.timeout_s:g} s", source_code=code)
+        return SourceFailed(text, source_code=code, touched=began)
+
+    # --- check -----------------------------------------------------------------------------------------------
+
+    def check(self, operation: str | None = None) -> Iterator[Finding]:
+        """Tell driver and database, what they are known to change, and whether each operation could run."""
+        if self._connection is None:
+            return
+        subject = f"connection {self.setup.name}"
+        if operation is None:
+            yield from self._session_findings(subject)
+        for name, known in self.setup.operations.items():
+            if operation in (None, name) and isinstance(known, SqlOperation | ProcedureOperation):
+                yield self._operation_finding(name, known)
+
+    def _session_findings(self, subject: str) -> Iterator[Finding]:
+        assert self._connection is not None  # noqa: S101 # check has seen to it
+        info = {
+            key: str(self._connection.getinfo(number))
+            for key, number in (
+                ("database", pyodbc.SQL_DBMS_NAME),
+                ("version", pyodbc.SQL_DBMS_VER),
+                ("driver", pyodbc.SQL_DRIVER_NAME),
+                ("driver version", pyodbc.SQL_DRIVER_VER),
+                ("name", pyodbc.SQL_DATABASE_NAME),
+            )
+        }
+        yield Finding(
+            subject,
+            True,
+            f"{info['database']} {info['version']}, database {info['name'] or '-'}, dialect {self._dialect.name}, "
+            f"driver {info['driver']} {info['driver version']}, {8 * _POINTER_BYTES}-bit",
+        )
+        yield Finding(subject, None, self._dialect.buffering)
+        yield Finding(subject, None, f"code page: {self._round_trip()}")
+        if not self._dialect.tried:
+            yield Finding(subject, None, f"the dialect {self._dialect.name} has not been tried on a real server")
+        for spoil in self._dialect.spoils:
+            yield Finding(subject, None, f"the driver changes or loses: {spoil}")
+
+    def _round_trip(self) -> str:
+        """Return whether letters of several scripts come back as they went."""
+        sample = "Zürich €, Łódź, 東京, 😀"
+        try:
+            row = self._connection.execute("SELECT ?", sample).fetchone() if self._connection else None
+            self._rollback()
+        except pyodbc.Error as exc:
+            self._rollback()
+            return f"not tried ({diagnose(exc.args, self._hidden).message})"
+        return (
+            "all of Unicode" if row is not None and row[0] == sample else "loses letters; check the driver's code page"
+        )
+
+    def _operation_finding(self, name: str, operation: SqlOperation | ProcedureOperation) -> Finding:
+        subject = f"operation {name}"
+        try:
+            detail = self._try(operation)
+        except CommandError as exc:
+            return Finding(subject, False, exc.message, "make the operation and the database agree")
+        except StatementError as exc:
+            return Finding(subject, False, str(exc), "correct the statement in the agent's file")
+        except pyodbc.Error as exc:
+            found = diagnose(exc.args, self._hidden)
+            return Finding(
+                subject, False, f"{found.message} ({found.code})", "correct the statement, or grant the rights"
+            )
+        finally:
+            self._rollback()
+        return Finding(subject, True, detail)
+
+    def _try(self, operation: SqlOperation | ProcedureOperation) -> str:
+        if isinstance(operation, ProcedureOperation):
+            self._dialect.begin(read_only=False, timeout_s=self._settings.login_timeout)
+            call = self._dialect.invoke(operation, dict.fromkeys(operation.params))
+            known = self._dialect.find(operation.procedure) is not None
+            return f"the procedure is there and takes these parameters: {call.query.sql}" if known else "not looked up"
+        statements = parse(operation.sql, self._dialect.syntax)
+        undeclared = {name for statement in statements for name in statement.names} - operation.params.keys()
+        if undeclared:
+            raise SourceFailed(f"uses :{', :'.join(sorted(undeclared))} but declares no such parameter")
+        self._dialect.begin(read_only=False, timeout_s=self._settings.login_timeout)
+        for statement in statements:
+            self._prepare(statement)
+        return f"{len(statements)} statement(s) understood by the database"
+
+    def _prepare(self, statement: Statement) -> None:
+        assert self._connection is not None  # noqa: S101 # check has seen to it
+        explain = self._dialect.explain(statement.sql)
+        if explain is not None:
+            self._connection.execute(explain, *[None] * len(statement.names)).close()
+
+
+_POINTER_BYTES: Final = struct.calcsize("P")
+
+
+def parts_of(connection_string: str) -> list[tuple[str, str]]:
+    """Return keys and values of a connection string, braces around values taken off."""
+    return [
+        (key, value[1:-1].replace("}}", "}") if value.startswith("{") and value.endswith("}") else value)
+        for key, value in _PART.findall(connection_string)
+    ]
+
+
+def _is_secret(key: str, value: str) -> bool:
+    return key.lower() in _SECRETS and bool(value)
+
+
+def _named_in(text: str, default: str = "auto") -> str:
+    return next((name for part, name in NAMES.items() if part in text.lower()), default)
+
+
+def _connect_fix(found: Diagnosis) -> str:
+    if found.sqlstate in ("IM002", "IM003", "01000"):
+        names = ", ".join(pyodbc.drivers()) or "none"
+        return f"; check Driver= in connection_string, installed are: {names}"
+    if found.sqlstate[:2] == "28" or "password" in found.message.lower():
+        return "; check the account and its secret"
+    return "; check the server's address and port in connection_string, and that it runs"
+
+
+def _server_timeout(timeout_s: float) -> float:
+    return max(timeout_s - TIMEOUT_MARGIN_S, timeout_s * 0.8)
+
+
+def _uniquely_named(fields: Sequence[Field]) -> list[Field]:
+    names = unique_names(field.column.name for field in fields)
+    return [
+        field if field.column.name == name else Field(replace(field.column, name=name), field.read)
+        for field, name in zip(fields, names, strict=True)
+    ]
+
+
+def _chunks(encoder: RowEncoder, rows: Sequence[Sequence[Any]]) -> Iterator[Rows]:
+    """Yield ``rows`` encoded, in halves where they are more than a chunk."""
+    piece = encoder.encode(rows)
+    if len(piece.data) <= limits.CHUNK_BYTES or len(rows) == 1:
+        if len(piece.data) > MOST_ROW_BYTES:
+            raise ValueUnreadable(
+                f"one row has {len(piece.data)} bytes, more than the {MOST_ROW_BYTES} that one message carries; "
+                "select fewer columns, or the large one in parts"
+            )
+        yield piece
+        return
+    half = len(rows) // 2
+    yield from _chunks(encoder, rows[:half])
+    yield from _chunks(encoder, rows[half:])
+
+
+def _ahead(rows: list[Any], then: Fetch | None = None) -> Fetch:
+    """Return a fetch that gives ``rows``, which were taken to look at, before those that ``then`` gives."""
+
+    def fetch(count: int) -> list[Any]:
+        if rows:
+            taken = rows[:count]
+            del rows[:count]
+            return taken
+        return then(count) if then is not None else []
+
+    return fetch
+
+
+def _outputs(operation: ProcedureOperation, values: Mapping[str, Any]) -> Outputs:
+    told = {}
+    for name, value in values.items():
+        read = types.output(name, operation.params[name].type, value)
+        told[name] = MASKED if name in operation.mask and read is not None else read
+    return Outputs(told)

@@ -1,0 +1,146 @@
+"""MariaDB and MySQL by MariaDB's driver."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import pyodbc
+
+from agent.connectors.base import Column, ColumnType
+from agent.connectors.odbc import types
+from agent.connectors.odbc.dialects import (
+    UNLIMITED,
+    Argument,
+    Dialect,
+    Invocation,
+    Query,
+    Routine,
+    given,
+    mismatch,
+    out_names,
+    plain_time,
+)
+from agent.connectors.odbc.statements import Syntax, bare, first_word, split_name
+from agent.connectors.odbc.types import Field
+from agent.errors import SourceFailed
+from agent.settings import ProcedureOperation
+
+_DATES: Final = (7, 91, 92, 93)  # with REAL, which the driver widens to digits the database never had
+_TEXTS: Final = (1, 12, -1, -8, -9, -10)  # as text of the driver they would end at U+0000
+
+_EXPLAINED: Final = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "REPLACE", "VALUES")
+
+_READERS: Final[dict[str, tuple[ColumnType, types.Reader]]] = {
+    "date": ("date", types.read_date),
+    "datetime": ("datetime", types.read_datetime),
+    "timestamp": ("datetime", types.read_utc),
+    "time": ("time", types.read_time),
+    "float": ("number", types.read_number),
+}
+
+
+class MariaDB(Dialect):
+    """
+    MariaDB and MySQL.
+
+    Sessions speak UTC, so that TIMESTAMP has a known zone. OUT parameters come back as the last row set.
+    """
+
+    name = "mariadb"
+    syntax = Syntax(backslash=True, hash=True, backtick=True)
+    tried = True
+    refuses_writes = True
+    buffering = "the driver holds a whole result in memory before its first row"
+    spoils = ("JSON is a text to MariaDB and arrives as a string",)
+
+    def configure(self, connection: pyodbc.Connection) -> None:
+        super().configure(connection)
+        connection.maxwrite = UNLIMITED
+        for code in (*_DATES, *_TEXTS):
+            connection.add_output_converter(code, operator.methodcaller("decode"))
+        connection.execute("SET time_zone = '+00:00'")
+        self._timeout_s = 0.0
+        self._routines: dict[str, list[Routine]] = {}
+
+    def begin(self, *, read_only: bool, timeout_s: float) -> None:
+        if timeout_s != self._timeout_s:
+            self.connection.execute(f"SET SESSION max_statement_time = {timeout_s:.3f}")
+            self._timeout_s = timeout_s
+        self.connection.execute("START TRANSACTION READ ONLY" if read_only else "START TRANSACTION")
+
+    def bind(self, value: Any) -> Any:
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            value = value.astimezone(UTC).replace(tzinfo=None)
+        return plain_time(super().bind(value))
+
+    def field(self, name: str, python_type: type, source_type: str) -> Field:
+        if source_type in _READERS:
+            kind, read = _READERS[source_type]
+            return Field(Column(name, kind, source_type), read)
+        return types.plain_field(name, python_type, source_type)
+
+    def explain(self, sql: str) -> str | None:
+        return f"EXPLAIN {sql}" if first_word(sql, self.syntax) in _EXPLAINED else None
+
+    def find(self, procedure: str) -> list[Routine] | None:
+        if procedure not in self._routines:
+            found = self._look_up(procedure)
+            if not found:
+                return found
+            self._routines[procedure] = found
+        return self._routines[procedure]
+
+    def _look_up(self, procedure: str) -> list[Routine]:
+        parts = [bare(part) for part in split_name(procedure)]
+        schema = parts[-2] if len(parts) > 1 else None
+        where = "= ?" if schema else "= COALESCE(?, DATABASE())"
+        cursor = self.connection.execute(
+            "SELECT ROUTINE_SCHEMA, ROUTINE_NAME, ROUTINE_TYPE FROM information_schema.ROUTINES "  # noqa: S608 # no value in it
+            f"WHERE ROUTINE_SCHEMA {where} AND ROUTINE_NAME = ?",
+            schema,
+            parts[-1],
+        )
+        routines = []
+        for row_schema, name, kind in cursor.fetchall():
+            cursor = self.connection.execute(
+                "SELECT PARAMETER_NAME, LOWER(PARAMETER_MODE), DTD_IDENTIFIER, ORDINAL_POSITION "
+                "FROM information_schema.PARAMETERS WHERE SPECIFIC_SCHEMA = ? AND SPECIFIC_NAME = ? "
+                "AND ROUTINE_TYPE = ? ORDER BY ORDINAL_POSITION",
+                row_schema,
+                name,
+                kind,
+            )
+            rows = cursor.fetchall()
+            arguments = tuple(Argument(r[0], r[1], r[2]) for r in rows if r[3] > 0)
+            returns = next((r[2] for r in rows if r[3] == 0), "")
+            routines.append(Routine("function" if kind == "FUNCTION" else "procedure", arguments, returns))
+        return routines
+
+    def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
+        routines = self.find(operation.procedure)
+        if not routines:
+            raise SourceFailed(
+                f"there is no procedure or function {operation.procedure} that this account may run", touched=False
+            )
+        routine = next((r for r in routines if _fits(r, operation)), None)
+        if routine is None:
+            raise SourceFailed(mismatch(operation, routines), touched=False)
+        outputs = out_names(operation)
+        if routine.kind == "function":
+            ins = [values.get(name) for name, param in operation.params.items() if param.direction == "in"]
+            sql = f"SELECT {operation.procedure}({', '.join('?' * len(ins))})"
+            return Invocation(Query(sql, ins), outputs, "row" if outputs else "rows")
+        answer: Literal["rows", "last"] = "last" if outputs else "rows"
+        sql = f"CALL {operation.procedure}({', '.join('?' * len(operation.params))})"
+        return Invocation(Query(sql, given(operation, values)), outputs, answer)
+
+
+def _fits(routine: Routine, operation: ProcedureOperation) -> bool:
+    wanted = [param.direction for param in operation.params.values()]
+    if routine.kind == "function":
+        ins = [direction for direction in wanted if direction == "in"]
+        return len(ins) == len(routine.arguments) and len(wanted) - len(ins) <= 1
+    return wanted == [argument.direction for argument in routine.arguments]

@@ -1,0 +1,64 @@
+"""What pyodbc does not tell of a column: the database's own name of its type, asked of ODBC itself."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import functools
+import sys
+from typing import Any, Final
+
+import pyodbc
+
+SQL_DESC_TYPE_NAME: Final = 14
+_BUFFER_BYTES: Final = 512
+
+
+def describe(cursor: pyodbc.Cursor) -> list[tuple[str, type, str]]:
+    """Return name, Python type and the database's type name ("" if unknown) of each column of the result."""
+    return [
+        (column[0], column[1], _type_name(cursor, number)) for number, column in enumerate(cursor.description or (), 1)
+    ]
+
+
+def _type_name(cursor: pyodbc.Cursor, number: int) -> str:
+    ask = _column_attribute()
+    if ask is None or cursor.hstmt is None:
+        return ""
+    buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
+    length = ctypes.c_short()
+    answer = ask(cursor.hstmt, number, SQL_DESC_TYPE_NAME, buffer, _BUFFER_BYTES, ctypes.byref(length), None)
+    if answer not in (0, 1):
+        return ""
+    raw = buffer.raw[: max(0, min(length.value, _BUFFER_BYTES))]
+    return raw.decode("utf-16-le", errors="replace").rstrip("\0")
+
+
+@functools.cache
+def _column_attribute() -> Any:
+    try:
+        if sys.platform == "win32":
+            library: Any = ctypes.WinDLL("odbc32.dll")
+        else:
+            # The one pyodbc has loaded: a second driver manager would not know its handles.
+            library = ctypes.CDLL(_loaded_library())
+    except OSError:
+        return None
+    function = library.SQLColAttributeW
+    function.restype = ctypes.c_short
+    function.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_ushort,
+        ctypes.c_ushort,
+        ctypes.c_void_p,
+        ctypes.c_short,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    return function
+
+
+def _loaded_library() -> str | None:
+    if sys.platform == "darwin":
+        return ctypes.util.find_library("odbc")
+    return "libodbc.so.2"

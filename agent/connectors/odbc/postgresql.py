@@ -1,0 +1,355 @@
+"""PostgreSQL by psqlodbc."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from typing import Any, Final
+
+import pyodbc
+
+from agent.connectors.base import Column, ColumnType
+from agent.connectors.odbc import types
+from agent.connectors.odbc.dialects import (
+    Argument,
+    Dialect,
+    Invocation,
+    Query,
+    Routine,
+    mismatch,
+    out_names,
+    plain_time,
+)
+from agent.connectors.odbc.metadata import describe
+from agent.connectors.odbc.statements import Statement, Syntax, bare, first_word, split_name
+from agent.connectors.odbc.types import Field, Spoiled
+from agent.errors import SourceFailed
+from agent.settings import ProcedureOperation
+
+FETCH_ROWS: Final = 500  # rows the driver asks for at once
+
+_OPTIONS: Final = {
+    "UseDeclareFetch": "1",  # a cursor on the server: else the driver holds the whole result in memory
+    "Fetch": str(FETCH_ROWS),
+    "BoolsAsChar": "0",
+    "TextAsLongVarchar": "1",
+    "UnknownsAsLongVarchar": "0",
+    "LFConversion": "0",  # else "\n" arrives as "\r\n" on Windows
+    "Protocol": "7.4-0",  # after an error the driver leaves the transaction to us
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    type: ColumnType
+    cast: str = ""
+    read: types.Reader | None = None
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+# Cast to text in the statement itself: the driver turns infinity, years before Christ and years beyond 9999
+# into other dates without a sign. Money would come as a float.
+_DATE: Final = _Reading("date", "text", types.read_date)
+_TIMESTAMP: Final = _Reading("datetime", "text", types.read_datetime)
+_TIMESTAMPTZ: Final = _Reading("datetime", "text", types.read_utc)
+_TIME: Final = _Reading("time", "text", types.read_time)
+_JSON: Final = _Reading("json", "text", _one_line)
+READINGS: Final[dict[str, _Reading]] = {
+    "date": _DATE,
+    "timestamp": _TIMESTAMP,
+    "timestamp without time zone": _TIMESTAMP,
+    "timestamptz": _TIMESTAMPTZ,
+    "timestamp with time zone": _TIMESTAMPTZ,
+    "time": _TIME,
+    "time without time zone": _TIME,
+    "money": _Reading("decimal", "numeric"),
+    "json": _JSON,
+    "jsonb": _JSON,
+    "uuid": _Reading("uuid", "", types.read_uuid),
+}
+_SPOILED: Final = ("date", "timestamp", "timestamp without time zone", "timestamptz", "money")
+_UNNAMED: Final = ("", "unknown")  # types that the driver has no name for
+_SELECTS: Final = ("SELECT", "WITH", "VALUES", "TABLE")
+_EXPLAINED: Final = (*_SELECTS, "INSERT", "UPDATE", "DELETE", "MERGE")
+
+_FIND: Final = """
+SELECT p.prokind::text, p.proretset, format_type(p.prorettype, NULL),
+       array_to_json(coalesce(p.proargnames, '{}'))::text,
+       array_to_json(coalesce(p.proargmodes::text[], '{}'))::text,
+       array_to_json(ARRAY(SELECT format_type(t, NULL)
+                           FROM unnest(coalesce(p.proallargtypes, p.proargtypes::oid[])) WITH ORDINALITY a(t, n)
+                           ORDER BY n))::text,
+       p.pronargdefaults
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE p.proname = ? AND p.prokind IN ('f', 'p')
+  AND (n.nspname = ? OR (? = '' AND pg_catalog.pg_function_is_visible(p.oid)))
+  AND has_function_privilege(p.oid, 'EXECUTE')
+"""
+_DIRECTIONS: Final = {"i": "in", "o": "out", "b": "inout", "v": "in", "t": "out"}
+
+
+class PostgreSQL(Dialect):
+    """
+    PostgreSQL.
+
+    Sessions speak UTC. A SELECT is described once and then run with casts around it where the
+    driver would spoil a column; its rows stream from a cursor on the server.
+    """
+
+    name = "postgresql"
+    syntax = Syntax(dollar=True, nested=True)
+    tried = True
+    refuses_writes = True
+    nul_in_text = False
+    buffering = f"rows stream from a cursor on the server, {FETCH_ROWS} at a time"
+    spoils = (
+        "in OUT parameters of procedures, in refcursors and in RETURNING: dates and timestamps that are infinite, "
+        "before Christ or after the year 9999, and cents of large money; everywhere else these are refused by name",
+    )
+
+    def options(self) -> Mapping[str, str]:
+        return _OPTIONS
+
+    def configure(self, connection: pyodbc.Connection) -> None:
+        super().configure(connection)
+        connection.execute("SET TIME ZONE 'UTC'")
+        connection.execute("SET DateStyle = 'ISO'")
+        connection.commit()
+        self._plans: dict[str, tuple[Field, ...] | None] = {}
+        self._routines: dict[str, list[Routine]] = {}
+
+    def begin(self, *, read_only: bool, timeout_s: float) -> None:
+        mode = "SET TRANSACTION READ ONLY; " if read_only else ""
+        self.connection.execute(f"{mode}SET LOCAL statement_timeout = {max(1, int(timeout_s * 1000))}")
+
+    def bind(self, value: Any) -> Any:
+        return plain_time(super().bind(value))
+
+    def field(self, name: str, python_type: type, source_type: str) -> Field:
+        reading = READINGS.get(source_type)
+        if reading is None or source_type == "money":
+            return types.plain_field(name, python_type, source_type)
+        column = Column(name, reading.type, source_type)
+        if reading.cast:
+            return Field(column, _spotted_utc if reading is _TIMESTAMPTZ else _spotted)
+        return Field(column, reading.read)
+
+    def remarks(self, fields: Sequence[Field]) -> list[str]:
+        doubtful = [
+            f.column.name for f in fields if f.column.source_type in _SPOILED and f.read in (_spotted, _spotted_utc)
+        ]
+        if not doubtful:
+            return []
+        return [
+            "PostgreSQL's ODBC driver changes dates that are infinite, before Christ or after 9999 in "
+            f"{', '.join(doubtful)}; read them with a SELECT where they occur"
+        ]
+
+    def query(self, statement: Statement, values: Sequence[Any]) -> Query:
+        fields = self._plan(statement.sql, values)
+        return (
+            Query(statement.sql, values) if fields is None else Query(_wrapped(statement.sql, fields), values, fields)
+        )
+
+    def _plan(self, sql: str, values: Sequence[Any]) -> tuple[Field, ...] | None:
+        """Return the columns of a SELECT if it is to be wrapped; asked of the server once."""
+        if sql not in self._plans:
+            self._plans[sql] = self._described(sql, values) if first_word(sql, self.syntax) in _SELECTS else None
+        return self._plans[sql]
+
+    def _described(self, sql: str, values: Sequence[Any]) -> tuple[Field, ...] | None:
+        self.connection.execute("SAVEPOINT outhaul")
+        try:
+            columns = describe(self.connection.execute(f"SELECT * FROM (\n{sql}\n) AS q LIMIT 0", *values))  # noqa: S608 # the operator's own statement
+            if any(source_type in _UNNAMED for _, _, source_type in columns):
+                columns = self._named(sql, values, columns)
+        except pyodbc.Error:
+            # No query that can stand in brackets, or one that fails anyway: then with its own words.
+            self.connection.execute("ROLLBACK TO SAVEPOINT outhaul")
+            return None
+        if not any(source_type in READINGS and READINGS[source_type].cast for _, _, source_type in columns):
+            return None
+        return tuple(_wrapped_field(*column) for column in columns)
+
+    def _named(
+        self, sql: str, values: Sequence[Any], columns: list[tuple[str, type, str]]
+    ) -> list[tuple[str, type, str]]:
+        # Joined on false nothing is run, and one row of types comes back.
+        types_of = ", ".join(f"pg_typeof(q.c{i})::text" for i in range(len(columns)))
+        names = ", ".join(f"c{i}" for i in range(len(columns)))
+        row = self.connection.execute(
+            f"SELECT {types_of} FROM (VALUES (1)) AS one(x) LEFT JOIN (\n{sql}\n) AS q({names}) ON false",  # noqa: S608 # the operator's own statement
+            *values,
+        ).fetchone()
+        return [
+            (name, python_type, found if source_type in _UNNAMED else source_type)
+            for (name, python_type, source_type), found in zip(columns, row, strict=True)
+        ]
+
+    def explain(self, sql: str) -> str | None:
+        return f"EXPLAIN {sql}" if first_word(sql, self.syntax) in _EXPLAINED else None
+
+    def find(self, procedure: str) -> list[Routine] | None:
+        if procedure not in self._routines:
+            found = self._look_up(procedure)
+            if not found:
+                return found
+            self._routines[procedure] = found
+        return self._routines[procedure]
+
+    def _look_up(self, procedure: str) -> list[Routine]:
+        parts = [bare(part, fold="lower") for part in split_name(procedure)]
+        schema = parts[-2] if len(parts) > 1 else ""
+        rows = self.connection.execute(_FIND, parts[-1], schema, schema).fetchall()
+        return [_routine(*row) for row in rows]
+
+    def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
+        routines = self.find(operation.procedure)
+        if not routines:
+            raise SourceFailed(
+                f"there is no procedure or function {operation.procedure} that this account may run; check the name, "
+                "its schema and the account's rights",
+                touched=False,
+            )
+        for routine in routines:
+            pairs = _pairs(routine, operation)
+            if pairs is not None:
+                call = _call if routine.kind == "procedure" else _select
+                return call(operation, routine, pairs, values, self._plan)
+        raise SourceFailed(mismatch(operation, routines), touched=False)
+
+    def fetch(self, cursor_name: str, count: int) -> str:
+        quoted = cursor_name.replace('"', '""')
+        return f'FETCH FORWARD {count} FROM "{quoted}"'
+
+
+def _wrapped_field(name: str, python_type: type, source_type: str) -> Field:
+    reading = READINGS.get(source_type)
+    if reading is None:
+        return types.plain_field(name, python_type, source_type)
+    return Field(Column(name, reading.type, source_type), reading.read)
+
+
+def _wrapped(sql: str, fields: Sequence[Field]) -> str:
+    names = [f"c{i}" for i in range(len(fields))]
+    casts = [READINGS[f.column.source_type].cast if f.column.source_type in READINGS else "" for f in fields]
+    selected = ", ".join(f"q.{name}::{cast}" if cast else f"q.{name}" for name, cast in zip(names, casts, strict=True))
+    # A subquery with an ORDER BY keeps its order: it is not flattened, and nothing above it sorts or joins.
+    return f"SELECT {selected} FROM (\n{sql}\n) AS q({', '.join(names)})"  # noqa: S608 # the operator's own statement
+
+
+def _spotted(value: Any) -> Any:
+    """Refuse what can be recognised of the driver's substitutes for dates it can't hold."""
+    if isinstance(value, datetime) and (value.year == 1 or value.replace(microsecond=0) == _INFINITE):
+        raise Spoiled("is infinite or before Christ")
+    return value if isinstance(value, date | datetime | time) else _one_line(value)
+
+
+def _spotted_utc(value: Any) -> Any:
+    return _spotted(value).replace(tzinfo=UTC)
+
+
+_INFINITE: Final = datetime(9999, 12, 31, 23, 59, 59)  # as the driver returns it
+
+
+# --- procedures and functions ---------------------------------------------------------------------------
+
+
+def _routine(
+    kind: str, returns_set: bool, returns: str, names: str, modes: str, arg_types: str, defaults: int
+) -> Routine:
+    all_names, all_modes, all_types = (types.output("catalogue", "json", text) for text in (names, modes, arg_types))
+    arguments = []
+    for i, type_name in enumerate(all_types):
+        name = all_names[i] if i < len(all_names) else ""
+        mode = all_modes[i] if i < len(all_modes) else "i"
+        if mode == "t":
+            continue  # a column of RETURNS TABLE
+        arguments.append(Argument(name, _DIRECTIONS[mode], type_name))  # type: ignore[arg-type] # the table's values are directions
+    return Routine("procedure" if kind == "p" else "function", tuple(arguments), returns, returns_set)
+
+
+def _pairs(routine: Routine, operation: ProcedureOperation) -> list[tuple[Argument, str | None]] | None:
+    """
+    Return each argument with the declared parameter that it is, or ``None`` if they do not fit.
+
+    Arguments that are cursors need not be declared: they become row sets. The one OUT parameter
+    declared for a function may be what it returns.
+    """
+    names = list(operation.params)
+    pairs: list[tuple[Argument, str | None]] = []
+    for argument in routine.arguments:
+        if argument.type == "refcursor" and argument.direction != "in":
+            named = (
+                names[:1]
+                if names and operation.params[names[0]].direction != "in" and names[0] == argument.name
+                else []
+            )
+            pairs.append((argument, None))
+            names = names[len(named) :]
+            continue
+        if not names or operation.params[names[0]].direction != argument.direction:
+            return None
+        pairs.append((argument, names.pop(0)))
+    if not names:
+        return pairs
+    scalar = routine.kind == "function" and not routine.returns_set and len(names) == 1
+    no_outs = all(argument.direction == "in" for argument in routine.arguments)
+    return pairs if scalar and no_outs and operation.params[names[0]].direction == "out" else None
+
+
+def _placeholders(
+    pairs: Sequence[tuple[Argument, str | None]], values: Mapping[str, Any]
+) -> tuple[list[str], list[Any]]:
+    marks, bound = [], []
+    for argument, name in pairs:
+        if name is None or argument.direction == "out":
+            marks.append(f"NULL::{argument.type}")
+        else:
+            marks.append(f"?::{argument.type}")
+            bound.append(values.get(name))
+    return marks, bound
+
+
+def _call(
+    operation: ProcedureOperation,
+    routine: Routine,
+    pairs: Sequence[tuple[Argument, str | None]],
+    values: Mapping[str, Any],
+    plan: Any,
+) -> Invocation:
+    marks, bound = _placeholders(pairs, values)
+    coming = [(argument, name) for argument, name in pairs if argument.direction != "in"]
+    cursors = tuple(i for i, (_, name) in enumerate(coming) if name is None)
+    outputs = tuple(name or "" for _, name in coming)
+    query = Query(f"CALL {operation.procedure}({', '.join(marks)})", bound)
+    return Invocation(query, outputs, "row" if outputs else "rows", cursors)
+
+
+def _select(
+    operation: ProcedureOperation,
+    routine: Routine,
+    pairs: Sequence[tuple[Argument, str | None]],
+    values: Mapping[str, Any],
+    plan: Any,
+) -> Invocation:
+    marks, bound = _placeholders([pair for pair in pairs if pair[0].direction != "out"], values)
+    sql = f"SELECT * FROM {operation.procedure}({', '.join(marks)})"  # noqa: S608 # the operator's own name
+    if routine.returns == "void":
+        return Invocation(Query(f"SELECT {operation.procedure}({', '.join(marks)})", bound), (), "row")
+    if routine.returns == "refcursor" and not any(a.direction != "in" for a in routine.arguments):
+        return Invocation(Query(sql, bound), (), "cursors")
+    fields = plan(sql, bound)
+    query = Query(sql, bound) if fields is None else Query(_wrapped(sql, fields), bound, fields)
+    if routine.returns_set:
+        return Invocation(query)
+    coming = [(argument, name) for argument, name in pairs if argument.direction != "in"]
+    if coming:
+        cursors = tuple(i for i, (_, name) in enumerate(coming) if name is None)
+        return Invocation(query, tuple(name or "" for _, name in coming), "row", cursors)
+    outputs = out_names(operation)
+    return Invocation(query, outputs, "row" if outputs else "rows")
