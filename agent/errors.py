@@ -11,6 +11,7 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
     * CommandError
         * OperationUnknown                              operation_unknown
         * ParametersInvalid                             parameters_invalid
+        * NotAllowed                                    not_allowed
         * DeadlinePassed                                deadline_passed
         * Cancelled                                     cancelled
         * AgentStopping                                 agent_stopping        retryable
@@ -65,10 +66,21 @@ class TokenRefused(EnrolmentError):
 
 
 class LinkError(AgentError):
-    """The link could not be opened, or was lost."""
+    """
+    The link could not be opened, or was lost.
+
+    Attributes:
+        stage: how far it came: ``setup``, ``dns``, ``tcp``, ``proxy``, ``tls``, ``certificate``, ``http`` or ``link``.
+        retry_after_s: seconds that the other side wants us to wait; 0 says nothing about it.
+    """
 
     code = "link_lost"
     retryable = True
+
+    def __init__(self, message: str, *, stage: str = "link", retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.retry_after_s = retry_after_s
 
 
 class LinkRefused(LinkError):
@@ -108,6 +120,12 @@ class ParametersInvalid(CommandError):
     """The parameters do not fit the types in the operator's file."""
 
     code = "parameters_invalid"
+
+
+class NotAllowed(CommandError):
+    """The operator's policy forbids it; the text names the rule and how an operator would allow it."""
+
+    code = "not_allowed"
 
 
 class DeadlinePassed(CommandError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import time
@@ -179,7 +180,7 @@ class Commands:
             if result is not None:
                 columns = await result.set_begun(index)
                 if columns is not None:
-                    return RowReader(columns, lambda: result.chunks(index))
+                    return RowReader(columns, functools.partial(result.chunks, index))
             # Queued, or an attempt that ended: the command goes on, or has ended.
             await self._router.changed(entry, result)
         command = await self.get(scope, command_id)

@@ -216,6 +216,10 @@ class Connector(abc.ABC):
             CommandError: as ``Driver.run``; also ``DriverCrashed``.
         """
 
+    def cancel(self, command_id: str) -> None:
+        """Ask a running command to stop; ``run`` then ends soon, one way or the other."""
+        return
+
     async def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
         """As ``Driver.settle``."""
         return

@@ -1,0 +1,118 @@
+"""What the agent and its driver processes say to each other over pipes; records as in ``protocol.framing``."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from agent import errors
+from agent.connectors.base import Column, Finding
+
+
+class Said(msgspec.Struct, frozen=True, tag_field="kind"):
+    """Anything said on a pipe."""
+
+
+class Setup(Said, frozen=True):
+    """First word to a driver process: which driver, and ``DriverSetup`` as JSON. Secrets come only this way."""
+
+    driver: str
+    name: str
+    connection: dict[str, Any]
+    operations: dict[str, dict[str, Any]]
+    base_dir: str
+    state_dir: str
+
+
+class Do(Said, frozen=True):
+    """Run an operation; payload: its parameters."""
+
+    command_id: str
+    operation: str
+    timeout_s: float
+
+
+class Stop(Said, frozen=True):
+    """Ask the driver to stop what it runs."""
+
+
+class Settle(Said, frozen=True):
+    """The broker has the result of this run; payload: its outputs, JSON."""
+
+    command_id: str
+    operation: str
+
+
+class Describe(Said, frozen=True):
+    """Ask for the JSON Schema of an operation's parameters."""
+
+    operation: str
+
+
+class Check(Said, frozen=True):
+    """Ask what works; ``None`` for the connection itself."""
+
+    operation: str | None = None
+
+
+class Columns(Said, frozen=True):
+    """A row set begins."""
+
+    columns: tuple[Column, ...]
+
+
+class SomeRows(Said, frozen=True):
+    """Rows of it; payload: NDJSON."""
+
+    count: int
+
+
+class Values(Said, frozen=True):
+    """Outputs; payload: a JSON object."""
+
+
+class Remarked(Said, frozen=True):
+    """Something the caller should know."""
+
+    message: str
+
+
+class Found(Said, frozen=True):
+    """One line of a check."""
+
+    finding: Finding
+
+
+class Done(Said, frozen=True):
+    """What was asked is done; after Describe the payload is a JSON Schema, or nothing."""
+
+
+class Failed(Said, frozen=True):
+    """What was asked could not be done: an error of ``agent.errors``, by its class name."""
+
+    error: str
+    message: str
+    source_code: str
+    touched: bool
+
+
+ToDriver = Setup | Do | Stop | Settle | Describe | Check
+FromDriver = Columns | SomeRows | Values | Remarked | Found | Done | Failed
+
+ENCODER: Final = msgspec.json.Encoder()
+TO_DRIVER: Final = msgspec.json.Decoder(ToDriver)
+FROM_DRIVER: Final = msgspec.json.Decoder(FromDriver)
+
+
+def failure(error: errors.CommandError) -> Failed:
+    """Put an error into words for the pipe."""
+    return Failed(type(error).__name__, error.message, error.source_code, error.touched)
+
+
+def error_of(failed: Failed) -> errors.CommandError:
+    """Return the error that a driver process reported."""
+    found = getattr(errors, failed.error, None)
+    if not (isinstance(found, type) and issubclass(found, errors.CommandError)):
+        found = errors.SourceFailed
+    return found(failed.message, source_code=failed.source_code, touched=failed.touched)

@@ -1,0 +1,81 @@
+"""No outside system: for probes and load tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+import msgspec
+
+from agent import errors
+from agent.connectors.base import Call, Column, Connector, DriverSetup, Outputs, Piece, RowSet
+from agent.connectors.rows import RowEncoder
+from agent.parameters import decode
+from agent.settings import SyntheticOperation
+
+BATCH_ROWS: Final = 500
+DEFAULT_WIDTH: Final = 8
+FAILURES: Final = {
+    "rejected": errors.SourceRejected,
+    "failed": errors.SourceFailed,
+    "unavailable": errors.SourceUnavailable,
+    "unknown": errors.OutcomeUnknown,
+}
+
+
+class SyntheticConnector(Connector):
+    """``echo`` returns its parameters, ``rows`` makes rows, ``sleep`` takes its time, ``fail`` fails as it is told."""
+
+    def __init__(self, setup: DriverSetup) -> None:
+        self._setup = setup
+        self._running: dict[str, asyncio.Event] = {}
+
+    async def run(self, call: Call) -> AsyncGenerator[Piece, None]:
+        operation = self._setup.operations[call.operation]
+        if not isinstance(operation, SyntheticOperation):
+            raise errors.OperationUnknown(f"{call.operation}: not a synthetic operation", touched=False)
+        values = decode(operation, call.params)
+        if operation.synthetic == "echo":
+            yield Outputs(msgspec.json.decode(call.params))
+        elif operation.synthetic == "rows":
+            count, width = values.get("count", 0), values.get("width", DEFAULT_WIDTH)
+            async for piece in _rows(count, width):
+                yield piece
+        elif operation.synthetic == "sleep":
+            await self._sleep(call, float(values.get("seconds", 0)))
+            yield Outputs({"slept": float(values.get("seconds", 0))})
+        else:
+            kind = str(values.get("kind", "failed"))
+            error = FAILURES.get(kind, errors.SourceFailed)
+            raise error(str(values.get("message", f"asked to fail: {kind}")), source_code="SYNTH")
+
+    async def _sleep(self, call: Call, wanted_s: float) -> None:
+        stop = self._running[call.command_id] = asyncio.Event()
+        try:
+            async with asyncio.timeout(min(wanted_s, call.timeout_s)):
+                await stop.wait()
+            raise errors.Cancelled("it was cancelled in its sleep")
+        except TimeoutError:
+            if wanted_s > call.timeout_s:
+                raise errors.TimedOut(f"slept for the whole timeout of {call.timeout_s:g} s") from None
+        finally:
+            del self._running[call.command_id]
+
+    def cancel(self, command_id: str) -> None:
+        """Wake a sleeper."""
+        if command_id in self._running:
+            self._running[command_id].set()
+
+
+async def _rows(count: int, width: int) -> AsyncGenerator[Piece, None]:
+    columns = tuple(
+        Column("n" if i == 0 else f"c{i}", "integer" if i == 0 else "string", "synthetic") for i in range(width)
+    )
+    yield RowSet(columns)
+    encoder = RowEncoder(columns)
+    filler: list[Any] = [f"value {i}" for i in range(1, width)]
+    for start in range(0, count, BATCH_ROWS):
+        yield encoder.encode([(n, *filler) for n in range(start, min(start + BATCH_ROWS, count))])
+        # A fast consumer never makes us wait: let others have their turn.
+        await asyncio.sleep(0)

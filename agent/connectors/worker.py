@@ -1,0 +1,157 @@
+"""
+The driver's process: one session to one local system, spoken to over standard input and output.
+
+The same program is run again for it (``python -m agent.connectors.worker``, or the frozen agent with
+the word ``worker``). It ends when its standard input does, so it never outlives the agent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import BinaryIO
+
+import msgspec
+from pydantic import TypeAdapter
+
+from agent.connectors import pipes
+from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Remark, Rows, RowSet
+from agent.errors import CommandError, DriverCrashed
+from agent.settings import Connection, Operation
+from protocol import framing
+
+_CONNECTION: TypeAdapter[Connection] = TypeAdapter(Connection)
+_OPERATION: TypeAdapter[Operation] = TypeAdapter(Operation)
+
+
+def load(name: str) -> Callable[[DriverSetup], Driver]:
+    """Return the driver class that a line of ``CONNECTORS`` names, such as ``package.module:Class``."""
+    module, _, attribute = name.partition(":")
+    found: Callable[[DriverSetup], Driver] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+class Worker:
+    """Serves one driver to the agent at the other end of the pipes."""
+
+    def __init__(self, said: BinaryIO, say: BinaryIO) -> None:
+        self._said = said
+        self._say = say
+        self._asked: queue.SimpleQueue[tuple[pipes.ToDriver, bytes]] = queue.SimpleQueue()
+        self._driver: Driver | None = None
+        self._fresh = False
+        self._busy = threading.Event()
+
+    def serve(self) -> None:
+        """Serve until the pipe ends; does not return."""
+        threading.Thread(target=self._listen, name="listen to the agent", daemon=True).start()
+        setup, _ = self._asked.get()
+        if not isinstance(setup, pipes.Setup):
+            raise TypeError(f"the first word must be Setup, not {type(setup).__name__}")
+        make = load(setup.driver)
+        driver_setup = DriverSetup(
+            name=setup.name,
+            connection=_CONNECTION.validate_python(setup.connection),
+            operations={name: _OPERATION.validate_python(body) for name, body in setup.operations.items()},
+            base_dir=setup.base_dir,
+            state_dir=setup.state_dir,
+        )
+        while True:
+            asked, payload = self._asked.get()
+            try:
+                answer = self._serve_one(asked, payload, make, driver_setup)
+            except CommandError as exc:
+                self._tell(pipes.failure(exc))
+            except Exception as exc:  # vendor code may raise anything: this session is over, the reason is told
+                self._tell(pipes.failure(DriverCrashed(f"{type(exc).__name__} in the driver: {exc}")))
+                os._exit(1)
+            else:
+                self._tell(pipes.Done(), answer)
+
+    def _serve_one(
+        self,
+        asked: pipes.ToDriver,
+        payload: bytes,
+        make: Callable[[DriverSetup], Driver],
+        setup: DriverSetup,
+    ) -> bytes:
+        if isinstance(asked, pipes.Stop):
+            # It came after what it was meant for had ended.
+            return b""
+        driver = self._opened(make, setup)
+        if isinstance(asked, pipes.Do):
+            self._run(driver, Call(asked.command_id, asked.operation, payload, asked.timeout_s))
+        elif isinstance(asked, pipes.Settle):
+            driver.settle(Call(asked.command_id, asked.operation, b"{}", 60.0), msgspec.json.decode(payload))
+        elif isinstance(asked, pipes.Describe):
+            schema = driver.describe(asked.operation)
+            return b"" if schema is None else pipes.ENCODER.encode(schema)
+        elif isinstance(asked, pipes.Check):
+            for finding in driver.check(asked.operation):
+                self._tell(pipes.Found(finding))
+        return b""
+
+    def _opened(self, make: Callable[[DriverSetup], Driver], setup: DriverSetup) -> Driver:
+        if self._driver is not None and not self._driver.alive():
+            self._driver.close()
+            self._driver = None
+        if self._driver is None:
+            driver = make(setup)
+            driver.open()
+            self._driver = driver
+        return self._driver
+
+    def _run(self, driver: Driver, call: Call) -> None:
+        pieces = driver.run(call)
+        self._busy.set()
+        try:
+            for piece in pieces:
+                if isinstance(piece, Rows):
+                    self._tell(pipes.SomeRows(piece.count), piece.data)
+                elif isinstance(piece, RowSet):
+                    self._tell(pipes.Columns(piece.columns))
+                elif isinstance(piece, Outputs):
+                    self._tell(pipes.Values(), pipes.ENCODER.encode(piece.values))
+                elif isinstance(piece, Remark):
+                    self._tell(pipes.Remarked(piece.message))
+        finally:
+            self._busy.clear()
+
+    def _tell(self, message: pipes.FromDriver, payload: bytes = b"") -> None:
+        self._say.write(framing.pack(pipes.ENCODER.encode(message), payload))
+        self._say.flush()
+
+    def _listen(self) -> None:
+        while True:
+            prefix = self._said.read(framing.LENGTHS.size)
+            if len(prefix) < framing.LENGTHS.size:
+                # The agent is gone. What runs here loses its session, and with it whatever was not committed.
+                os._exit(0)
+            header_length, payload_length = framing.unpack_lengths(prefix)
+            header, payload = self._said.read(header_length), self._said.read(payload_length)
+            asked = pipes.TO_DRIVER.decode(header)
+            if isinstance(asked, pipes.Stop):
+                # From this thread: the other one is inside the driver.
+                if self._driver is not None and self._busy.is_set():
+                    self._driver.cancel()
+            else:
+                self._asked.put((asked, payload))
+
+
+def main() -> None:
+    """Take standard input and output for the agent alone; what drivers print goes to standard error."""
+    said = os.fdopen(os.dup(0), "rb")
+    say = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    sys.stdin, sys.stdout = open(os.devnull), sys.stderr  # noqa: SIM115 - for the life of the process
+    Worker(said, say).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A connection's limits, kept beside the ERP: how many at once, how fast, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from agent.settings import ConnectionBase
+from agent.windows import opens_in, parse_window
+
+LOOK_AGAIN_S: Final = 30.0  # seconds; the local clock may be set while we wait for a window
+
+
+class Bucket:
+    """
+    Commands per second, with up to a second's worth at once.
+
+    Source:
+        Token bucket, as in RFC 2697 without the second bucket.
+    """
+
+    def __init__(self, per_second: float, now: float) -> None:
+        self._per_second = per_second
+        self._most = max(1.0, per_second)
+        self._tokens = self._most
+        self._at = now
+
+    def take(self, now: float) -> float:
+        """Take a token if there is one and return 0.0; else return seconds until there will be one."""
+        self._tokens = min(self._most, self._tokens + max(0.0, now - self._at) * self._per_second)
+        self._at = now
+        if self._tokens >= 1.0:
+            self._tokens -= 1.0
+            return 0.0
+        return (1.0 - self._tokens) / self._per_second
+
+
+class Gate:
+    """Lets commands through to one connection."""
+
+    def __init__(
+        self, settings: ConnectionBase, local_time: Callable[[], datetime] = lambda: datetime.now().astimezone()
+    ) -> None:
+        self._slots = asyncio.Semaphore(settings.max_concurrent)
+        self._windows = tuple(parse_window(text) for text in settings.windows)
+        self._bucket = Bucket(settings.rate, time.monotonic()) if settings.rate is not None else None
+        self._local_time = local_time
+        # One at a time waits for the window and the rate, so that they leave in the order they came.
+        self._turn = asyncio.Lock()
+
+    async def enter(self) -> None:
+        """Wait for a slot, an open window and the rate; ``leave`` gives the slot back."""
+        await self._slots.acquire()
+        try:
+            async with self._turn:
+                while True:
+                    wait = self._delay()
+                    if wait == 0.0:
+                        return
+                    await asyncio.sleep(wait)
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def leave(self) -> None:
+        """Give the slot back."""
+        self._slots.release()
+
+    def _delay(self) -> float:
+        wait = min(opens_in(self._windows, self._local_time()), LOOK_AGAIN_S) if self._windows else 0.0
+        if wait == 0.0 and self._bucket is not None:
+            wait = self._bucket.take(time.monotonic())
+        return wait

@@ -1,0 +1,67 @@
+"""May this command run here, and what does its end mean? Pure answers with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from agent import errors
+from agent.settings import Effect, Operation, Settings
+from protocol.messages import ErrorKind, Outcome
+
+
+def permitted(settings: Settings, name: str) -> Operation:
+    """
+    Return the operation if it may run.
+
+    Raises:
+        OperationUnknown: the file names none of this name.
+        NotAllowed: a rule of the file forbids it.
+    """
+    operation = settings.operations.get(name)
+    if operation is None:
+        raise errors.OperationUnknown(f"the operator's file names no operation {name!r}", touched=False)
+    if name in settings.policy.require_signature:
+        raise errors.NotAllowed(
+            f"{name} runs only when a trusted caller signed it (policy.require_signature), and this release can't "
+            "verify signatures; an operator allows it by taking it out of that list",
+            touched=False,
+        )
+    return operation
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an error means for its command, in the words of ``protocol.messages.Completed``."""
+
+    outcome: Outcome
+    kind: ErrorKind
+    code: str
+
+
+_REFUSALS: Final = (errors.OperationUnknown, errors.ParametersInvalid, errors.NotAllowed)
+_UNCERTAIN: Final = (errors.OutcomeUnknown, errors.DriverCrashed)
+_REPEATABLE: Final[frozenset[Effect]] = frozenset({"read", "idempotent"})
+
+
+def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool) -> Verdict:
+    """
+    Decide what an error amounts to.
+
+    Args:
+        effect: of the operation.
+        cancelled: whether the caller had asked for it to be stopped.
+    """
+    uncertain = isinstance(error, _UNCERTAIN) and error.touched
+    if uncertain and effect not in _REPEATABLE:
+        return Verdict("in_doubt", "unknown", error.code)
+    if isinstance(error, errors.SourceRejected):
+        return Verdict("rejected", "business", error.code)
+    if isinstance(error, errors.Cancelled) or (cancelled and isinstance(error, errors.ConnectorError)):
+        # Whatever stopped it, it stopped without effect, which is all that was asked for.
+        return Verdict("cancelled", "technical", errors.Cancelled.code)
+    if isinstance(error, errors.DeadlinePassed):
+        return Verdict("expired", "deadline", error.code)
+    if isinstance(error, _REFUSALS):
+        return Verdict("failed", "policy", error.code)
+    return Verdict("failed", "technical", error.code)
