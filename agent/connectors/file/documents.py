@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 import msgspec
 from lxml import etree
 
+from agent.connectors import safe_xml
 from agent.connectors.file import text
 from agent.errors import ContentInvalid
 from agent.settings import FileFormat
@@ -47,21 +48,15 @@ def xml_bytes(document: Any, form: FileFormat, encoding: str) -> bytes:
 
 def parse_xml(source: str) -> etree._Element:
     """
-    Parse XML text that may come from anywhere: no DTD, no entities, no network, bounded depth.
+    Parse XML text; what it declares as its encoding no longer matters.
 
     Raises:
         ContentInvalid: not well-formed, or with a DTD.
     """
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_pis=True, encoding="utf-8"
-    )
     try:
-        root = etree.fromstring(_DECLARATION.sub("", source, count=1).strip().encode("utf-8"), parser)
-    except (etree.XMLSyntaxError, UnicodeEncodeError) as exc:
-        raise ContentInvalid(f"not well-formed XML: {exc}", touched=False) from exc
-    if root.getroottree().docinfo.internalDTD is not None:
-        raise ContentInvalid("the XML has a DOCTYPE; documents with a DTD or entities are refused", touched=False)
-    return root
+        return safe_xml.parse(_DECLARATION.sub("", source, count=1).strip().encode("utf-8"), "utf-8")
+    except (safe_xml.XmlRefused, UnicodeEncodeError) as exc:
+        raise ContentInvalid(str(exc), touched=False) from exc
 
 
 def xml_document(root: etree._Element) -> dict[str, Any]:
@@ -138,8 +133,6 @@ def _content(node: etree._Element, outer: Mapping[str | None, str]) -> Any:
     pieces = [node.text or ""]
     for child in node:
         pieces.append(child.tail or "")
-        if not isinstance(child.tag, str):
-            continue  # a comment
         name, value = _qualified(child), _content(child, node.nsmap)
         if name not in values:
             values[name] = value
