@@ -1,0 +1,169 @@
+"""
+Who this agent is: what enrolment left in ``state_dir/identity/``.
+
+    current                 the name of one of the folders below; replacing it is the moment of change
+    SERIAL/agent.key        PKCS #8, encrypted with a passphrase that only the store of secrets has
+    SERIAL/agent.crt        the agent's certificate
+    SERIAL/ca.crt           the one authority that the agent trusts
+    SERIAL/identity.json    tenant, agent, broker's URL, times
+    pending/                an enrolment that has not ended
+
+A new certificate is written whole beside the old one before ``current`` names it, so that a
+power cut at any instant leaves one of the two complete. Files are readable by the agent's account only;
+on Windows the folder's access list, inherited from ``state_dir``, does that.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from agent.errors import EnrolmentError, SecretError
+from agent.secrets import SecretStore
+
+PASSPHRASE: Final = "identity-passphrase"  # noqa: S105 - its name in the store of secrets, not its value
+_ENROL: Final = "run: outhaul-agent enroll --token TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """
+    One certificate and what belongs to it.
+
+    Attributes:
+        folder: where its files are.
+        tenant: as the certificate says.
+        agent: as the certificate says.
+        url: the broker's, such as ``wss://broker.example.com:8443``.
+        serial: of the certificate, hex.
+        enrolled_at: seconds since 1970.
+        not_after: end of the certificate, seconds since 1970.
+        passphrase: of the key.
+    """
+
+    folder: Path
+    tenant: str
+    agent: str
+    url: str
+    serial: str
+    enrolled_at: float
+    not_after: float
+    passphrase: str = field(repr=False)
+
+
+def identity_folder(state_dir: Path) -> Path:
+    """Return where identities are kept."""
+    return state_dir / "identity"
+
+
+def load(state_dir: Path, secrets: SecretStore) -> Identity:
+    """
+    Return the agent's identity.
+
+    Raises:
+        EnrolmentError: there is none, or it is damaged; the text has the command to run.
+        SecretError: the store of secrets can't be opened, or has lost the key's passphrase.
+    """
+    identity = find(state_dir)
+    if identity is None:
+        raise EnrolmentError(f"{identity_folder(state_dir)}: this agent has no certificate yet; {_ENROL}")
+    passphrase = secrets.get(PASSPHRASE)
+    if passphrase is None:
+        raise SecretError(
+            f"the secret {PASSPHRASE!r}, which opens the agent's key in {identity.folder}, is missing. Run this as the "
+            f"agent's account; if the store of secrets was lost, enrol again with a new token: {_ENROL}"
+        )
+    return replace(identity, passphrase=passphrase)
+
+
+def find(state_dir: Path) -> Identity | None:
+    """
+    Return the agent's identity without the key's passphrase, or ``None`` if it never enrolled.
+
+    Raises:
+        EnrolmentError: it is damaged, or not ours to read.
+    """
+    serial = current_serial(state_dir)
+    if serial is None:
+        return None
+    path = identity_folder(state_dir) / serial / "identity.json"
+    try:
+        facts = json.loads(path.read_bytes())
+        return Identity(
+            folder=path.parent,
+            tenant=str(facts["tenant"]),
+            agent=str(facts["agent"]),
+            url=broker_url(str(facts["url"])),
+            serial=serial,
+            enrolled_at=float(facts["enrolled_at"]),
+            not_after=float(facts["not_after"]),
+            passphrase="",
+        )
+    except PermissionError as exc:
+        raise EnrolmentError(f"{path}: can't be read: {exc.strerror}; run this as the agent's account") from exc
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise EnrolmentError(f"{path}: is damaged ({exc}); enrol again with a new token; {_ENROL}") from exc
+
+
+def current_serial(state_dir: Path) -> str | None:
+    """
+    Return the serial (hex) of the certificate in force, or ``None`` if this agent never enrolled.
+
+    Raises:
+        EnrolmentError: it can't be read.
+    """
+    path = identity_folder(state_dir) / "current"
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise EnrolmentError(f"{path}: can't be read: {exc}; run this as the agent's account") from exc
+
+
+def broker_url(url: str) -> str:
+    """
+    Return ``url`` without a slash at its end.
+
+    Raises:
+        ValueError: it is not ``wss://host:port``.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "wss" or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError(f"wants wss://host:port, found {url[:200]!r}")
+    _ = parts.port  # raises ValueError for a bad one
+    return url.rstrip("/")
+
+
+def client_context(identity: Identity) -> ssl.SSLContext:
+    """
+    Return how the agent shows itself and whom it trusts; made anew for each dial, as files may have changed.
+
+    Raises:
+        EnrolmentError: the files do not fit together.
+    """
+    try:
+        context = trusting((identity.folder / "ca.crt").read_text(encoding="ascii"))
+        # A callable: without one OpenSSL would ask on the terminal when a passphrase is wrong.
+        context.load_cert_chain(
+            identity.folder / "agent.crt", identity.folder / "agent.key", password=lambda: identity.passphrase
+        )
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+        raise EnrolmentError(
+            f"{identity.folder}: key and certificates can't be used ({exc}); enrol again with a new token; {_ENROL}"
+        ) from exc
+    return context
+
+
+def trusting(authority: str | bytes) -> ssl.SSLContext:
+    """Return a client's TLS 1.3 context that trusts one authority (PEM text or DER bytes) and checks host names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cadata=authority)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
