@@ -88,7 +88,11 @@ def template_names(template: str) -> list[str]:
         ValueError: braces that do not match, or more than a name in them.
     """
     names: list[str] = []
-    for _, name, spec, conversion in string.Formatter().parse(template):
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as exc:
+        raise ValueError(f"wants names in pairs of braces, such as {{order_no}}, found {template!r}: {exc}") from exc
+    for _, name, spec, conversion in parts:
         if name is None:
             continue
         if spec or conversion or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
