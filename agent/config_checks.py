@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from agent.connectors.odbc.statements import StatementError, Syntax, parse
 from agent.parameters import CONTENT, params_of, template_names
 from agent.patterns import runs_away
 from agent.secrets.resolve import SECRET
@@ -23,7 +24,6 @@ from agent.settings import (
     Settings,
     SqlOperation,
 )
-from agent.sql_text import parameter_names
 from agent.toml_lines import Path
 from agent.values import as_json, reader, wants
 
@@ -32,6 +32,16 @@ Problem = tuple[Path, str]
 _LIKE_SECRET: Final = re.compile(r"\{\s*secret\b[^}]*\}?", re.IGNORECASE)
 _CLEAR_PASSWORD: Final = re.compile(r"(?:^|;)\s*(?:pwd|password)\s*=\s*(?!\{secret:)[^;\s]", re.IGNORECASE)
 LATER_ROOTS: Final = ("sftp://", "smb://", "ftps://")
+
+# Which database it is may show only when the driver is asked, so a name counts as missing if it is
+# missing however the text is read, and as unused likewise.
+_READINGS: Final = (
+    Syntax(),
+    Syntax(dollar=True, nested=True),
+    Syntax(backslash=True, hash=True, backtick=True),
+    Syntax(backtick=True, bracket=True),
+    Syntax(nested=True, bracket=True),
+)
 
 _USES: Final = {  # of a parameter's keys, the types they mean something for
     "min": ("integer", "decimal", "number", "date", "datetime", "time"),
@@ -93,7 +103,7 @@ def _operation(place: Path, operation: Operation, settings: Settings) -> Iterato
         yield from _param((*place, "params", name), param, isinstance(operation, ProcedureOperation))
     yield from _verify(place, operation, settings)
     if isinstance(operation, SqlOperation):
-        yield from _used((*place, "sql"), parameter_names(operation.sql), operation.params, "the SQL", ":{}")
+        yield from _sql(place, operation)
     if isinstance(operation, DropOperation):
         yield from _drop(place, operation)
     if isinstance(operation, PickOperation):
@@ -101,6 +111,28 @@ def _operation(place: Path, operation: Operation, settings: Settings) -> Iterato
         yield from _mask(place, operation)
     if isinstance(operation, DropOperation | PickOperation):
         yield from _encoding((*place, "encoding"), operation.encoding)
+
+
+def _sql(place: Path, operation: SqlOperation) -> Iterator[Problem]:
+    key = (*place, "sql")
+    readings: list[list[str]] = []
+    refusals: list[str] = []
+    for syntax in _READINGS:
+        try:
+            readings.append([name for statement in parse(operation.sql, syntax) for name in statement.names])
+        except StatementError as exc:
+            refusals.append(str(exc))
+    if not readings:
+        yield key, f"can't be read: {refusals[0]}"
+        return
+    always = [name for name in dict.fromkeys(readings[0]) if all(name in names for names in readings)]
+    ever = {name for names in readings for name in names}
+    for name in always:
+        if name not in operation.params:
+            yield key, f":{name} is not declared in params{nearest(name, operation.params)}"
+    for name in operation.params:
+        if name not in ever:
+            yield (*place, "params", name), f"is declared, but the SQL does not use :{name}"
 
 
 def _connection(place: Path, name: str, settings: Settings, who: str, types: tuple[str, ...]) -> Iterator[Problem]:
@@ -178,8 +210,8 @@ def _drop(place: Path, operation: DropOperation) -> Iterator[Problem]:
     content = CONTENT[operation.format.type]
     if content in operation.params:
         yield (*place, "params", content), "is the name of the file's content; a parameter wants another one"
-    if ".." in re.split(r"[/\\]", operation.drop) or re.match(r"[/\\]|[A-Za-z]:", operation.drop):
-        yield key, f"wants a name inside of the connection's root, found {operation.drop!r}"
+    if re.search(r'[/\\:*?"<>|]', operation.drop) is not None or operation.drop.startswith((".", " ")):
+        yield key, f"wants the name of one file in the connection's root, without a folder, found {operation.drop!r}"
 
 
 def _mask(place: Path, operation: PickOperation) -> Iterator[Problem]:

@@ -29,7 +29,7 @@ _BUILT_IN: Final[dict[str, dict[str, Param]]] = {
     },
     "sleep": {"seconds": Param(type="number", min=0, description="How long it takes.")},
     "fail": {
-        "kind": Param(type="string", default="source_failed", max_length=64, description="The error's code."),
+        "kind": Param(enum=("failed", "rejected", "unavailable", "unknown"), default="failed", description="How."),
         "message": Param(type="string", default="failed as asked", max_length=1_000, description="The error's text."),
     },
 }

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from agent.config_file import load, parse
 from agent.errors import ConfigError
 from agent.settings import Param, ProcedureOperation, Settings
-from agent.sql_text import parameter_names
 from agent.toml_lines import line_of, lines
 from config.dev.example_file import toml
 
@@ -209,8 +208,11 @@ ERRORS: list[tuple[str, str]] = [
      "operations.a.params.c: is declared, but the file's name does not use {c}"),
     (drop("a{b.c}"), "operations.a.drop: wants only names in braces"),
     (drop("a{b"), "operations.a.drop: wants names in pairs of braces"),
-    (drop("../{b}"), "operations.a.drop: wants a name inside of"),
-    (drop("C:x"), "operations.a.drop: wants a name inside of"),
+    (drop("../{b}"), "operations.a.drop: wants the name of one file"),
+    (drop("C:x"), "operations.a.drop: wants the name of one file"),
+    (drop("out/{b}"), "operations.a.drop: wants the name of one file"),
+    (sql("SELECT 'x"), "operations.a.sql: can't be read: line 1: a string begins"),
+    (sql("SELECT ?"), "operations.a.sql: can't be read: line 1: a bare ?"),
     (op('connection = "edi"\ndrop = "{rows}"\nformat = { type = "csv" }\nparams.rows = {}'),
      "operations.a.params.rows: is the name of the file's content"),
     (drop("x", 'encoding = "utf-9"'), "operations.a.encoding: wants the name"),
@@ -254,17 +256,21 @@ def test_all_mistakes_are_told_in_the_order_of_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "names"),
+    "text",
     [
-        ("SELECT :a, :b FROM t WHERE c = :a", ["a", "b"]),
-        ("SELECT ':a', \":b\", `:c`, x::int, 'it''s :d' -- :e\n, /* :f\n*/ :g", ["g"]),
-        ("SELECT $$ :a $$, $x$ :b $$ :c $x$, :d", ["d"]),
-        ("SELECT '12:30:00', a[1:n], x:=1", ["n"]),
-        ("", []),
+        "SELECT :a, x::int, ':b', 'it''s :c' /* :d */ -- :e",
+        "SELECT $$ :b $$, $x$ :c $x$, :a",
+        r"SELECT 'it\'s :b', :a",
+        "SELECT 'it\\', :a, ':b'",
+        "SELECT [x:y], `z:y`, :a FROM t WHERE b = '12:30:00'",
+        "SELECT /* /* :b */ :c */ :a",
+        "SELECT :a # :b",
     ],
 )
-def test_names_in_sql_are_found_outside_of_texts_comments_and_casts(written: str, names: list[str]) -> None:
-    assert parameter_names(written) == names
+def test_sql_of_any_dialect_is_not_misread_as_naming_a_parameter(text: str) -> None:
+    sql_text = text.replace("\\", "\\\\")
+    settings = parse(op(f'connection = "erp"\nsql = """{sql_text}"""\nparams.a = {{}}'), "agent.toml")
+    assert list(settings.operations["a"].params) == ["a"]
 
 
 # --- lines --------------------------------------------------------------------------------------

@@ -362,7 +362,7 @@ def test_what_is_declared_is_all_there_is(op: Operation) -> None:
     [
         ("rows", b'{"count":3}', {"count": 3, "width": 8}),
         ("sleep", b'{"seconds":0.5}', {"seconds": 0.5}),
-        ("fail", b"{}", {"kind": "source_failed", "message": "failed as asked"}),
+        ("fail", b"{}", {"kind": "failed", "message": "failed as asked"}),
     ],
 )
 def test_synthetic_operations_bring_their_parameters_along(kind: Any, raw: bytes, found: dict[str, Any]) -> None:
