@@ -92,6 +92,11 @@ def parse(text: str, name: str) -> Settings:
     return settings
 
 
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the file, for editors; the checks between keys are not in it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
+
+
 def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(child) for key, child in value.items()}

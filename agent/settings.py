@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -60,8 +61,15 @@ def window(value: object) -> object:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
-PerSecond = Annotated[float, BeforeValidator(per_second), Field(gt=0)]
+def _or_text(pattern: re.Pattern[str]) -> WithJsonSchema:
+    # For editors: what stands in the file, not what becomes of it.
+    return WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": pattern.pattern}]}
+    )
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0), _or_text(_DURATION)]
+PerSecond = Annotated[float, BeforeValidator(per_second), Field(gt=0), _or_text(_RATE)]
 WindowText = Annotated[str, BeforeValidator(window)]
 
 

@@ -4,11 +4,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config_file import load, parse
+from agent.config_file import load, parse, schema
 from agent.errors import ConfigError
 from agent.settings import Param, ProcedureOperation, Settings
 from agent.toml_lines import line_of, lines
@@ -88,6 +89,14 @@ def test_dates_and_fractions_of_toml_are_values_of_parameters() -> None:
     )
     assert settings.operations["a"].params["d"].min == "2024-01-01"
     assert settings.operations["a"].params["e"] == Param(type="decimal", max=1.5, default=0.1)
+
+
+def test_an_editor_with_the_schema_takes_what_loads_and_marks_an_unknown_key() -> None:
+    validator = jsonschema_rs.validator_for(schema())
+    raw = tomllib.loads(REFERENCE.read_text(encoding="utf-8"))
+    assert [str(error) for error in validator.iter_errors(raw)] == []
+    raw["operations"]["open-invoices"]["timeot"] = "30s"
+    assert not validator.is_valid(raw)
 
 
 # --- what does not ------------------------------------------------------------------------------
