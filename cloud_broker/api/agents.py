@@ -1,0 +1,146 @@
+"""Agents: what is there, what may be run, tokens for new ones, revocation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from fastapi import APIRouter, Path, Request, Response
+
+from cloud_broker.api.auth import caller
+from cloud_broker.api.bodies import Body, answer, read
+from cloud_broker.api.openapi import describe
+from cloud_broker.api.services import Services, services
+from cloud_broker.api.views import AgentView, ListView, OperationView, TokenView, agent_view, time_text
+from cloud_broker.errors import AgentNotFound, ContentTypeUnsupported, RequestInvalid, StoreUnavailable, TenantSuspended
+from cloud_broker.store.base import Agent
+from cloud_broker.tenants import NAME, Scope
+from cloud_broker.tokens import DEFAULT_TTL_S, MAX_TTL_S
+
+router = APIRouter(prefix="/v1/agents", tags=["agents"])
+
+AgentName = Annotated[str, Path(description="Of the agent.", max_length=200)]
+TOKEN_EXAMPLE: Final = {"group": "plants", "ttl": 3600}
+
+
+class NewToken(Body, frozen=True):
+    """
+    A right to enrol one agent.
+
+    Attributes:
+        group: of the agent.
+        ttl: seconds that it is valid.
+    """
+
+    group: str | None = None
+    ttl: float = DEFAULT_TTL_S
+
+
+class _Catalogue(msgspec.Struct, frozen=True):
+    operations: list[OperationView]
+
+
+@router.get(
+    "",
+    **describe(
+        "List agents",
+        scope="agents:read",
+        answers={200: ("All of the tenant's, by name.", ListView)},
+        items=AgentView,
+        problems=[StoreUnavailable],
+    ),
+)
+async def list_agents(request: Request) -> Response:
+    """List a tenant's agents and whether they are there."""
+    who = await caller(request, "agents:read")
+    there = services(request)
+    return answer(ListView([_view(there, who.scope, agent) for agent in await there.store.agents(who.scope)]))
+
+
+@router.get(
+    "/{name}",
+    **describe(
+        "Look at an agent",
+        scope="agents:read",
+        answers={200: ("As it was last known.", AgentView)},
+        problems=[AgentNotFound, StoreUnavailable],
+    ),
+)
+async def look(request: Request, name: AgentName) -> Response:
+    """Return one agent."""
+    who = await caller(request, "agents:read")
+    there = services(request)
+    return answer(_view(there, who.scope, await _agent(there, who.scope, name)))
+
+
+@router.get(
+    "/{name}/operations",
+    **describe(
+        "List an agent's operations",
+        scope="agents:read",
+        answers={200: ("What its operator allows; empty before its first link.", ListView)},
+        items=OperationView,
+        problems=[AgentNotFound, StoreUnavailable],
+    ),
+)
+async def operations(request: Request, name: AgentName) -> Response:
+    """List what may be run on an agent, each with the JSON Schema of its parameters."""
+    who = await caller(request, "agents:read")
+    agent = await _agent(services(request), who.scope, name)
+    if agent.catalogue is None:
+        return answer(ListView([]))
+    return answer(ListView(msgspec.json.decode(agent.catalogue, type=_Catalogue).operations))
+
+
+@router.post(
+    "/{name}/tokens",
+    **describe(
+        "Create a token for an agent",
+        scope="agents:write",
+        answers={201: ("Shown now and never again.", TokenView)},
+        problems=[TenantSuspended, ContentTypeUnsupported, StoreUnavailable],
+        body=NewToken,
+        example=TOKEN_EXAMPLE,
+    ),
+)
+async def create_token(request: Request, name: AgentName) -> Response:
+    """Let one agent of this name enrol, once; it replaces one of that name that is there."""
+    who = await caller(request, "agents:write", new_work=True)
+    wanted = await read(request, NewToken)
+    for what, text in (("agent", name), ("group", wanted.group)):
+        if text is not None and not NAME.match(text):
+            raise RequestInvalid(f"{what}: wants 1 to 64 letters, digits, '.', '_' and '-', found {text[:80]!r}.")
+    if not 0 < wanted.ttl <= MAX_TTL_S:
+        raise RequestInvalid(f"ttl: wants more than 0 and at most {MAX_TTL_S:.0f} seconds, found {wanted.ttl:g}.")
+    token, expires_at = await services(request).issue_token(who.scope, name, wanted.group, wanted.ttl)
+    return answer(TokenView(token, time_text(expires_at)), 201)
+
+
+@router.post(
+    "/{name}/revoke",
+    **describe(
+        "Revoke an agent",
+        scope="agents:write",
+        answers={200: ("Its link is closed; it can't come back without a new token.", AgentView)},
+        problems=[AgentNotFound, StoreUnavailable],
+    ),
+)
+async def revoke(request: Request, name: AgentName) -> Response:
+    """Take an agent's certificate back and end its link."""
+    who = await caller(request, "agents:write")
+    there = services(request)
+    await _agent(there, who.scope, name)
+    await there.revoke_agent(who.scope, name)
+    return answer(_view(there, who.scope, await _agent(there, who.scope, name)))
+
+
+async def _agent(there: Services, scope: Scope, name: str) -> Agent:
+    agent = await there.store.agent(scope, name)
+    if agent is None:
+        names = [other.name for other in await there.store.agents(scope)]
+        raise AgentNotFound(f"There is no agent {name!r}.", agents=names)
+    return agent
+
+
+def _view(there: Services, scope: Scope, agent: Agent) -> AgentView:
+    return agent_view(agent, there.commands.agent_state(scope, agent))

@@ -1,0 +1,28 @@
+"""The HTTP application: all routes over the services it is given."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from fastapi import FastAPI
+
+from cloud_broker.api import agents, auth, commands, health, keys, openapi, problems, rows, tenants
+from cloud_broker.api.services import Services
+
+
+def create_app(services: Services) -> FastAPI:
+    """Return the application; it starts and stops nothing."""
+    app = FastAPI(
+        title="Outhaul",
+        version=metadata.version("outhaul"),
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    auth.install(app)
+    problems.install(app)
+    openapi.install(app)
+    for part in (commands, rows, agents, tenants, keys, health):
+        app.include_router(part.router)
+    return app

@@ -1,0 +1,70 @@
+"""Bodies of requests: read to a limit, decoded by a declared shape, refused by name."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from cloud_broker.errors import ContentTypeUnsupported, RequestInvalid, RequestTooLarge
+
+ENVELOPE_BYTES: Final = 65_536  # bytes of a body besides a command's parameters
+
+T = TypeVar("T", bound="Body")
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a route takes; other members are refused."""
+
+
+async def read(request: Request, kind: type[T], limit: int = ENVELOPE_BYTES) -> T:
+    """
+    Return the body of a request; nothing sent means an empty object.
+
+    Args:
+        limit: bytes; no more than this is taken into memory.
+
+    Raises:
+        ContentTypeUnsupported: it is not called JSON.
+        RequestTooLarge: it is beyond the limit.
+        RequestInvalid: it is not JSON, or not of this shape.
+    """
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ContentTypeUnsupported(f"wants Content-Type: application/json, found {media_type}")
+    raw = await _bytes(request, limit)
+    try:
+        raw.decode("utf-8")  # the decoder passes raw members over, and would not look into their texts
+        return msgspec.json.decode(raw or b"{}", type=kind)
+    except UnicodeDecodeError as exc:
+        raise RequestInvalid(f"The body is not UTF-8: byte 0x{raw[exc.start]:02x} at {exc.start}.") from exc
+    except msgspec.ValidationError as exc:
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+        raise RequestInvalid(f"The body does not fit: {exc}; known members: {known}.") from exc
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise RequestInvalid(f"The body is not JSON: {exc}.") from exc
+
+
+async def _bytes(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise RequestTooLarge(f"The body has {declared} bytes; at most {limit} are taken here.", limit=limit)
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise RequestTooLarge(f"The body has more than the {limit} bytes that are taken here.", limit=limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return ``value`` as a JSON response."""
+    kept = {"Cache-Control": "no-store"} | (headers or {})
+    return Response(_encoder.encode(value), status, kept, "application/json")

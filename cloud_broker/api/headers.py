@@ -1,0 +1,97 @@
+"""Request headers that mean what their standards say, each read by a pure function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from cloud_broker.errors import RequestInvalid
+
+MAX_KEY_CHARS: Final = 255  # of an Idempotency-Key
+
+_WAIT: Final = re.compile(r'^\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;.*)?$', re.IGNORECASE)
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_QUALITY: Final = re.compile(r"^(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?)$")
+
+
+def wait_s(prefer: Sequence[str]) -> int | None:
+    """
+    Return the seconds of ``Prefer: wait=N``, or None; what can't be understood is passed over.
+
+    Source:
+        RFC 7240, sections 2 and 4.3.
+    """
+    for preference in ",".join(prefer).split(","):
+        match = _WAIT.match(preference)
+        if match:
+            return int(match[1])
+    return None
+
+
+def idempotency_key(text: str | None) -> str | None:
+    """
+    Return the key of an ``Idempotency-Key`` header, with or without the quotes of a structured field.
+
+    Raises:
+        RequestInvalid: it is empty, too long, or has more than visible ASCII.
+
+    Source:
+        draft-ietf-httpapi-idempotency-key-header.
+    """
+    if text is None:
+        return None
+    key = text.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not 1 <= len(key) <= MAX_KEY_CHARS or not all("!" <= char <= "~" for char in key):
+        raise RequestInvalid(
+            f"Idempotency-Key wants 1 to {MAX_KEY_CHARS} visible ASCII characters without spaces, "
+            f"such as a UUID; found {len(key)} characters."
+        )
+    return key
+
+
+def traceparent(text: str | None) -> str:
+    """
+    Return a W3C trace context, or "" for none or one that is malformed, which is to be taken as none.
+
+    Source:
+        W3C Trace Context, sections 3.2 and 4.3.
+    """
+    found = (text or "").strip()
+    return found if _TRACEPARENT.fullmatch(found) else ""
+
+
+def choose(accept: Sequence[str], offered: Sequence[str]) -> str | None:
+    """
+    Return the offered media type that the ``Accept`` headers like best, or None if they like none.
+
+    The most specific range that fits an offer gives its quality; of equals, the first offered wins.
+
+    Source:
+        RFC 9110, section 12.5.1.
+    """
+    ranges = [_range(part) for part in ",".join(accept).split(",") if part.strip()]
+    if not ranges:
+        return offered[0]
+    best = max(offered, key=lambda media_type: _quality(media_type, ranges))
+    return best if _quality(best, ranges) > 0 else None
+
+
+def _range(part: str) -> tuple[str, float]:
+    media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            quality = float(value) if _QUALITY.match(value.strip()) else 0.0
+    return media_range, quality
+
+
+def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
+    for wanted in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
+        found = [quality for media_range, quality in ranges if media_range == wanted]
+        if found:
+            return max(found)
+    return 0.0

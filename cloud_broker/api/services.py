@@ -1,0 +1,95 @@
+"""What the routes stand on; ``app.py`` gives it to them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import Request
+
+from cloud_broker.commands import Submission
+from cloud_broker.settings import Settings
+from cloud_broker.store.base import Agent, Command, RowSetInfo, Store
+from cloud_broker.tenants import Scope
+
+
+class RowReader(Protocol):
+    """Rows of one row set on their way to a caller."""
+
+    @property
+    def columns(self) -> tuple[dict[str, str], ...]:
+        """Dicts with ``name``, ``type``, ``source_type``, in order."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """
+        Yield NDJSON in arbitrary pieces, also while the command still runs.
+
+        Raises:
+            ResultGone: the result is cut; what came so far is not all of it.
+        """
+
+
+class CommandsService(Protocol):
+    """Commands from submission to the caller's answer."""
+
+    async def submit(self, scope: Scope, submission: Submission) -> tuple[Command, bool]:
+        """
+        Keep a command; return it, and whether it is new rather than one with the same idempotency key.
+
+        Raises:
+            AgentNotFound, OperationNotFound, ParametersInvalid, IdempotencyKeyReused, StoreUnavailable
+        """
+
+    async def get(self, scope: Scope, command_id: str) -> Command:
+        """Return one command, or raise CommandNotFound."""
+
+    async def wait(self, scope: Scope, command_id: str, timeout_s: float) -> Command:
+        """Return one command once it is final, or as it is after ``timeout_s``; or raise CommandNotFound."""
+
+    async def cancel(self, scope: Scope, command_id: str) -> Command:
+        """Ask for its end and return it, whatever came of it; or raise CommandNotFound."""
+
+    def waiting_for(self, scope: Scope, command: Command) -> str | None:
+        """Return why a queued command waits; None for others."""
+
+    async def row_sets(self, scope: Scope, command: Command) -> list[RowSetInfo]:
+        """Return the row sets of a result, finished or so far."""
+
+    async def open_rows(self, scope: Scope, command_id: str, index: int) -> RowReader:
+        """
+        Wait until a row set has begun and return its reader.
+
+        Raises:
+            CommandNotFound: there is no such command.
+            RowSetNotFound: the command ended without this row set.
+            ResultGone: the rows were removed, or never arrived whole.
+        """
+
+    def agent_state(self, scope: Scope, agent: Agent) -> str:
+        """Return ``online``, ``stale``, ``offline`` or ``revoked``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """
+    What the routes stand on.
+
+    Attributes:
+        issue_token: of tenant, agent, group and seconds; returns the token's text and when it expires.
+        revoke_agent: of tenant, agent; ends its link too. Returns whether there is such an agent.
+        link_listening: whether agents can dial.
+    """
+
+    settings: Settings
+    store: Store
+    commands: CommandsService
+    issue_token: Callable[[Scope, str, str | None, float], Awaitable[tuple[str, float]]]
+    revoke_agent: Callable[[Scope, str], Awaitable[bool]]
+    link_listening: Callable[[], bool]
+
+
+def services(request: Request) -> Services:
+    """Return what the application of this request stands on."""
+    found: Services = request.app.state.services
+    return found

@@ -1,0 +1,246 @@
+"""What callers see of the broker's things; the members and their order are the contract's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, RowSetInfo, Tenant
+from protocol.states import FINAL, CommandState
+
+
+class ColumnView(msgspec.Struct, frozen=True):
+    """One column; ``type`` is one of the parameter types."""
+
+    name: str
+    type: str
+
+
+class RowSetView(msgspec.Struct, frozen=True):
+    """One row set; ``rows`` is how many there are, so far or in all."""
+
+    columns: list[ColumnView]
+    rows: int
+
+
+class ErrorView(msgspec.Struct, frozen=True):
+    """Why a command did not succeed."""
+
+    kind: str
+    code: str
+    message: str
+
+
+class CommandLinks(msgspec.Struct, frozen=True, rename={"self_": "self"}):
+    """Where more is to be had."""
+
+    self_: str
+    rows: str
+    cancel: str
+
+
+class CommandView(msgspec.Struct, frozen=True):
+    """
+    One request to run one operation.
+
+    Attributes:
+        waiting_for: while queued: agent, window, rate, order, breaker or retry.
+        outcome: the final state, once there is one.
+        attempts: how often it was sent to an agent.
+        expires_at: it may not start after this.
+        outputs: OUT parameters, SOAP body or file receipt, as the agent wrote them.
+    """
+
+    id: str
+    tenant: str
+    agent: str | None
+    group: str | None
+    operation: str
+    state: CommandState
+    waiting_for: str | None
+    outcome: CommandState | None
+    attempts: int
+    correlation_id: str | None
+    idempotency_key: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    expires_at: str
+    outputs: msgspec.Raw | None
+    row_sets: list[RowSetView]
+    error: ErrorView | None
+    links: CommandLinks
+
+
+class CertificateView(msgspec.Struct, frozen=True):
+    """An agent's certificate; ``serial`` is hex."""
+
+    serial: str
+    not_after: str
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    """
+    One enrolled agent.
+
+    Attributes:
+        version: of its program, as it last said.
+        system: its operating system, as it last said.
+        catalogue_digest: SHA-256 of its catalogue, hex; null before its first link.
+    """
+
+    tenant: str
+    name: str
+    group: str | None
+    state: str
+    version: str | None
+    system: str | None
+    certificate: CertificateView
+    enrolled_at: str
+    last_seen_at: str | None
+    revoked_at: str | None
+    catalogue_digest: str | None
+
+
+class OperationView(msgspec.Struct, frozen=True):
+    """
+    What an agent's operator allows.
+
+    Attributes:
+        params: JSON Schema of the parameters.
+    """
+
+    name: str
+    effect: str
+    connection: str
+    params: msgspec.Raw
+    kind: str = ""
+    description: str = ""
+    timeout_s: float = 60.0
+    signature_required: bool = False
+
+
+class TokenView(msgspec.Struct, frozen=True):
+    """A right to enrol one agent, once; shown now and never again."""
+
+    token: str
+    expires_at: str
+
+
+class TenantView(msgspec.Struct, frozen=True):
+    """A customer; ``state`` is active or suspended."""
+
+    name: str
+    state: str
+    created_at: str
+
+
+class KeyView(msgspec.Struct, frozen=True):
+    """A caller's key, without its secret; ``tenant`` is null for one that spans tenants."""
+
+    id: str
+    tenant: str | None
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class NewKeyView(msgspec.Struct, frozen=True):
+    """A new key; ``key`` is shown now and never again."""
+
+    id: str
+    key: str
+    tenant: str | None
+    scopes: list[str]
+    expires_at: str | None
+
+
+class ListView(msgspec.Struct, frozen=True):
+    """Part of a list; ``next`` goes into ``cursor`` of the following request, null at the end."""
+
+    items: Sequence[Any]
+    next: str | None = None
+
+
+def time_text(seconds: float) -> str:
+    """Return a time as RFC 3339 in UTC, to the microsecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def time_or_none(seconds: float | None) -> str | None:
+    """The same, where there may be none."""
+    return None if seconds is None else time_text(seconds)
+
+
+def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[RowSetInfo]) -> CommandView:
+    """Return what a caller sees of a command."""
+    here = f"/v1/commands/{command.id}"
+    return CommandView(
+        id=command.id,
+        tenant=command.tenant,
+        agent=command.agent,
+        group=command.group,
+        operation=command.operation,
+        state=command.state,
+        waiting_for=waiting_for,
+        outcome=command.state if command.state in FINAL else None,
+        attempts=command.epoch,
+        correlation_id=command.correlation_id or None,
+        idempotency_key=command.idempotency_key,
+        created_at=time_text(command.created_at),
+        started_at=time_or_none(command.started_at),
+        finished_at=time_or_none(command.finished_at),
+        expires_at=time_text(command.expires_at),
+        outputs=msgspec.Raw(command.outputs) if command.outputs else None,
+        row_sets=[_row_set(info) for info in row_sets],
+        error=_error(command.error),
+        links=CommandLinks(here, f"{here}/rows", f"{here}/cancel"),
+    )
+
+
+def _row_set(info: RowSetInfo) -> RowSetView:
+    return RowSetView([ColumnView(column["name"], column["type"]) for column in info.columns], info.rows)
+
+
+def _error(error: CommandError | None) -> ErrorView | None:
+    return None if error is None else ErrorView(error.kind, error.code, error.message)
+
+
+def agent_view(agent: Agent, state: str) -> AgentView:
+    """Return what a caller sees of an agent."""
+    return AgentView(
+        tenant=agent.tenant,
+        name=agent.name,
+        group=agent.group,
+        state=state,
+        version=agent.release or None,
+        system=agent.system or None,
+        certificate=CertificateView(agent.serial, time_text(agent.not_after)),
+        enrolled_at=time_text(agent.enrolled_at),
+        last_seen_at=time_or_none(agent.last_seen_at),
+        revoked_at=time_or_none(agent.revoked_at),
+        catalogue_digest=agent.catalogue_digest or None,
+    )
+
+
+def tenant_view(tenant: Tenant) -> TenantView:
+    """Return what an administrator sees of a tenant."""
+    return TenantView(tenant.name, tenant.state, time_text(tenant.created_at))
+
+
+def key_view(key: ApiKey) -> KeyView:
+    """Return what an administrator sees of a key."""
+    return KeyView(
+        id=key.id,
+        tenant=key.tenant,
+        scopes=list(key.scopes),
+        created_at=time_text(key.created_at),
+        expires_at=time_or_none(key.expires_at),
+        revoked_at=time_or_none(key.revoked_at),
+        last_used_at=time_or_none(key.last_used_at),
+    )
