@@ -39,6 +39,8 @@ MAX_TEXT_CHARS: Final = 200  # of a name, a correlation id, an ordering key
 MAX_PRIORITY: Final = 100
 MAX_PAGE: Final = 200  # commands in one part of a list
 
+NULL: Final = msgspec.Raw(b"null")
+
 router = APIRouter(prefix="/v1/commands", tags=["commands"])
 
 CommandId = Annotated[str, Path(description="Of the command.", max_length=MAX_TEXT_CHARS)]
@@ -69,8 +71,8 @@ class NewCommand(Body, frozen=True):
     ttl: float | None = None
     ordering_key: str | None = None
     priority: int = 0
-    signature: msgspec.Raw | None = None
-    seal_to: msgspec.Raw | None = None
+    signature: msgspec.Raw = NULL
+    seal_to: msgspec.Raw = NULL
 
 
 EXAMPLE: Final = {
@@ -236,7 +238,7 @@ def _submission(wanted: NewCommand, request: Request, limit: int, key_id: str) -
         found = "neither" if wanted.agent is None else "both"
         raise RequestInvalid(f"wants exactly one of agent and group, found {found}.")
     for name in ("signature", "seal_to"):
-        if getattr(wanted, name) not in (None, msgspec.Raw(b"null")):
+        if getattr(wanted, name) != NULL:
             raise RequestInvalid(f"{name}: comes with a later release; leave it away.")
     for name in ("operation", "agent", "group", "correlation_id", "ordering_key"):
         text = getattr(wanted, name)
