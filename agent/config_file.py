@@ -210,6 +210,7 @@ _WANTS: Final = {
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
 }

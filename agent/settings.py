@@ -68,8 +68,8 @@ def _or_text(pattern: re.Pattern[str]) -> WithJsonSchema:
     )
 
 
-Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0), _or_text(_DURATION)]
-PerSecond = Annotated[float, BeforeValidator(per_second), Field(gt=0), _or_text(_RATE)]
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False), _or_text(_DURATION)]
+PerSecond = Annotated[float, BeforeValidator(per_second), Field(gt=0, allow_inf_nan=False), _or_text(_RATE)]
 WindowText = Annotated[str, BeforeValidator(window)]
 
 
@@ -195,7 +195,7 @@ class ProcedureOperation(OperationBase):
 class DropOperation(OperationBase):
     """A file written whole, or not at all."""
 
-    drop: str = Field(description="The file's name, with parameters in braces; never a way out of root.")
+    drop: str = Field(min_length=1, description="The file's name, with parameters in braces; never a way out of root.")
     format: FileFormat = Field(description="What is written.")
     encoding: str = Field("utf-8", description="Any Python codec, `cp037` (EBCDIC) included.")
     overwrite: bool = Field(False, description="Whether a file of this name may be replaced.")
@@ -204,7 +204,7 @@ class DropOperation(OperationBase):
 class PickOperation(OperationBase):
     """Files read; their rows come out."""
 
-    pick: str = Field(description="Pattern of the names, such as `CONF*.csv`.")
+    pick: str = Field(min_length=1, description="Pattern of the names, such as `CONF*.csv`.")
     format: FileFormat = Field(description="How they are read.")
     encoding: str = Field("utf-8", description="Any Python codec.")
     then: Literal["keep", "archive", "delete"] = Field(
@@ -216,7 +216,7 @@ class PickOperation(OperationBase):
 class CallOperation(OperationBase):
     """A SOAP call."""
 
-    call: str = Field(description="The operation's name in the WSDL.")
+    call: str = Field(min_length=1, description="The operation's name in the WSDL.")
     service: str | None = Field(None, description="The WSDL's service, where it has several.")
     port: str | None = Field(None, description="The service's port, where it has several.")
     business_faults: tuple[str, ...] = Field((), description="Fault codes or detail elements: the ERP said no.")
@@ -309,7 +309,7 @@ class FileConnection(ConnectionBase):
     """A folder."""
 
     type: Literal["file"] = Field(description="The kind of connection.")
-    root: str = Field(description="The folder; nothing is written or read outside of it.")
+    root: str = Field(min_length=1, description="The folder; nothing is written or read outside of it.")
     archive: str = Field("archive", description='Folder in root for picked files with then = "archive".')
 
 
@@ -423,7 +423,9 @@ class Settings(Model):
     """The whole file."""
 
     agent: Name = Field(description="The agent's name, as in its token.")
-    state_dir: str = Field(description="Certificate, journal, spool; only the agent's account may read it.")
+    state_dir: str = Field(
+        min_length=1, description="Certificate, journal, spool; only the agent's account may read it."
+    )
     max_running: int = Field(64, ge=1, le=1000, description="Commands at once, over all connections.")
     link: Link = Field(default_factory=Link, description="The way to the broker.")
     policy: Policy = Field(default_factory=Policy, description="Who may have what run.")
