@@ -8,6 +8,7 @@ so a link may come and go while work goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from protocol.messages import Accepted, AnyMessage, Completed, Held, Run, Starte
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S: Final = 20.0  # seconds that running commands have when the agent stops; services have 30
+TELL_GRACE_S: Final = 5.0  # seconds to tell the broker what has ended
 
 
 class Voice(Protocol):
@@ -90,6 +92,7 @@ class Dispatcher:
         self._commands: dict[str, Running] = {}
         self._voice: Voice = Silence()
         self._stopping = False
+        self._forgotten = asyncio.Event()  # set, and replaced, when a command is forgotten or the link is lost
         self._aside: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -110,6 +113,8 @@ class Dispatcher:
         """A link is gone; without effect if another took its place."""
         if self._voice is voice:
             self._voice = Silence()
+            self._forgotten.set()
+            self._forgotten = asyncio.Event()
 
     def held(self) -> list[Held]:
         """Return what to tell the broker of a new link."""
@@ -145,6 +150,8 @@ class Dispatcher:
     def forget(self, command_id: str) -> None:
         """The broker has all of it, or wants none of it."""
         running = self._commands.pop(command_id, None)
+        self._forgotten.set()
+        self._forgotten = asyncio.Event()
         if running is None or running.operation is None:
             return
         connector = self._connectors[running.operation.connection]
@@ -167,6 +174,11 @@ class Dispatcher:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TELL_GRACE_S):
+                # What has ended is told while there is somebody to tell it to.
+                while self._commands and not isinstance(self._voice, Silence):
+                    await self._forgotten.wait()
         if self._aside:
             await asyncio.wait(self._aside, timeout=STOP_GRACE_S)
 

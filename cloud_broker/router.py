@@ -9,6 +9,7 @@ sent, and an outcome is kept durably before the agent may forget it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import heapq
 import logging
@@ -49,6 +50,7 @@ from protocol.states import CommandState
 log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 0.5  # seconds between two looks at what has expired
+FAREWELL_S: Final = 2.0  # seconds
 STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
 CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
 NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable"})  # refusals that say: offer it again
@@ -146,11 +148,18 @@ class Router:
                 self._fly(entry, self._line(command.tenant, command.agent or ""), sent=True)
         self._spawn(self._sweep(), "sweep expired commands")
 
+    async def farewell(self) -> None:
+        """Say goodbye to all agents, and wait until they are gone, but not long."""
+        links = [line.link for line in self._lines.values() if line.link is not None]
+        for link in links:
+            link.end("stopping", "the broker is stopping", retry_after_s=1.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                for link in links:
+                    await link.gone.wait()
+
     async def stop(self) -> None:
-        """Say goodbye to all agents and end; what is open stays so in the store."""
-        for line in self._lines.values():
-            if line.link is not None:
-                line.link.end("stopping", "the broker is stopping", retry_after_s=1.0)
+        """End; what is open stays so in the store."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -27,7 +27,14 @@ class Peer:
 
 
 class Transport(abc.ABC):
-    """Whole messages, in order, both ways."""
+    """
+    Whole messages, in order, both ways.
+
+    Attributes:
+        address: of the other end, ``host:port``.
+    """
+
+    address: str
 
     @abc.abstractmethod
     async def send(self, data: bytes) -> None:

@@ -69,6 +69,7 @@ class Conversation:
     Attributes:
         peer: who is at the other end.
         hello: its greeting; ``None`` until it came.
+        gone: set when the link has ended.
         ready: whether it has told what it holds, so that commands may be sent.
     """
 
@@ -76,6 +77,7 @@ class Conversation:
         self.peer = peer
         self.hello: Hello | None = None
         self.ready = False
+        self.gone = asyncio.Event()
         self.last_heard = time.time()
         self._transport = transport
         self._desk = desk
@@ -124,6 +126,7 @@ class Conversation:
             await self._transport.close()
             if self.hello is not None:
                 await self._desk.left(self)
+            self.gone.set()
         for result in results:
             if isinstance(result, RemoteProtocolError):
                 log.warning(

@@ -27,6 +27,8 @@ class WebsocketTransport(Transport):
 
     def __init__(self, connection: ServerConnection) -> None:
         self._connection = connection
+        host, port = (connection.remote_address or ("?", 0))[:2]
+        self.address = f"{host}:{port}"
 
     async def send(self, data: bytes) -> None:
         try:

@@ -1,0 +1,205 @@
+"""The agent: its stages made and joined, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from agent import RELEASE, catalogue
+from agent.config_file import Loaded
+from agent.connectors import CONNECTORS
+from agent.connectors.base import Call, Connector, DriverSetup, Finding, Piece
+from agent.connectors.sessions import DriverConnector
+from agent.connectors.synthetic import SyntheticConnector
+from agent.conversation import Conversation
+from agent.dispatcher import Dispatcher
+from agent.errors import CommandError, SecretError, SourceUnavailable
+from agent.link.base import Dialer, Ended, Transport
+from agent.link.supervisor import Supervisor
+from agent.link.websocket import WebsocketDialer
+from agent.parameters import takes_anything
+from agent.secrets import SecretStore, open_store, resolve
+from agent.settings import CallOperation
+
+log = logging.getLogger(__name__)
+
+DESCRIBE_S: Final = 10.0  # seconds that sources have to describe their operations before the first link
+DESCRIBE_AGAIN_S: Final = 60.0  # seconds until one that could not is asked again
+
+
+class Unusable(Connector):
+    """A connection that can't be used before somebody mends it; its commands are refused with the reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self._name = name
+        self._reason = reason
+
+    async def run(self, call: Call) -> AsyncGenerator[Piece, None]:
+        raise SourceUnavailable(self._reason, touched=False)
+        yield  # makes this a generator, as the interface wants
+
+    async def check(self, operation: str | None = None) -> list[Finding]:
+        return [Finding(f"connection {self._name}", False, self._reason, "set the secret and start the agent again")]
+
+
+def connectors(loaded: Loaded, secrets: SecretStore | None) -> dict[str, Connector]:
+    """
+    Return a connector for each connection of the file.
+
+    Args:
+        secrets: ``None`` if the store can't be opened; connections that need a secret are then unusable.
+    """
+    made: dict[str, Connector] = {}
+    for name, connection in loaded.settings.connections.items():
+        try:
+            resolved = resolve(connection, secrets) if secrets is not None else connection
+        except SecretError as exc:
+            log.error("connection %s can't be used: %s", name, exc, extra={"event": "secret_missing"})
+            made[name] = Unusable(name, str(exc))
+            continue
+        setup = DriverSetup(
+            name=name,
+            connection=resolved,
+            operations={
+                key: operation for key, operation in loaded.settings.operations.items() if operation.connection == name
+            },
+            base_dir=str(loaded.base_dir),
+            state_dir=str(state_dir(loaded)),
+        )
+        made[name] = (
+            SyntheticConnector(setup)
+            if connection.type == "synthetic"
+            else DriverConnector(setup, CONNECTORS[connection.type])
+        )
+    return made
+
+
+def state_dir(loaded: Loaded) -> Path:
+    """Return the agent's own folder."""
+    return loaded.base_dir / loaded.settings.state_dir
+
+
+class Agent:
+    """
+    One agent.
+
+    Attributes:
+        supervisor: of its link.
+        dispatcher: of its commands.
+    """
+
+    def __init__(self, loaded: Loaded, *, dialer: Dialer | None = None) -> None:
+        """
+        Args:
+            loaded: the operator's file.
+            dialer: the way to the broker; a test may give its own.
+        """
+        self._loaded = loaded
+        settings = loaded.settings
+        secrets = open_store(settings, loaded.base_dir)
+        self._connectors = connectors(loaded, secrets)
+        self._described: dict[str, dict[str, Any]] = {}
+        self._conversation: Conversation | None = None
+        # What was held in memory is gone with the process; the broker must be able to tell.
+        self._boot = os.urandom(8).hex()
+        self.dispatcher = Dispatcher(settings, self._connectors)
+        self.supervisor = Supervisor(
+            dialer or WebsocketDialer(state_dir(loaded), settings.link.proxy, secrets), self._converse
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until ``stop`` is set; then bring what runs to its end, tell, and close."""
+        describing = asyncio.create_task(self._describe(), name="describe operations")
+        await asyncio.wait((describing,), timeout=DESCRIBE_S)
+        unlink = asyncio.Event()
+        linking = asyncio.create_task(self.supervisor.run(unlink), name="keep the link")
+        stopping = asyncio.create_task(stop.wait(), name="wait for stop")
+        try:
+            await asyncio.wait((linking, stopping), return_when=asyncio.FIRST_COMPLETED)
+            log.info("stopping", extra={"event": "agent_stopping", "running": self.dispatcher.running})
+            await self.dispatcher.stop()
+            if self._conversation is not None:
+                self._conversation.end("stopping", "the agent is stopping")
+            unlink.set()
+            await linking
+        finally:
+            for task in (describing, linking, stopping):
+                task.cancel()
+            await asyncio.gather(describing, linking, stopping, return_exceptions=True)
+            for connector in self._connectors.values():
+                await connector.close()
+
+    async def _converse(self, transport: Transport) -> Ended:
+        self._conversation = conversation = Conversation(
+            transport,
+            self.dispatcher,
+            release=RELEASE,
+            boot=self._boot,
+            max_running=self._loaded.settings.max_running,
+            catalogue=self._catalogue,
+        )
+        try:
+            return await conversation.serve()
+        finally:
+            if self._conversation is conversation:
+                self._conversation = None
+
+    def _catalogue(self) -> tuple[str, bytes]:
+        built = catalogue.build(self._loaded.settings, self._described)
+        return catalogue.digest(built), catalogue.encode(built)
+
+    async def _describe(self) -> None:
+        """Ask sources for the types that stand with them (WSDL), again and again until all have told."""
+        wanted = {
+            name: operation
+            for name, operation in self._loaded.settings.operations.items()
+            if isinstance(operation, CallOperation) and takes_anything(operation)
+        }
+        while wanted:
+            for name, operation in list(wanted.items()):
+                try:
+                    schema = await self._connectors[operation.connection].describe(name)
+                except CommandError as exc:
+                    log.warning(
+                        "operation %s is not described yet: %s", name, exc.message, extra={"event": "not_described"}
+                    )
+                    continue
+                del wanted[name]
+                if schema is not None:
+                    self._described[name] = schema
+            if self._conversation is not None:
+                self._conversation.announce()
+            if wanted:
+                await asyncio.sleep(DESCRIBE_AGAIN_S)
+
+
+def run(loaded: Loaded, started: Callable[[], None] = lambda: None) -> None:
+    """
+    Run the agent in the foreground until SIGINT, SIGTERM or Ctrl-Break.
+
+    Args:
+        started: called once the agent runs.
+    """
+    for remark in loaded.remarks:
+        log.warning("%s", remark, extra={"event": "config_remark"})
+    asyncio.run(_run(loaded, started))
+
+
+async def _run(loaded: Loaded, started: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if sys.platform == "win32":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    else:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+    agent = Agent(loaded)
+    started()
+    await agent.run(stop)

@@ -1,0 +1,78 @@
+"""``outhaul-agent check``: every part tried, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from agent.app import connectors, state_dir
+from agent.config_file import Loaded
+from agent.connectors.base import Finding
+from agent.errors import AgentError, SecretError
+from agent.identity import find
+from agent.link.websocket import WebsocketDialer
+from agent.secrets import SecretStore, open_store, secret_names
+
+
+async def everything(loaded: Loaded, operation: str | None) -> list[Finding]:
+    """Return what was found about every part, or about one operation and its connection."""
+    findings = [Finding(f"file {loaded.path}", True, f"{len(loaded.settings.operations)} operations")]
+    findings += [Finding(f"file {loaded.path}", None, remark) for remark in loaded.remarks]
+    try:
+        secrets = await asyncio.to_thread(open_store, loaded.settings, loaded.base_dir)
+        findings += await asyncio.to_thread(_secrets, loaded, secrets)
+    except SecretError as exc:
+        return [*findings, Finding("secrets", False, str(exc))]
+    if operation is None:
+        findings.append(await _link(loaded, secrets))
+    findings += await _connections(loaded, secrets, operation)
+    return findings
+
+
+def _secrets(loaded: Loaded, secrets: SecretStore) -> list[Finding]:
+    return [
+        Finding(f"secret {name}", True, "is kept")
+        if secrets.get(name) is not None
+        else Finding(f"secret {name}", False, "is missing", f"outhaul-agent secret set {name}")
+        for name in sorted(secret_names(loaded.settings))
+    ]
+
+
+async def _link(loaded: Loaded, secrets: SecretStore) -> Finding:
+    if await asyncio.to_thread(find, state_dir(loaded)) is None:
+        return Finding("identity", False, "this agent has no certificate yet", "outhaul-agent enroll --token TOKEN")
+    dialer = WebsocketDialer(state_dir(loaded), loaded.settings.link.proxy, secrets)
+    try:
+        transport = await dialer.connect()
+    except AgentError as exc:
+        return Finding("link", False, str(exc))
+    peer = transport.peer
+    await transport.close()
+    return Finding(
+        "link", True, f"{peer.url} at {peer.address}, {peer.tls}{f', by {peer.proxy}' if peer.proxy else ''}"
+    )
+
+
+async def _connections(loaded: Loaded, secrets: SecretStore, only: str | None) -> list[Finding]:
+    findings: list[Finding] = []
+    made = connectors(loaded, secrets)
+    try:
+        for name, connector in made.items():
+            names = [
+                key
+                for key, operation in loaded.settings.operations.items()
+                if operation.connection == name and only in (None, key)
+            ]
+            if only is not None and not names:
+                continue
+            found = await connector.check()
+            findings += found or [Finding(f"connection {name}", True, "needs nothing")]
+            if any(finding.ok is False for finding in found):
+                continue
+            for key in names:
+                findings += await connector.check(key) or [Finding(f"operation {key}", True, "needs nothing")]
+    finally:
+        for connector in made.values():
+            with contextlib.suppress(AgentError):
+                await connector.close()
+    return findings

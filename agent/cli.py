@@ -1,0 +1,281 @@
+"""The ``outhaul-agent`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from agent import RELEASE
+from agent.errors import AgentError, ConfigError, EnrolmentError, LinkError, SecretError, TokenRefused
+
+# What a command needs is imported in it: `run` must start fast and stay small, and `version` must
+# work where a library is broken.
+if TYPE_CHECKING:
+    from agent.config_file import Loaded
+    from agent.secrets import SecretStore
+
+DONE, FAILED, WRONG_WORDS, NOT_REACHABLE, NOT_ALLOWED = range(5)
+EXIT_CODES: Final[tuple[tuple[type[AgentError], int], ...]] = (
+    (TokenRefused, NOT_ALLOWED),
+    (ConfigError, WRONG_WORDS),
+    (LinkError, NOT_REACHABLE),
+    (EnrolmentError, FAILED),
+    (SecretError, FAILED),
+    (AgentError, FAILED),
+)
+DEFAULT_FILE: Final = "agent.toml"
+ENVIRONMENT_KEY: Final = "OUTHAUL_AGENT_CONFIG"
+
+config_option = click.option(
+    "--config",
+    "config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"The operator's file; default: ${ENVIRONMENT_KEY}, or {DEFAULT_FILE} here, or the system's.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def system_file() -> Path:
+    """Return where an installed agent has its file."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Outhaul" / DEFAULT_FILE
+    return Path("/etc/outhaul") / DEFAULT_FILE
+
+
+def find_file(named: Path | None) -> Path:
+    """Return the operator's file: the named one, the environment's, the one here, or the system's."""
+    if named is not None:
+        return named
+    if os.environ.get(ENVIRONMENT_KEY):
+        return Path(os.environ[ENVIRONMENT_KEY])
+    here = Path(DEFAULT_FILE)
+    return here if here.is_file() else system_file()
+
+
+def load(named: Path | None) -> Loaded:
+    """Read the operator's file, and set up the log as it says."""
+    from agent import config_file, logs
+
+    loaded = config_file.load(find_file(named))
+    logs.set_up(loaded.settings.log)
+    return loaded
+
+
+def open_secrets(loaded: Loaded) -> SecretStore:
+    """Return the store of secrets that the file names."""
+    from agent.secrets import open_store
+
+    return open_store(loaded.settings, loaded.base_dir)
+
+
+def show(document: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """The Outhaul agent: runs beside the ERP, dials out, and does only what its file names."""
+
+
+@cli.command()
+@json_option
+def version(as_json: bool) -> None:
+    """Tell the release."""
+    import platform
+
+    facts = {"release": RELEASE, "python": platform.python_version(), "system": platform.platform()}
+    if as_json:
+        show(facts)
+    else:
+        click.echo(f"outhaul-agent {RELEASE} (Python {facts['python']}, {facts['system']})")
+
+
+@cli.command()
+@click.option(
+    "--token",
+    required=True,
+    envvar="OUTHAUL_TOKEN",
+    help="As `outhaul-broker token create` printed it; - reads it from standard input.",
+)
+@click.option("--force", is_flag=True, help="Replace the identity of another tenant or agent.")
+@config_option
+@json_option
+def enroll(token: str, force: bool, config: Path | None, as_json: bool) -> None:
+    """Make a key here, send a signing request, keep the certificate that comes back."""
+    from agent.app import state_dir
+    from agent.enrolment import enroll as enrol
+
+    loaded = load(config)
+    text = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105 - a word on the command line
+    identity = asyncio.run(enrol(loaded.settings, text, open_secrets(loaded), state_dir(loaded), force=force))
+    if as_json:
+        show(
+            {
+                "tenant": identity.tenant,
+                "agent": identity.agent,
+                "broker": identity.url,
+                "serial": identity.serial,
+                "not_after": identity.not_after,
+            }
+        )
+    else:
+        click.echo(
+            f"enrolled as {identity.tenant}/{identity.agent} at {identity.url}; start it with: outhaul-agent run"
+        )
+
+
+@cli.command()
+@config_option
+def run(config: Path | None) -> None:
+    """Run in the foreground until it is stopped."""
+    from agent import app
+    from agent.app import state_dir
+    from agent.identity import find
+
+    loaded = load(config)
+    if find(state_dir(loaded)) is None:
+        raise EnrolmentError(
+            f"{state_dir(loaded)}: this agent has no certificate yet; run: outhaul-agent enroll --token TOKEN"
+        )
+    app.run(loaded)
+
+
+@cli.command()
+@click.argument("operation", required=False)
+@config_option
+@json_option
+def check(operation: str | None, config: Path | None, as_json: bool) -> None:
+    """Try every part, or one OPERATION: file, secrets, identity, link, connections, operations."""
+    from agent import check as checks
+
+    loaded = load(config)
+    if operation is not None and operation not in loaded.settings.operations:
+        raise ConfigError(
+            f"{loaded.path}: no operation {operation!r}; there are {', '.join(loaded.settings.operations) or 'none'}"
+        )
+    findings = asyncio.run(checks.everything(loaded, operation))
+    if as_json:
+        show(
+            [
+                {"subject": finding.subject, "ok": finding.ok, "detail": finding.detail, "fix": finding.fix}
+                for finding in findings
+            ]
+        )
+    else:
+        for finding in findings:
+            word, colour = {True: ("ok", "green"), False: ("FAILED", "red"), None: ("note", "yellow")}[finding.ok]
+            click.echo(f"{click.style(f'{word:<6}', fg=colour)}  {finding.subject}: {finding.detail}")
+            if finding.ok is False and finding.fix:
+                click.echo(f"        fix: {finding.fix}")
+    if any(finding.ok is False for finding in findings):
+        sys.exit(FAILED)
+
+
+@cli.command()
+@config_option
+@json_option
+def operations(config: Path | None, as_json: bool) -> None:
+    """List what the cloud may have run here."""
+    from agent import catalogue
+
+    loaded = load(config)
+    entries = catalogue.build(loaded.settings, {})["operations"]
+    if as_json:
+        show(entries)
+        return
+    width = max((len(entry["name"]) for entry in entries), default=0)
+    for entry in entries:
+        params = ", ".join(entry["params"].get("properties", {}))
+        click.echo(f"{entry['name']:<{width}}  {entry['connection']}, {entry['effect']}  ({params})")
+        if entry["description"]:
+            click.echo(f"{'':<{width}}  {entry['description']}")
+
+
+@cli.group("config")
+def config_group() -> None:
+    """About the operator's file."""
+
+
+@config_group.command("schema")
+def config_schema() -> None:
+    """Print the file's JSON Schema, for editors."""
+    from agent.settings import Settings
+
+    show({"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()})
+
+
+@cli.group()
+def secret() -> None:
+    """The values of {secret:NAME}; never on the command line."""
+
+
+@secret.command("set")
+@click.argument("name")
+@config_option
+def secret_set(name: str, config: Path | None) -> None:
+    """Keep a value, from a prompt or from standard input."""
+    loaded = load(config)
+    if sys.stdin.isatty():
+        value = click.prompt(f"value of {name}", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        value = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if not value:
+        raise SecretError(f"{name}: an empty value; type it, or pipe it in: outhaul-agent secret set {name} < file")
+    open_secrets(loaded).set(name, value)
+    click.echo(f"kept {name}", err=True)
+
+
+@secret.command("delete")
+@click.argument("name")
+@config_option
+def secret_delete(name: str, config: Path | None) -> None:
+    """Forget a value."""
+    if not open_secrets(load(config)).delete(name):
+        raise SecretError(f"there is no secret {name!r}; outhaul-agent secret list shows those there are")
+    click.echo(f"deleted {name}", err=True)
+
+
+@secret.command("list")
+@config_option
+@json_option
+def secret_list(config: Path | None, as_json: bool) -> None:
+    """List the names that are kept, and those that the file wants."""
+    from agent.secrets import secret_names
+
+    loaded = load(config)
+    kept = set(open_secrets(loaded).names())
+    wanted = secret_names(loaded.settings)
+    if as_json:
+        show([{"name": name, "kept": name in kept, "used": name in wanted} for name in sorted(kept | wanted)])
+        return
+    for name in sorted(kept | wanted):
+        click.echo(f"{name}{'' if name in kept else '  MISSING: outhaul-agent secret set ' + name}")
+
+
+def main() -> NoReturn:
+    """Run the command; every error is a sentence and an exit code."""
+    if sys.argv[1:2] == ["worker"]:
+        # The frozen program runs itself as a driver process.
+        from agent.connectors.worker import main as work
+
+        work()
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as exc:
+        sys.exit(exc.exit_code)
+    except click.Abort:
+        sys.exit(FAILED)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(WRONG_WORDS)
+    except AgentError as exc:
+        click.echo(f"outhaul-agent: {exc}", err=True)
+        sys.exit(next(code for kind, code in EXIT_CODES if isinstance(exc, kind)))
+    sys.exit(DONE)

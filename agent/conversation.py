@@ -1,0 +1,206 @@
+"""One link to the broker: carries a Session over a transport, between the supervisor and the dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import platform
+import time
+from collections.abc import Callable
+from typing import Final
+
+from agent.dispatcher import Dispatcher
+from agent.errors import LinkError
+from agent.link.base import Ended, Transport
+from agent.results import Result
+from protocol import limits
+from protocol.errors import ProtocolError, RemoteProtocolError
+from protocol.messages import (
+    Ack,
+    AnyMessage,
+    Cancel,
+    Catalogue,
+    Goodbye,
+    Hello,
+    Holding,
+    Limits,
+    Resume,
+    Run,
+    Welcome,
+)
+from protocol.session import Session, Side, Stage
+from protocol.states import PHASES
+
+log = logging.getLogger(__name__)
+
+SKEW_S: Final = 300.0  # seconds between the clocks of agent and broker that are worth a word
+SYSTEM: Final = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+
+
+class Conversation:
+    """
+    One link, from Hello to its end; the dispatcher's voice meanwhile.
+
+    Args:
+        catalogue: returns digest and bytes of what may be run here.
+        boot: of this process.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        dispatcher: Dispatcher,
+        *,
+        release: str,
+        boot: str,
+        max_running: int,
+        catalogue: Callable[[], tuple[str, bytes]],
+    ) -> None:
+        self._transport = transport
+        self._dispatcher = dispatcher
+        self._catalogue = catalogue
+        self._own = Limits(max_running=max_running)
+        self._session = Session(Side.AGENT, self._own, now=time.monotonic())
+        self._hello = Hello(
+            versions=[limits.VERSION],
+            release=release,
+            features=[],
+            limits=self._own,
+            boot=boot,
+            time=time.time(),
+            system=SYSTEM,
+        )
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._goodbye: Goodbye | None = None
+
+    def __repr__(self) -> str:
+        return f"<Conversation {self._session.stage}>"
+
+    # --- the dispatcher's voice -------------------------------------------------------------------
+
+    def say(self, message: AnyMessage) -> None:
+        """Say something about a command, unless the broker has not asked about it yet on this link."""
+        command_id: str = getattr(message, "id", "")
+        if self._session.stage is Stage.OPEN and type(message) in PHASES[self._session.phase(command_id)]:
+            self._session.say(message)
+            self._wake.set()
+
+    def attach(self, result: Result) -> None:
+        """Let a result take turns."""
+        if self._session.stage is Stage.OPEN:
+            self._session.attach(result.id, result)
+            self._wake.set()
+
+    def wake(self) -> None:
+        """There is something new to send."""
+        self._wake.set()
+
+    # --- from Hello to the end --------------------------------------------------------------------
+
+    def end(self, code: str, reason: str) -> None:
+        """Say goodbye and close."""
+        self._session.end(code, reason)
+        self._closing.set()
+        self._wake.set()
+
+    def announce(self) -> None:
+        """Tell the broker the catalogue, again if it changed."""
+        if self._session.stage is Stage.OPEN:
+            digest, document = self._catalogue()
+            self._session.say(Catalogue(digest=digest), document)
+            self._wake.set()
+
+    async def serve(self) -> Ended:
+        """
+        Carry the conversation to its end, and tell how it ended.
+
+        Raises:
+            LinkError: the broker broke the rules, or fell silent.
+        """
+        self._session.greet(self._hello)
+        writer = asyncio.create_task(self._write(), name="write to the broker")
+        reader = asyncio.create_task(self._read(), name="read from the broker")
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            if not writer.done():
+                # A last word, such as which rule was broken; a broker that does not take it is not waited for.
+                self._closing.set()
+                self._wake.set()
+                await asyncio.wait((writer,), timeout=1.0)
+        finally:
+            self._dispatcher.unlinked(self)
+            for task in (reader, writer):
+                task.cancel()
+            results = await asyncio.gather(reader, writer, return_exceptions=True)
+        if self._goodbye is not None:
+            return Ended(self._goodbye.code, self._goodbye.reason, self._goodbye.retry_after_s)
+        for result in results:
+            if isinstance(result, RemoteProtocolError):
+                raise LinkError(f"the broker broke the rules of the link: {result}") from result
+            if isinstance(result, Exception) and not isinstance(result, LinkError):
+                raise result
+        reason = next((str(result) for result in results if isinstance(result, LinkError)), "")
+        return Ended("stopping" if self._closing.is_set() else "lost", reason)
+
+    async def _write(self) -> None:
+        session = self._session
+        while True:
+            self._wake.clear()
+            while data := session.next_message(time.monotonic()):
+                await self._transport.send(data)
+            if self._closing.is_set() or session.stage is Stage.CLOSED:
+                return
+            try:
+                async with asyncio.timeout(max(0.0, session.next_tick() - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                try:
+                    session.tick(time.monotonic())
+                except ProtocolError:
+                    # The Goodbye is queued; a broker that is gone will not take it, so the attempt is bounded.
+                    with contextlib.suppress(TimeoutError, LinkError):
+                        async with asyncio.timeout(1.0):
+                            await self._transport.send(session.next_message(time.monotonic()))
+                    raise
+
+    async def _read(self) -> None:
+        while self._session.stage is not Stage.CLOSED:
+            data = await self._transport.receive()
+            try:
+                records = self._session.receive(data, time.monotonic())
+            finally:
+                self._wake.set()
+            for message, payload in records:
+                if isinstance(message, Run):
+                    self._dispatcher.offer(message, bytes(payload))
+                elif isinstance(message, Ack):
+                    self._dispatcher.forget(message.id)
+                elif isinstance(message, Cancel):
+                    self._dispatcher.cancel(message.id)
+                elif isinstance(message, Resume):
+                    self._dispatcher.resume(message.id, message.offset)
+                elif isinstance(message, Welcome):
+                    self._welcomed(message)
+                elif isinstance(message, Goodbye):
+                    self._goodbye = message
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        skew = time.time() - welcome.time
+        if abs(skew) > SKEW_S:
+            log.warning(
+                "this machine's clock is %.0f s %s the broker's; set one of them right",
+                abs(skew),
+                "ahead of" if skew > 0 else "behind",
+                extra={"event": "clock_skew", "seconds": round(skew)},
+            )
+        log.info(
+            "welcomed as %s/%s",
+            welcome.tenant,
+            welcome.agent,
+            extra={"event": "welcomed", "tenant": welcome.tenant, "agent": welcome.agent, "broker": welcome.release},
+        )
+        self.announce()
+        self._session.say(Holding(commands=self._dispatcher.held()))
+        self._dispatcher.linked(self)

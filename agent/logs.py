@@ -1,0 +1,59 @@
+"""What the agent tells on standard error: text for people, or a JSON object a line for collectors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from agent.settings import Log
+
+# What every log record has; whatever else is on one was given as `extra` and is a fact to show.
+_USUAL: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def facts(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what was given as ``extra``."""
+    return {name: value for name, value in vars(record).items() if name not in _USUAL}
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-11-21 19:20:00 INFO    agent connected  event=agent_connected agent=plant-1``"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        told = "".join(f" {name}={value}" for name, value in facts(record).items() if name != "event")
+        text = f"{time} {record.levelname:<7} {record.getMessage()}{' ' if told else ''}{told}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return text
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time``, ``level``, ``event``, ``message`` and the facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **facts(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def set_up(settings: Log) -> None:
+    """Send all logs to standard error as the operator wants them."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level.upper())
+    # Libraries have their say from warnings on: their details may hold what was sent.
+    for name in ("websockets", "keyring", "asyncio", "python_socks"):
+        logging.getLogger(name).setLevel(logging.WARNING)

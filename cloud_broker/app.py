@@ -1,0 +1,208 @@
+"""The broker: its stages made and joined, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import uvicorn
+
+from cloud_broker import RELEASE, tokens
+from cloud_broker.api.app import create_app
+from cloud_broker.api.services import Services
+from cloud_broker.certificates import Authority, renew_server, server_context
+from cloud_broker.commands import Commands
+from cloud_broker.link.admission import Admission
+from cloud_broker.link.base import Peer, Transport
+from cloud_broker.link.conversation import Conversation
+from cloud_broker.link.websocket import listen
+from cloud_broker.results import Results
+from cloud_broker.router import Router
+from cloud_broker.settings import ConfigError, Settings, split_address
+from cloud_broker.store.base import Store
+from cloud_broker.store.open import open_store
+from cloud_broker.tenants import Scope
+from protocol import limits
+from protocol.messages import Limits
+
+log = logging.getLogger(__name__)
+
+DAY_S: Final = 86_400.0
+TIDY_S: Final = 3_600.0  # seconds between two looks at what is past its retention
+TIDY_COMMANDS: Final = 500  # removed in one transaction
+API_GRACE_S: Final = 5  # seconds that requests under way have when the broker stops
+
+
+def serve(settings: Settings) -> None:
+    """
+    Run the broker until it is told to stop.
+
+    Raises:
+        ConfigError: the data folder was never initialised, or an address is taken.
+    """
+    if sys.platform == "win32":
+        asyncio.run(_serve(settings))
+    else:
+        # Imported here: there is none on Windows. It takes a fifth of the memory for an idle TLS connection.
+        import uvloop
+
+        uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if sys.platform == "win32":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        else:
+            loop.add_signal_handler(number, stop.set)
+    async with running(settings):
+        await stop.wait()
+        log.info("stopping", extra={"event": "broker_stopping"})
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Services]:
+    """Start a broker; it is stopped when the context is left."""
+    authority = Authority.load(settings.data_dir)
+    store = open_store(settings)
+    await store.open()
+    try:
+        results = Results(settings.data_dir / "results", settings.limits.inline_bytes, settings.limits.result_bytes)
+        router = Router(store, results, time.time)
+        await router.start()
+        try:
+            async with _listening(settings, authority, store, router, results) as services:
+                yield services
+        finally:
+            await router.stop()
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    settings: Settings, authority: Authority, store: Store, router: Router, results: Results
+) -> AsyncIterator[Services]:
+    link_host, link_port = split_address(settings.link.listen)
+    hosts = sorted({link_host, split_address(settings.link.url.removeprefix("wss://"))[0], "localhost"})
+    tls = await asyncio.to_thread(server_context, authority, hosts, time.time())
+    own = Limits(
+        stream_window_bytes=limits.STREAM_WINDOW_BYTES,
+        link_window_bytes=limits.LINK_WINDOW_BYTES,
+        max_command_bytes=settings.limits.command_bytes,
+    )
+
+    async def converse(transport: Transport, peer: Peer) -> None:
+        await Conversation(transport, peer, router, release=RELEASE, own=own).serve()
+
+    async def issue_token(scope: Scope, agent: str, group: str | None, ttl_s: float) -> tuple[str, float]:
+        return await tokens.new_token(store, authority, settings, scope.tenant, agent, group, ttl_s)
+
+    async def revoke_agent(scope: Scope, agent: str) -> bool:
+        found = await store.revoke_agent(scope, agent, time.time())
+        router.revoke(scope, agent)
+        return found
+
+    admission = Admission(store, authority)
+    services = Services(
+        settings=settings,
+        store=store,
+        commands=Commands(store, router, results),
+        issue_token=issue_token,
+        revoke_agent=revoke_agent,
+        link_listening=lambda: True,
+    )
+    # The API comes last and goes first: whoever gets through to it finds everything behind it.
+    async with contextlib.AsyncExitStack() as link:
+        with _taken(settings.link.listen, "link.listen"):
+            await link.enter_async_context(
+                listen(link_host, link_port, tls, admission.admit, converse, admission.enrol)
+            )
+        tidying = asyncio.create_task(_tidy(settings, store, results), name="tidy what is past its retention")
+        renewing = asyncio.create_task(_renew(authority, hosts, tls), name="renew the server's certificate")
+        try:
+            async with _api(settings, services):
+                log.info(
+                    "serving: API at %s, agents at %s",
+                    settings.api_url,
+                    settings.link.url,
+                    extra={"event": "broker_serving", "release": RELEASE},
+                )
+                yield services
+        finally:
+            for task in (tidying, renewing):
+                task.cancel()
+            await asyncio.gather(tidying, renewing, return_exceptions=True)
+            # Before the listener goes, so that every agent hears why and when to come back.
+            await router.farewell()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals left to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _api(settings: Settings, services: Services) -> AsyncIterator[None]:
+    host, port = split_address(settings.api.listen)
+    with _taken(settings.api.listen, "api.listen"):
+        bound = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    server = _Server(
+        uvicorn.Config(
+            create_app(services),
+            log_config=None,
+            access_log=False,
+            ws="none",
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=API_GRACE_S,
+            ssl_certfile=settings.api.certificate,
+            ssl_keyfile=settings.api.key,
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[bound]), name="serve the HTTP API")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+        bound.close()
+
+
+@contextlib.contextmanager
+def _taken(address: str, key: str) -> Iterator[None]:
+    """Say which setting names an address that can't be listened on."""
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigError(f"{key} = {address!r}: can't listen there: {exc.strerror}; is a broker running?") from exc
+
+
+async def _tidy(settings: Settings, store: Store, results: Results) -> None:
+    while True:
+        before = time.time() - settings.limits.retention_days * DAY_S
+        while gone := await store.forget_before(before, TIDY_COMMANDS):
+            for tenant, command_id in gone:
+                await asyncio.to_thread(results.remove, Scope(tenant), command_id)
+        await asyncio.sleep(TIDY_S)
+
+
+async def _renew(authority: Authority, hosts: list[str], tls: ssl.SSLContext) -> None:
+    while True:
+        await asyncio.sleep(DAY_S)
+        await asyncio.to_thread(renew_server, tls, authority, hosts, time.time())
