@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 import msgspec
 
-from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError, ResultCut, UnknownAnswer
+from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError, ResultCut, UnknownAnswer, WordsError
 from cloud_broker.client.records import Agent, Command, Operation, T, decode, decode_page
 from protocol.ids import new_id
 
@@ -64,7 +64,7 @@ class Outhaul:
         self._pause = pause
         headers = {"Authorization": f"Bearer {checked_key(key)}", "Accept": "application/json"}
         if tenant:
-            headers["Outhaul-Tenant"] = tenant
+            headers["Outhaul-Tenant"] = _header("tenant", tenant)
         self._http = httpx2.Client(
             base_url=self.url,
             headers=headers,
@@ -127,9 +127,11 @@ class Outhaul:
             "ordering_key": ordering_key,
             "priority": priority,
         }
-        key = idempotency_key or new_id("idem", time.time_ns() // 1_000_000, os.urandom)
+        key = (
+            idempotency_key if idempotency_key is not None else new_id("idem", time.time_ns() // 1_000_000, os.urandom)
+        )
         first_wait_s = min(wait_s, MAX_WAIT_S)
-        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        headers = {"Idempotency-Key": _header("idempotency key", key), "Content-Type": "application/json"}
         if first_wait_s > 0:
             headers["Prefer"] = f"wait={_whole_seconds(first_wait_s)}"
         started = time.monotonic()
@@ -160,7 +162,7 @@ class Outhaul:
         deadline = time.monotonic() + wait_s
         while True:
             left_s = min(max(deadline - time.monotonic(), 0.0), MAX_WAIT_S)
-            query = {"wait": str(_whole_seconds(left_s))} if left_s > 0 else {}
+            query = {"wait": f"{left_s:.3f}"} if left_s > 0 else {}
             found = decode(self._get(f"/v1/commands/{_part(command_id)}", query, wait_s=left_s), Command)
             if found.final or time.monotonic() >= deadline:
                 return found
@@ -409,6 +411,12 @@ def checked_key(key: str) -> str:
     return key
 
 
+def _header(what: str, text: str) -> str:
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise WordsError(f"{what}: wants visible ASCII characters without spaces, found {text!r}")
+    return text
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -421,7 +429,7 @@ def _is_loopback(host: str) -> bool:
 def _part(name: str) -> str:
     """One segment of a path; a name with dots only would climb out of it."""
     if name.strip(".") == "":
-        raise UnknownAnswer(f"wants a name or an id, found {name!r}")
+        raise WordsError(f"wants a name or an id, found {name!r}")
     return quote(name, safe="")
 
 

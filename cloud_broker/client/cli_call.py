@@ -87,7 +87,7 @@ def call(
         given["rows"] = arguments.rows_of(rows_file)
     schema = _schema(client, agent, group, operation) if any(_typed(word) for word in values) else None
     given = arguments.parameters(values, schema, given, f"{agent or group} {operation}")
-    key = idempotency_key or new_id("idem", time.time_ns() // 1_000_000, os.urandom)
+    key = idempotency_key if idempotency_key is not None else new_id("idem", time.time_ns() // 1_000_000, os.urandom)
     progress = Progress()
     command: Command | None = None
     try:

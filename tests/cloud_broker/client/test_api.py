@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloud_broker.client.api import TRIES, Outhaul, checked_url, pauses_s
-from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError, ResultCut, UnknownAnswer
+from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError, ResultCut, UnknownAnswer, WordsError
 from tests.cloud_broker.client.raw import RawServer, chunked, reply
 
 KEY = "ohk_very-secret"
@@ -164,8 +164,10 @@ def test_a_name_is_one_segment_of_the_path_whatever_is_in_it() -> None:
     with RawServer([reply(200, b'{"items": [], "next": null}')]) as server, client(server) as outhaul:
         outhaul.operations("../keys?x=1/ä")
         assert server.requests[0].startswith("GET /v1/agents/..%2Fkeys%3Fx%3D1%2F%C3%A4/operations ")
-        with pytest.raises(UnknownAnswer):
+        with pytest.raises(WordsError, match="wants a name"):
             outhaul.operations("..")
+        with pytest.raises(WordsError, match="idempotency key: wants visible"):
+            outhaul.call("plant-1", "rows", idempotency_key="a\r\nX: y")
 
 
 @pytest.mark.parametrize(
