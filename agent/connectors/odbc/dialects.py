@@ -7,7 +7,6 @@ written after their manuals: their texts are tested, but no server has seen them
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,12 @@ from typing import Any, Final, Literal
 import msgspec
 import pyodbc
 
-from agent.connectors.base import Column
+from agent.connectors.base import Column, ColumnType
 from agent.connectors.odbc import types
+from agent.connectors.odbc.metadata import Described
 from agent.connectors.odbc.statements import Statement, Syntax
 from agent.connectors.odbc.types import Field
-from agent.errors import ParametersInvalid, SourceFailed
+from agent.errors import SourceFailed
 from agent.settings import Param, ProcedureOperation
 
 INTEGER_MAX: Final = 2**63 - 1
@@ -90,7 +90,6 @@ class Dialect:
     syntax = Syntax(split=False)
     tried = False
     refuses_writes = False  # whether begin(read_only=True) makes the database refuse writes
-    nul_in_text = True  # whether a text may hold U+0000
     buffering = "whether the driver holds a whole result in memory is not known"
     ping = "SELECT 1"
     spoils: tuple[str, ...] = ()  # what the driver changes without a sign; told by `check`
@@ -109,18 +108,7 @@ class Dialect:
         """Begin a transaction; the database itself ends a statement after ``timeout_s`` where it can."""
 
     def bind(self, value: Any) -> Any:
-        """
-        Return a parameter as the driver wants it.
-
-        Raises:
-            ParametersInvalid: it can't be handed over without change.
-        """
-        if isinstance(value, str):
-            if not self.nul_in_text and "\0" in value:
-                raise ParametersInvalid(
-                    "a text with the character U+0000 can't be stored by this database; remove it", touched=False
-                )
-            return value
+        """Return a parameter as the driver wants it."""
         if isinstance(value, bool):
             return value
         if isinstance(value, int):
@@ -133,9 +121,9 @@ class Dialect:
         """Return a ``json`` parameter as text."""
         return _JSON.encode(value).decode("utf-8")
 
-    def field(self, name: str, python_type: type, source_type: str) -> Field:
+    def field(self, column: Described) -> Field:
         """Return how a column is read."""
-        return types.plain_field(name, python_type, source_type)
+        return types.plain_field(column)
 
     def remarks(self, fields: Sequence[Field]) -> list[str]:
         """Return what the caller should know of a row set with these columns."""
@@ -214,7 +202,6 @@ class SQLite(Dialect):
     syntax = Syntax(backtick=True, bracket=True)
     tried = True
     refuses_writes = True
-    nul_in_text = False
     buffering = "the driver holds a whole result in memory before its first row"
     spoils = (
         "REAL, and NUMERIC or DECIMAL that SQLite keeps as REAL: 15 significant digits",
@@ -239,14 +226,12 @@ class SQLite(Dialect):
         bound = super().bind(value)
         return str(bound) if isinstance(bound, Decimal) else plain_time(bound)
 
-    def field(self, name: str, python_type: type, source_type: str) -> Field:
-        kind = source_type.lower().split("(")[0]
-        if kind in ("decimal", "numeric"):
-            return Field(Column(name, "decimal", source_type), types.read_decimal)
-        if kind == "json":
-            return Field(Column(name, "json", source_type), types.read_json)
-        plain = types.plain_field(name, python_type, source_type)
-        return dataclasses.replace(plain, read=_SQLITE_READERS.get(python_type))
+    def field(self, column: Described) -> Field:
+        word = column.source_type.lower().split("(")[0]
+        kind, read = _SQLITE_WORDS.get(word) or _SQLITE_CODES.get(column.code) or (None, None)
+        if kind is None:
+            return types.plain_field(column)
+        return Field(Column(column.name, kind, column.source_type), read)
 
     def remarks(self, fields: Sequence[Field]) -> list[str]:
         rounded = [field.column.name for field in fields if field.column.type in ("number", "decimal")]
@@ -261,14 +246,27 @@ class SQLite(Dialect):
         return []
 
 
-_SQLITE_READERS: Final[dict[type, types.Reader]] = {
-    int: types.read_integer,
-    float: types.read_number,
-    bool: types.read_boolean,
-    date: types.read_date,
-    datetime: types.read_datetime,
-    time: types.read_time,
-    Decimal: types.read_decimal,
+_Kind = tuple[ColumnType, types.Reader]
+_SQLITE_WORDS: Final[dict[str, _Kind]] = {
+    "decimal": ("decimal", types.read_decimal),
+    "numeric": ("decimal", types.read_decimal),
+    "json": ("json", types.read_json),
+}
+_SQLITE_INTEGER: Final[_Kind] = ("integer", types.read_integer)
+_SQLITE_NUMBER: Final[_Kind] = ("number", types.read_number)
+_SQLITE_CODES: Final[dict[int, _Kind]] = {
+    4: _SQLITE_INTEGER,
+    5: _SQLITE_INTEGER,
+    -5: _SQLITE_INTEGER,
+    -6: _SQLITE_INTEGER,
+    -25: _SQLITE_INTEGER,
+    6: _SQLITE_NUMBER,
+    7: _SQLITE_NUMBER,
+    8: _SQLITE_NUMBER,
+    -7: ("boolean", types.read_boolean),
+    91: ("date", types.read_date),
+    92: ("time", types.read_time),
+    93: ("datetime", types.read_datetime),
 }
 
 
@@ -291,10 +289,10 @@ class SQLServer(Dialect):
         # Its datetime parameters have no zone; text with one becomes a datetimeoffset.
         return bound.isoformat(sep=" ") if isinstance(bound, datetime) and bound.tzinfo is not None else bound
 
-    def field(self, name: str, python_type: type, source_type: str) -> Field:
-        if source_type.lower() == "datetimeoffset":
-            return Field(Column(name, "datetime", source_type))
-        return super().field(name, python_type, source_type)
+    def field(self, column: Described) -> Field:
+        if column.source_type.lower() == "datetimeoffset":
+            return Field(Column(column.name, "datetime", column.source_type))
+        return super().field(column)
 
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         lines, arguments, selected, bound = ["SET NOCOUNT ON;"], [], [], []

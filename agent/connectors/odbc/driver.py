@@ -93,6 +93,11 @@ class OdbcDriver(Driver):
         self._cursor: pyodbc.Cursor | None = None
         self._cancelled = False
 
+    @property
+    def dialect_name(self) -> str:
+        """The dialect in use; ``generic`` before ``open``."""
+        return self._dialect.name
+
     # --- the session ---------------------------------------------------------------------------------
 
     def open(self) -> None:
@@ -238,7 +243,7 @@ class OdbcDriver(Driver):
             fields = None
 
     def _fields(self, cursor: pyodbc.Cursor) -> list[Field]:
-        return [self._dialect.field(*column) for column in describe(cursor)]
+        return [self._dialect.field(column) for column in describe(cursor)]
 
     def _rows(self, fetch: Fetch, fields: Sequence[Field], mask: Sequence[str]) -> Iterator[Piece]:
         hidden = {name.lower() for name in mask}

@@ -23,12 +23,20 @@ from agent.connectors.odbc.dialects import (
     out_names,
     plain_time,
 )
+from agent.connectors.odbc.metadata import Described
 from agent.connectors.odbc.statements import Syntax, bare, first_word, split_name
 from agent.connectors.odbc.types import Field
 from agent.errors import SourceFailed
 from agent.settings import ProcedureOperation
 
-_DATES: Final = (7, 91, 92, 93)  # with REAL, which the driver widens to digits the database never had
+SQL_INTEGER: Final = 4
+_AS_TEXT: Final = (
+    SQL_INTEGER,  # read as a signed one, INT UNSIGNED would turn negative
+    7,  # FLOAT: the driver widens it to digits the database never had
+    91,  # dates and times lose fractions, and become null where they are zero
+    92,
+    93,
+)
 _TEXTS: Final = (1, 12, -1, -8, -9, -10)  # as text of the driver they would end at U+0000
 
 _EXPLAINED: Final = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "REPLACE", "VALUES")
@@ -59,7 +67,7 @@ class MariaDB(Dialect):
     def configure(self, connection: pyodbc.Connection) -> None:
         super().configure(connection)
         connection.maxwrite = UNLIMITED
-        for code in (*_DATES, *_TEXTS):
+        for code in (*_AS_TEXT, *_TEXTS):
             connection.add_output_converter(code, operator.methodcaller("decode"))
         connection.execute("SET time_zone = '+00:00'")
         self._timeout_s = 0.0
@@ -76,11 +84,13 @@ class MariaDB(Dialect):
             value = value.astimezone(UTC).replace(tzinfo=None)
         return plain_time(super().bind(value))
 
-    def field(self, name: str, python_type: type, source_type: str) -> Field:
-        if source_type in _READERS:
-            kind, read = _READERS[source_type]
-            return Field(Column(name, kind, source_type), read)
-        return types.plain_field(name, python_type, source_type)
+    def field(self, column: Described) -> Field:
+        if column.code == SQL_INTEGER:
+            return Field(Column(column.name, "integer", column.source_type), types.read_integer)
+        if column.source_type not in _READERS:
+            return types.plain_field(column)
+        kind, read = _READERS[column.source_type]
+        return Field(Column(column.name, kind, column.source_type), read)
 
     def explain(self, sql: str) -> str | None:
         return f"EXPLAIN {sql}" if first_word(sql, self.syntax) in _EXPLAINED else None
@@ -131,7 +141,8 @@ class MariaDB(Dialect):
         outputs = out_names(operation)
         if routine.kind == "function":
             ins = [values.get(name) for name, param in operation.params.items() if param.direction == "in"]
-            sql = f"SELECT {operation.procedure}({', '.join('?' * len(ins))})"
+            name = bare(split_name(operation.procedure)[-1]).replace("`", "``")
+            sql = f"SELECT {operation.procedure}({', '.join('?' * len(ins))}) AS `{name}`"
             return Invocation(Query(sql, ins), outputs, "row" if outputs else "rows")
         answer: Literal["rows", "last"] = "last" if outputs else "rows"
         sql = f"CALL {operation.procedure}({', '.join('?' * len(operation.params))})"

@@ -6,19 +6,50 @@ import ctypes
 import ctypes.util
 import functools
 import sys
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyodbc
 
+SQL_DESC_CONCISE_TYPE: Final = 2
 SQL_DESC_TYPE_NAME: Final = 14
 _BUFFER_BYTES: Final = 512
 
 
-def describe(cursor: pyodbc.Cursor) -> list[tuple[str, type, str]]:
-    """Return name, Python type and the database's type name ("" if unknown) of each column of the result."""
+@dataclass(frozen=True, slots=True)
+class Described:
+    """
+    A column of a result as the driver describes it.
+
+    Attributes:
+        name: may be empty, and may be there twice.
+        python_type: what pyodbc makes of its values; ``str`` where a converter reads them.
+        source_type: the database's own word, "" if unknown.
+        code: of its ODBC type, 0 if unknown.
+    """
+
+    name: str
+    python_type: type
+    source_type: str = ""
+    code: int = 0
+
+
+def describe(cursor: pyodbc.Cursor) -> list[Described]:
+    """Return the columns of the result."""
     return [
-        (column[0], column[1], _type_name(cursor, number)) for number, column in enumerate(cursor.description or (), 1)
+        Described(column[0], column[1], _type_name(cursor, number), _type_code(cursor, number))
+        for number, column in enumerate(cursor.description or (), 1)
     ]
+
+
+def _type_code(cursor: pyodbc.Cursor, number: int) -> int:
+    ask = _column_attribute()
+    if ask is None or cursor.hstmt is None:
+        return 0
+    code = ctypes.c_ssize_t()
+    answer = ask(cursor.hstmt, number, SQL_DESC_CONCISE_TYPE, None, 0, None, ctypes.byref(code))
+    # Some drivers write 32 of the 64 bits.
+    return ctypes.c_int32(code.value & 0xFFFFFFFF).value if answer in (0, 1) else 0
 
 
 def _type_name(cursor: pyodbc.Cursor, number: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from agent.connectors.odbc.dialects import (
     out_names,
     plain_time,
 )
-from agent.connectors.odbc.metadata import describe
+from agent.connectors.odbc.metadata import Described, describe
 from agent.connectors.odbc.statements import Statement, Syntax, bare, first_word, split_name
 from agent.connectors.odbc.types import Field, Spoiled
 from agent.errors import SourceFailed
@@ -119,7 +119,8 @@ class PostgreSQL(Dialect):
         connection.execute("SET TIME ZONE 'UTC'")
         connection.execute("SET DateStyle = 'ISO'")
         connection.commit()
-        self._plans: dict[str, tuple[Field, ...] | None] = {}
+        self._wrappable: set[str] = set()
+        self._raw: set[str] = set()
         self._routines: dict[str, list[Routine]] = {}
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
@@ -129,14 +130,14 @@ class PostgreSQL(Dialect):
     def bind(self, value: Any) -> Any:
         return plain_time(super().bind(value))
 
-    def field(self, name: str, python_type: type, source_type: str) -> Field:
-        reading = READINGS.get(source_type)
-        if reading is None or source_type == "money":
-            return types.plain_field(name, python_type, source_type)
-        column = Column(name, reading.type, source_type)
+    def field(self, column: Described) -> Field:
+        reading = READINGS.get(column.source_type)
+        if reading is None or column.source_type == "money":
+            return types.plain_field(column)
+        told = Column(column.name, reading.type, column.source_type)
         if reading.cast:
-            return Field(column, _spotted_utc if reading is _TIMESTAMPTZ else _spotted)
-        return Field(column, reading.read)
+            return Field(told, _spotted_utc if reading is _TIMESTAMPTZ else _spotted)
+        return Field(told, reading.read)
 
     def remarks(self, fields: Sequence[Field]) -> list[str]:
         doubtful = [
@@ -156,28 +157,33 @@ class PostgreSQL(Dialect):
         )
 
     def _plan(self, sql: str, values: Sequence[Any]) -> tuple[Field, ...] | None:
-        """Return the columns of a SELECT if it is to be wrapped; asked of the server once."""
-        if sql not in self._plans:
-            self._plans[sql] = self._described(sql, values) if first_word(sql, self.syntax) in _SELECTS else None
-        return self._plans[sql]
+        """
+        Return the columns of a SELECT if it is to be wrapped.
 
-    def _described(self, sql: str, values: Sequence[Any]) -> tuple[Field, ...] | None:
-        self.connection.execute("SAVEPOINT outhaul")
+        Asked of the server each time: between two calls a table may have got another column.
+        """
+        if sql in self._raw or first_word(sql, self.syntax) not in _SELECTS:
+            return None
+        if sql not in self._wrappable:
+            self.connection.execute("SAVEPOINT outhaul")
         try:
-            columns = describe(self.connection.execute(f"SELECT * FROM (\n{sql}\n) AS q LIMIT 0", *values))  # noqa: S608 # the operator's own statement
-            if any(source_type in _UNNAMED for _, _, source_type in columns):
-                columns = self._named(sql, values, columns)
+            columns = self._columns(sql, values)
         except pyodbc.Error:
+            if sql in self._wrappable:
+                raise
             # No query that can stand in brackets, or one that fails anyway: then with its own words.
             self.connection.execute("ROLLBACK TO SAVEPOINT outhaul")
+            self._raw.add(sql)
             return None
-        if not any(source_type in READINGS and READINGS[source_type].cast for _, _, source_type in columns):
+        self._wrappable.add(sql)
+        if not any(column.source_type in READINGS and READINGS[column.source_type].cast for column in columns):
             return None
-        return tuple(_wrapped_field(*column) for column in columns)
+        return tuple(_wrapped_field(column) for column in columns)
 
-    def _named(
-        self, sql: str, values: Sequence[Any], columns: list[tuple[str, type, str]]
-    ) -> list[tuple[str, type, str]]:
+    def _columns(self, sql: str, values: Sequence[Any]) -> list[Described]:
+        columns = describe(self.connection.execute(f"SELECT * FROM (\n{sql}\n) AS q LIMIT 0", *values))  # noqa: S608 # the operator's own statement
+        if all(column.source_type not in _UNNAMED for column in columns):
+            return columns
         # Joined on false nothing is run, and one row of types comes back.
         types_of = ", ".join(f"pg_typeof(q.c{i})::text" for i in range(len(columns)))
         names = ", ".join(f"c{i}" for i in range(len(columns)))
@@ -186,8 +192,8 @@ class PostgreSQL(Dialect):
             *values,
         ).fetchone()
         return [
-            (name, python_type, found if source_type in _UNNAMED else source_type)
-            for (name, python_type, source_type), found in zip(columns, row, strict=True)
+            replace(column, source_type=found) if column.source_type in _UNNAMED else column
+            for column, found in zip(columns, row, strict=True)
         ]
 
     def explain(self, sql: str) -> str | None:
@@ -227,11 +233,11 @@ class PostgreSQL(Dialect):
         return f'FETCH FORWARD {count} FROM "{quoted}"'
 
 
-def _wrapped_field(name: str, python_type: type, source_type: str) -> Field:
-    reading = READINGS.get(source_type)
+def _wrapped_field(column: Described) -> Field:
+    reading = READINGS.get(column.source_type)
     if reading is None:
-        return types.plain_field(name, python_type, source_type)
-    return Field(Column(name, reading.type, source_type), reading.read)
+        return types.plain_field(column)
+    return Field(Column(column.name, reading.type, column.source_type), reading.read)
 
 
 def _wrapped(sql: str, fields: Sequence[Field]) -> str:

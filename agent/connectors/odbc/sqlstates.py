@@ -92,7 +92,8 @@ def diagnose(args: tuple[object, ...], hide: Collection[str] = ()) -> Diagnosis:
     natives = _NATIVE_CODE.findall(message)
     native = natives[0][0] if natives else ""
     message = _NATIVE_CODE.split(message)[0] if natives else message
-    message = _NOISE.sub("", _VENDOR.sub("", message)).strip(" ;\n")
+    message = _VENDOR.sub("", message)
+    message = (_NOISE.sub("", message).strip(" ;\n")) or message
     # SQLite's driver repeats the number inside.
     message = message.removesuffix(f"({native})").strip() or "the driver gave no message"
     for secret in hide:

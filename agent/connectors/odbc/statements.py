@@ -79,7 +79,8 @@ def parse(sql: str, syntax: Syntax) -> tuple[Statement, ...]:
                 statements.append(Statement("".join(parts).strip(), tuple(names)))
             parts, names, substance = [], [], False
             continue
-        else:
+        elif kind != "comment" or text.startswith(("/*", "--+")):
+            # Line comments go: a driver that puts words after the statement would put them into the comment.
             parts.append(text)
         substance = substance or (kind != "comment" and not text.isspace())
     if substance:

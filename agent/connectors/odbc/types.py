@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.connectors.base import Column, ColumnType
+from agent.connectors.odbc.metadata import Described
 from agent.errors import ValueUnreadable
 
 Reader = Callable[[Any], Any]
@@ -74,6 +75,9 @@ _DATE: Final = re.compile(r"(?!0000)\d{4}-(?!00)\d\d-(?!00)\d\d").fullmatch
 _DATETIME: Final = re.compile(
     r"((?!0000)\d{4}-(?!00)\d\d-(?!00)\d\d)[ T]((?:[01]\d|2[0-3]):\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d(?::?\d\d)?)?"
 ).fullmatch
+_USUAL: Final = re.compile(  # nearly every value: told by one look, and cut without groups
+    r"(?!0000)\d{4}-(?!00)\d\d-(?!00)\d\d (?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,9})?(?:\+00)?"
+).fullmatch
 _TIME: Final = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?").fullmatch
 _SECONDS: Final = len("12:34:56")
 
@@ -92,6 +96,8 @@ def read_date(text: str) -> str:
 
 def read_datetime(text: str) -> str:
     """Turn ``2024-02-29 12:34:56.123456`` into RFC 3339; an offset is kept, none is added."""
+    if _USUAL(text) is not None:
+        return f"{text[:10]}T{text[11:]}" if text[-3] != "+" else f"{text[:10]}T{text[11:-3]}Z"
     match = _DATETIME(text)
     if match is None:
         raise Spoiled("is no point in time of the years 1 to 9999")
@@ -198,9 +204,9 @@ COLUMN_TYPES: Final[dict[type, ColumnType]] = {
 }
 
 
-def plain_field(name: str, python_type: type, source_type: str) -> Field:
+def plain_field(column: Described) -> Field:
     """Return the field of a column whose driver is trusted with its values."""
-    return Field(Column(name, COLUMN_TYPES.get(python_type, "string"), source_type))
+    return Field(Column(column.name, COLUMN_TYPES.get(column.python_type, "string"), column.source_type))
 
 
 # --- outputs: OUT parameters by their declared type ---------------------------------------------------
