@@ -475,7 +475,7 @@ _POINTER_BYTES: Final = struct.calcsize("P")
 def parts_of(connection_string: str) -> list[tuple[str, str]]:
     """Return keys and values of a connection string, braces around values taken off."""
     return [
-        (key, value[1:-1].replace("}}", "}") if value.startswith("{") and value.endswith("}") else value)
+        (key, value[1:-1].replace("}}", "}") if value.startswith("{") and value.endswith("}") else value.strip())
         for key, value in _PART.findall(connection_string)
     ]
 

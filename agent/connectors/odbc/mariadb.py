@@ -124,8 +124,8 @@ class MariaDB(Dialect):
                 kind,
             )
             rows = cursor.fetchall()
-            arguments = tuple(Argument(r[0], r[1], r[2]) for r in rows if r[3] > 0)
-            returns = next((r[2] for r in rows if r[3] == 0), "")
+            arguments = tuple(Argument(r[0], r[1], r[2]) for r in rows if int(r[3]) > 0)
+            returns = next((r[2] for r in rows if int(r[3]) == 0), "")
             routines.append(Routine("function" if kind == "FUNCTION" else "procedure", arguments, returns))
         return routines
 
