@@ -166,14 +166,22 @@ def _attribute_name(node: etree._Element, key: str) -> str:
 def _declared(encoding: str) -> str:
     """Return the name by which XML parsers know a Python codec."""
     name = text.codec_name(encoding)
-    known = {"utf-8-sig": "UTF-8", "shift_jis": "Shift_JIS", "cp932": "Windows-31J", "cp1140": "IBM01140"}
+    known = {
+        "ascii": "US-ASCII",
+        "utf-8-sig": "UTF-8",
+        "utf-16-le": "UTF-16LE",
+        "utf-16-be": "UTF-16BE",
+        "shift_jis": "Shift_JIS",
+        "cp932": "Windows-31J",
+        "cp1140": "IBM01140",
+    }
     if name in known:
         return known[name]
     if name.startswith("cp125"):
         return f"windows-{name[2:]}"
     if name.startswith("cp"):
         return f"IBM{name[2:]}"
-    return name.upper().replace("ISO8859", "ISO-8859").replace("_", "-")
+    return name.upper().replace("_", "-").replace("ISO8859", "ISO-8859").replace("ISO2022", "ISO-2022")
 
 
 # --- json ---------------------------------------------------------------------------------------

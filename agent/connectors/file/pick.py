@@ -17,7 +17,7 @@ from agent.connectors.base import Column, Outputs, Piece, Remark, RowSet
 from agent.connectors.file import documents, names, publish, tables, text
 from agent.connectors.file.drop import failure
 from agent.connectors.rows import RowEncoder, unique_names
-from agent.errors import ContentInvalid
+from agent.errors import ContentInvalid, SourceFailed
 from agent.settings import PickOperation
 from protocol import limits
 
@@ -48,6 +48,8 @@ def pick(folder: Path, operation: PickOperation) -> Iterator[Piece]:
     sender = _Sender(operation)
     receipts = []
     for name in found[:MAX_FILES]:
+        if not name.isprintable() and any("\ud800" <= character <= "\udfff" for character in name):
+            raise SourceFailed(f"{folder}: the name {name!a} is not UTF-8 and can't be passed on; rename the file")
         with _opened(folder / name) as source:
             measured = _Measured(source)
             rows = 0
@@ -96,8 +98,9 @@ def put_away(folder: Path, archive: Path | None, files: Sequence[Picked], comman
         SourceUnavailable, SourceFailed: one could not be put away.
     """
     for picked in files:
-        names.check(picked.name)
         path = folder / picked.name
+        if path.parent != folder or path.name in ("", ".."):
+            raise SourceFailed(f"{picked.name!r} is no file in {folder}; it was left alone")
         try:
             if not _unchanged(path, picked):
                 continue

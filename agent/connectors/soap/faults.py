@@ -42,8 +42,8 @@ def judge(
     if effect in ("read", "idempotent"):
         return SourceFailed(f"{service} failed: {code}{detail}: {text}", source_code=source_code)
     return OutcomeUnknown(
-        f"{service} failed: {code}{detail}: {text}; whether it was done before it failed can't be told. If it means that "
-        "nothing was done, name it in business_faults of the operation",
+        f"{service} failed: {code}{detail}: {text}; whether it was done before it failed can't be told. "
+        "If it means that nothing was done, name it in business_faults of the operation",
         source_code=source_code,
     )
 

@@ -1,0 +1,65 @@
+"""Fixtures of the file and soap connectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Piece, Rows
+from agent.connectors.file.driver import FileDriver
+from agent.settings import FileConnection, Operation, OperationBase
+from config.dev.finance import FinanceService, finance_service
+
+COMMAND = "cmd_01jd2v6x7m8n9p0q1r2s3t4v5w"
+
+MakeFileDriver = Callable[..., FileDriver]
+
+
+@pytest.fixture
+def file_driver(tmp_path: Path) -> MakeFileDriver:
+    """Make an opened driver for ``operation`` (named ``op``) on ``tmp_path / "root"``, or another ``root``."""
+
+    def make(operation: Operation | OperationBase, root: Path | None = None) -> FileDriver:
+        folder = root or tmp_path / "root"
+        folder.mkdir(exist_ok=True)
+        connection = FileConnection(type="file", root=str(folder))
+        driver = FileDriver(DriverSetup("edi", connection, {"op": operation}, base_dir=str(tmp_path)))  # type: ignore[dict-item] # one of the kinds
+        driver.open()
+        return driver
+
+    return make
+
+
+def call(params: dict[str, Any] | None = None, *, command_id: str = COMMAND, timeout_s: float = 20.0) -> Call:
+    """Return a call of ``op``."""
+    return Call(command_id, "op", json.dumps(params or {}).encode(), timeout_s)
+
+
+def run(driver: Driver, params: dict[str, Any] | None = None, **more: Any) -> list[Piece]:
+    """Run ``op`` to its end."""
+    return list(driver.run(call(params, **more)))
+
+
+def outputs(driver: Driver, params: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """Run ``op`` and return its outputs."""
+    last = run(driver, params, **more)[-1]
+    assert isinstance(last, Outputs)
+    return last.values
+
+
+def rows(pieces: list[Piece]) -> list[dict[str, Any]]:
+    """Return the rows of a result as objects."""
+    lines = b"".join(piece.data for piece in pieces if isinstance(piece, Rows)).splitlines()
+    assert len(lines) == sum(piece.count for piece in pieces if isinstance(piece, Rows))
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def finance() -> Iterator[FinanceService]:
+    """The finance service, open to all."""
+    with finance_service() as service:
+        yield service
