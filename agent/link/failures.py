@@ -78,12 +78,13 @@ class Shown:
     not_after: float
 
 
-def explain(exc: Exception, way: Way, *, connected: bool) -> LinkError:
+def explain(exc: Exception, way: Way, *, connected: bool, shunned: bool = False) -> LinkError:
     """
     Return what to raise for an error of the dial.
 
     Args:
         connected: TCP, proxy and TLS were done, as far as our side can tell.
+        shunned: the broker ended the connection with our certificate, and answered one without.
     """
     if isinstance(exc, LinkError):
         return exc  # the proxy's part has explained itself
@@ -92,7 +93,7 @@ def explain(exc: Exception, way: Way, *, connected: bool) -> LinkError:
     if isinstance(exc, TimeoutError):
         return _timeout(way, connected=connected)
     if connected and isinstance(exc, InvalidMessage | OSError | EOFError):
-        return _cut_after_tls(exc, way)
+        return _cut_after_tls(exc, way, shunned=shunned)
     if isinstance(exc, InvalidHandshake):
         return LinkError(f"{way.broker} answered, but not as a broker of Outhaul does: {_text(exc)}", stage="http")
     if isinstance(exc, socket.gaierror):
@@ -177,21 +178,22 @@ def _timeout(way: Way, *, connected: bool) -> LinkError:
     )
 
 
-def _cut_after_tls(exc: Exception, way: Way) -> LinkError:
+def _cut_after_tls(exc: Exception, way: Way, *, shunned: bool) -> LinkError:
     cause = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
-    reason = (getattr(cause, "reason", "") or "") if isinstance(cause, ssl.SSLError) else ""
-    alert = next((meaning for name, meaning in _ALERTS.items() if reason.endswith(name)), "")
-    if way.certificate_ends is not None and way.certificate_ends < time.time():
-        alert = f"it ended on {_when(way.certificate_ends)}, says this machine's clock"
-    if alert or (way.certificate_ends is not None and not isinstance(exc, InvalidMessage)):
+    reason = (cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
+    found = next((meaning for alert, meaning in _ALERTS.items() if reason.endswith(alert)), "")
+    if not found and shunned:
+        found = "another authority issued it, or it has run out; the broker's log tells"
+    if found and way.certificate_ends is not None and way.certificate_ends < time.time():
+        found = f"it ran out on {_when(way.certificate_ends)}"
+    if found:
         return LinkRefused(
-            f"the broker {way.broker} did not accept this agent's certificate"
-            f"{f': {alert}' if alert else ''}; enrol again with a new token",
+            f"the broker {way.broker} did not accept this agent's certificate: {found}; enrol again with a new token",
             stage="certificate",
         )
     return LinkError(
-        f"{way.broker} ended the connection before it answered ({_text(cause or exc)}); it is stopping, something on "
-        "the way cuts websockets, or it does not accept this agent's certificate: its log tells",
+        f"{way.broker} ended the connection before it answered ({_text(cause or exc)}); it may be stopping, or "
+        "something on the way cuts websockets",
         stage="http",
     )
 
@@ -209,7 +211,7 @@ def _unreachable(exc: OSError, way: Way) -> LinkError:
     said = exc.strerror or _text(exc)
     if isinstance(exc, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         return LinkError(
-            f"{way.broker} cut the connection before TLS was done ({said}); does a firewall reset it?",
+            f"{way.broker} cut the connection before TLS was done ({said}); does a firewall or an old proxy reset it?",
             stage="proxy" if way.proxy else "tls",
         )
     return LinkError(

@@ -24,6 +24,7 @@ from agent.errors import LinkError, LinkRefused
 from agent.link.proxy import Proxy
 
 NEXT_ADDRESS_S: Final = 0.25  # seconds; a host with a dead IPv6 address costs no more than this
+MAX_HEAD_BYTES: Final = 65_536  # bytes of a proxy's answer
 SHOWN_CHARS: Final = 300  # characters of a foreign answer
 
 
@@ -38,7 +39,28 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-async def http_tunnel(proxy: Proxy, target: Target) -> asyncio.WriteTransport:
+class _Answer(asyncio.Protocol):
+    """Waits for the head of a proxy's answer."""
+
+    def __init__(self) -> None:
+        self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._got = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        if self.head.done():
+            return
+        if b"\r\n\r\n" in self._got:
+            self.head.set_result(bytes(self._got))
+        elif len(self._got) > MAX_HEAD_BYTES:
+            self.head.set_exception(ValueError("the answer has no end"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.head.done():
+            self.head.set_exception(exc or EOFError("the proxy hung up"))
+
+
+async def http_tunnel(proxy: Proxy, target: Target) -> asyncio.Transport:
     """
     Return a connection that an HTTP proxy has let through; whoever takes it sets its protocol.
 
@@ -48,32 +70,30 @@ async def http_tunnel(proxy: Proxy, target: Target) -> asyncio.WriteTransport:
     """
     parts = urlsplit(proxy.url)
     try:
-        reader, writer = await asyncio.open_connection(
-            parts.hostname,
-            parts.port,
+        transport, answer = await asyncio.get_running_loop().create_connection(
+            _Answer,
+            parts.hostname or "",
+            parts.port or 0,
             ssl=ssl.create_default_context() if parts.scheme == "https" else None,
             happy_eyeballs_delay=NEXT_ADDRESS_S,
         )
     except OSError as exc:
         raise _unreachable(proxy, exc) from exc
     try:
-        writer.write(_connect_request(proxy, target))
-        await writer.drain()
-        head = await reader.readuntil(b"\r\n\r\n")
-        status, reason, offers = _read_answer(head)
-    except (OSError, EOFError, ValueError, asyncio.LimitOverrunError, http.client.HTTPException) as exc:
-        writer.transport.abort()
+        transport.write(_connect_request(proxy, target))
+        status, reason, offers = _read_answer(await answer.head)
+        if 200 <= status < 300:
+            return transport
+        raise _refusal(proxy, target, status, reason, offers)
+    except (OSError, EOFError, ValueError, http.client.HTTPException) as exc:
+        transport.abort()
         raise LinkError(
             f"the proxy {proxy.shown} did not answer as an HTTP proxy does; is it a SOCKS proxy (socks5h://…)?",
             stage="proxy",
         ) from exc
     except BaseException:
-        writer.transport.abort()
+        transport.abort()
         raise
-    if 200 <= status < 300:
-        return writer.transport
-    writer.transport.abort()
-    raise _refusal(proxy, target, status, reason, offers)
 
 
 async def socks_tunnel(proxy: Proxy, target: Target) -> socket.socket:
@@ -137,16 +157,17 @@ def _read_answer(head: bytes) -> tuple[int, str, str]:
 
 
 def _refusal(proxy: Proxy, target: Target, status: int, reason: str, offers: str) -> LinkError:
-    if status == 407 and offers and "basic" not in offers.lower():
+    # Some, such as tinyproxy, say 401 when the password is wrong.
+    if status in (401, 407) and offers and "basic" not in offers.lower():
         return LinkRefused(
-            f"the proxy {proxy.shown} wants {offers} (HTTP 407), and this release knows Basic only; "
+            f"the proxy {proxy.shown} wants {offers} (HTTP {status}), and this release knows Basic only; "
             f"have its administrator let this machine reach {target} without, or with Basic",
             stage="proxy",
         )
-    if status == 407:
+    if status in (401, 407):
         found = "did not accept the user and password" if proxy.user else "wants a user and password"
         return LinkRefused(
-            f"the proxy {proxy.shown} {found} (HTTP 407): link.proxy = http://USER:{{secret:NAME}}@HOST:PORT",
+            f"the proxy {proxy.shown} {found} (HTTP {status}): link.proxy = http://USER:{{secret:NAME}}@HOST:PORT",
             stage="proxy",
         )
     if status in (403, 405):

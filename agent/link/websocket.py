@@ -9,11 +9,12 @@ import socket
 import ssl
 import sys
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from websockets import ConnectionClosed, InvalidMessage, Subprotocol
+from websockets import ConnectionClosed, InvalidMessage, InvalidStatus, Subprotocol
 from websockets.asyncio.client import ClientConnection, connect
 
 from agent import identity
@@ -41,10 +42,17 @@ class _Connection(ClientConnection):
     """Keeps why the connection was lost: with TLS 1.3 a refused certificate shows only there."""
 
     lost: Exception | None = None
+    _made = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made = True
+        super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = exc
-        super().connection_lost(exc)
+        # Behind a proxy it is there before TLS is done, and may be lost without ever having been made.
+        if self._made:
+            super().connection_lost(exc)
 
     async def handshake(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -184,7 +192,10 @@ async def open_websocket(
         shown = await _shown_certificate(url + path, proxy)
         raise untrusted(exc, shown, way, time.time()) from exc
     except Exception as exc:
-        raise explain(exc, way, connected=dial.connected) from exc
+        cut = dial.connected and isinstance(exc, InvalidMessage | ConnectionError)
+        cut = cut and not isinstance(exc.__cause__, ssl.SSLError)  # a TLS alert, which tells more than a second look
+        shunned = cut and certificate_ends is not None and await _answers_without_certificate(url, path, proxy)
+        raise explain(exc, way, connected=dial.connected, shunned=shunned) from exc
     if connection.subprotocol != SUBPROTOCOL:
         await connection.close()
         raise LinkError(f"{way.broker} is a websocket, but not one of an Outhaul broker", stage="http")
@@ -215,14 +226,36 @@ def _dial(url: str, context: ssl.SSLContext, proxy: Proxy | None, timeout_s: flo
     return dial
 
 
-async def _shown_certificate(url: str, proxy: Proxy | None) -> Shown | None:
-    """Look at the certificate that did not pass: without one of ours, and nothing is said on this connection."""
+async def _answers_without_certificate(url: str, path: str, proxy: Proxy | None) -> bool:
+    """
+    Whether the broker asks for a certificate when none is shown.
+
+    With TLS 1.3 a server refuses a certificate after the handshake, and Python's says not a word: the connection ends.
+    A broker that ends a connection with ours and answers one without it does not accept ours.
+    """
+    try:
+        connection = await _dial(url + path, _looking(), proxy, PROBE_S)
+    except InvalidStatus as exc:
+        return exc.response.status_code == HTTPStatus.UNAUTHORIZED
+    except Exception:
+        return False
+    await connection.close()
+    return False
+
+
+def _looking() -> ssl.SSLContext:
+    """Return a context that trusts anybody, for a connection on which nothing is said that matters."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def _shown_certificate(url: str, proxy: Proxy | None) -> Shown | None:
+    """Look at the certificate that did not pass: without one of ours, and nothing is said on this connection."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(PROBE_S):
-            connection = await _dial(url, context, proxy, PROBE_S).open_tcp_connection()
+            connection = await _dial(url, _looking(), proxy, PROBE_S).open_tcp_connection()
         tls = connection.transport.get_extra_info("ssl_object")
         der = tls.getpeercert(binary_form=True)
         connection.transport.abort()
