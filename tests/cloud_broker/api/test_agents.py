@@ -1,0 +1,100 @@
+"""Agents over HTTP, and whether the broker is well."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+from cloud_broker.tenants import Scope
+from tests.cloud_broker.api.broker import Broker
+
+ACME = Scope("acme")
+CATALOGUE = (
+    b'{"connections":[{"name":"probe"}],"operations":[{"name":"echo","kind":"synthetic","effect":"read",'
+    b'"connection":"probe","params":{"type":"object","properties":{"n":{"minimum":0.10}}},"later":1}]}'
+)
+
+
+async def test_agents_are_listed_with_version_and_certificate(acme: httpx2.AsyncClient, broker: Broker) -> None:
+    await broker.store.agent_seen(ACME, "plant-1", 1_000.0, release="0.1.0", system="Linux", boot="b")
+    assert await broker.store.healthy()
+
+    [agent] = (await acme.get("/v1/agents")).json()["items"]
+
+    assert agent["name"] == "plant-1"
+    assert agent["group"] == "plants"
+    assert agent["state"] == "offline"
+    assert agent["version"] == "0.1.0"
+    assert agent["last_seen_at"] == "1970-01-01T00:16:40.000000Z"
+    assert agent["certificate"]["serial"] == "0a"
+    assert (await acme.get("/v1/agents/plant-1")).json() == agent
+
+
+async def test_operations_are_listed_with_their_schemas_as_the_agent_wrote_them(
+    acme: httpx2.AsyncClient, broker: Broker
+) -> None:
+    assert (await acme.get("/v1/agents/plant-1/operations")).json() == {"items": [], "next": None}
+    await broker.store.put_catalogue(ACME, "plant-1", CATALOGUE, "d1")
+
+    answer = await acme.get("/v1/agents/plant-1/operations")
+
+    assert b'"params":{"type":"object","properties":{"n":{"minimum":0.10}}}' in answer.content
+    [operation] = answer.json()["items"]
+    assert operation["name"] == "echo"
+    assert operation["effect"] == "read"
+
+
+async def test_a_token_is_given_once(acme: httpx2.AsyncClient) -> None:
+    answer = await acme.post("/v1/agents/plant-2/tokens", json={"group": "plants", "ttl": 60})
+
+    assert answer.status_code == 201
+    assert answer.json()["token"] == "oht1.acme.plant-2.plants"
+    assert answer.headers["cache-control"] == "no-store"
+    assert (await acme.post("/v1/agents/plant-2/tokens")).json()["token"] == "oht1.acme.plant-2.None"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("a b", {}, "agent"),
+        ("-a", {}, "agent"),
+        ("x" * 65, {}, "agent"),
+        ("a", {"group": ""}, "group"),
+        ("a", {"group": "a/b"}, "group"),
+        ("a", {"ttl": 0}, "ttl"),
+        ("a", {"ttl": 1e9}, "ttl"),
+        ("a", {"until": 5}, "until"),
+    ],
+)
+async def test_a_bad_wish_for_a_token_is_refused_by_name(
+    acme: httpx2.AsyncClient, name: str, body: dict[str, object], said: str
+) -> None:
+    answer = await acme.post(f"/v1/agents/{name}/tokens", json=body)
+
+    assert answer.status_code == 400
+    assert said in answer.json()["detail"]
+
+
+async def test_a_revoked_agent_says_so(acme: httpx2.AsyncClient) -> None:
+    answer = await acme.post("/v1/agents/plant-1/revoke")
+
+    assert answer.status_code == 200
+    assert answer.json()["state"] == "revoked"
+    assert (await acme.post("/v1/agents/plant-9/revoke")).json()["agents"] == ["plant-1"]
+
+
+async def test_health_needs_no_key(broker: Broker) -> None:
+    async with broker.client() as nobody:
+        assert (await nobody.get("/healthz")).json() == {"status": "ok"}
+        assert (await nobody.get("/readyz")).json() == {"status": "ok"}
+
+
+async def test_a_broker_that_agents_can_not_dial_is_not_ready(broker: Broker) -> None:
+    broker.link["listening"] = False
+    async with broker.client() as nobody:
+        answer = await nobody.get("/readyz")
+        assert (await nobody.get("/healthz")).status_code == 200
+
+    assert answer.status_code == 503
+    assert answer.json()["checks"] == {"store": True, "link": False}
+    assert "retry-after" in answer.headers
