@@ -66,13 +66,15 @@ class NewCommand(Body, frozen=True):
     operation: str
     agent: str | None = None
     group: str | None = None
-    params: msgspec.Raw = msgspec.Raw(b"{}")
+    params: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})] = msgspec.field(
+        default_factory=lambda: msgspec.Raw(b"{}")
+    )
     correlation_id: str | None = None
     ttl: float | None = None
     ordering_key: str | None = None
     priority: int = 0
-    signature: msgspec.Raw = NULL
-    seal_to: msgspec.Raw = NULL
+    signature: msgspec.Raw = msgspec.field(default_factory=lambda: NULL)
+    seal_to: msgspec.Raw = msgspec.field(default_factory=lambda: NULL)
 
 
 EXAMPLE: Final = {

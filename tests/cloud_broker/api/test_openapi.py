@@ -91,7 +91,7 @@ async def test_what_is_sent_fits_what_is_described(broker: Broker) -> None:
 
 async def test_the_reference_names_every_route(broker: Broker) -> None:
     for path, method, _ in operations(await described(broker)):
-        assert f"`{method.upper()} {path}`" in REFERENCE.replace("{id}", "{command_id}")
+        assert f"`{method.upper()} {path}`" in REFERENCE.replace("/commands/{id}", "/commands/{command_id}")
 
 
 @pytest.mark.parametrize("schema", ["CommandView", "NewCommand"])
