@@ -1,0 +1,38 @@
+# What there is to do here; each target installs what it needs. `make` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint format lock
+
+PY := .venv/bin/python
+ONCE ?=
+SHORT ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## what all others need: system packages by apt, .venv, node packages; quick when all is there
+	@config/dev/setup.sh
+
+demo: setup ## a broker, an agent and a small legacy ERP, and a story told with them; ONCE=1 ends by itself
+	@$(PY) -m config.dev.demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test: lint ## ruff, mypy and all tests, on real databases, proxies and a SOAP server; some minutes
+	@echo "== pytest"
+	@PYTHONASYNCIODEBUG=1 $(PY) -m pytest -q $(TESTS)
+
+lint: setup ## ruff and mypy
+	@echo "== ruff check"
+	@$(PY) -m ruff check --quiet .
+	@echo "== ruff format --check"
+	@$(PY) -m ruff format --quiet --check .
+	@echo "== mypy --strict"
+	@$(PY) -m mypy --no-error-summary
+
+format: setup ## write the code as ruff has it
+	@$(PY) -m ruff check --quiet --fix .
+	@$(PY) -m ruff format .
+
+bench: setup ## rows and commands a second beside the bare drivers; SHORT=1 for some seconds only
+	@$(PY) -m bench $(if $(filter-out 0,$(SHORT)),--short) --output .dev/bench.json
+
+lock: ## requirements/*.txt anew from pyproject.toml (wants uv; UPGRADE=1: newer releases)
+	@config/dev/lock.sh

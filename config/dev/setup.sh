@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Makes this folder ready for `make demo` and `make test`: system packages by apt where they are missing and it may,
+# the Python environment in .venv, the packages of the node service. Does nothing, quickly, where all is there.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+readonly FINANCE=config/dev/finance
+readonly STAMP=.venv/outhaul-setup.sha256
+
+say() { echo "setup: $*" >&2; }
+fail() {
+    say "$*"
+    exit 1
+}
+
+# --- system packages -----------------------------------------------------------------------------
+
+# Also where packages put programs that not every account has in its PATH.
+have() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1" >/dev/null; }
+have_postgresql() { have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+# A module must be one that this interpreter can really load: Debian ships Python without `ensurepip`.
+can_make_environments() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+recent_node() { have node && node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18 ? 1 : 0)'; }
+odbc_driver() { have odbcinst && odbcinst -q -d 2>/dev/null | grep -qFx "[$1]"; }
+
+find_python() {
+    local name
+    for name in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        if can_make_environments "$name"; then
+            command -v "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+missing_packages() {
+    find_python >/dev/null || echo python3 python3-venv
+    have_postgresql && have psql || echo postgresql
+    # The core packages: the programs without a service that would start by itself.
+    have mariadbd && have mariadb-install-db && have mariadb || echo mariadb-server-core mariadb-client-core
+    have odbcinst || echo unixodbc odbcinst
+    odbc_driver 'PostgreSQL Unicode' || echo odbc-postgresql
+    odbc_driver 'MariaDB Unicode' || echo odbc-mariadb
+    odbc_driver SQLite3 || echo libsqliteodbc
+    recent_node || echo nodejs
+    have npm || echo npm
+    have tinyproxy || echo tinyproxy
+    have microsocks || echo microsocks
+}
+
+install_packages() { # package...
+    local log=.dev/apt.log root=()
+    have apt-get || fail "these packages of Debian are missing; please install what they are called here: $*"
+    if [[ $(id -u) != 0 ]]; then
+        sudo -n true 2>/dev/null || fail "please run: sudo apt-get install $*"
+        root=(sudo -n)
+    fi
+    say "apt-get install $*"
+    mkdir -p .dev
+    "${root[@]}" apt-get -q update >"$log" 2>&1 || say "apt-get update failed (see $log); trying with what is known"
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@" >>"$log" 2>&1 ||
+        { tail -n 15 "$log" >&2; fail "apt-get could not install them; see $log, then run: sudo apt-get install $*"; }
+}
+
+system_packages() {
+    local missing
+    missing=$(missing_packages)
+    if [[ -n $missing ]]; then
+        # shellcheck disable=SC2086 # one word each
+        install_packages $missing
+        missing=$(missing_packages)
+        [[ -z $missing ]] || fail "still missing after the installation: "$missing
+    fi
+}
+
+# --- what lies in this folder --------------------------------------------------------------------
+
+inputs() {
+    cat requirements/dev.txt pyproject.toml "$FINANCE/package-lock.json" config/dev/setup.sh | sha256sum
+    pwd # scripts in .venv have their place written in them
+}
+
+python_environment() {
+    local python
+    python=$(find_python)
+    if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        rm -rf .venv
+    fi
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        say "making .venv with $("$python" --version)"
+        "$python" -m venv .venv
+    fi
+    say "installing requirements/dev.txt into .venv"
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes \
+        --requirement requirements/dev.txt
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-index \
+        --no-build-isolation --editable .
+}
+
+node_packages() {
+    say "npm ci in $FINANCE"
+    (cd "$FINANCE" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+}
+
+system_packages
+if [[ ! -f $STAMP || $(<"$STAMP") != "$(inputs)" || ! -x .venv/bin/outhaul || ! -d $FINANCE/node_modules ]]; then
+    python_environment
+    node_packages
+    inputs >"$STAMP"
+    say "done"
+fi
