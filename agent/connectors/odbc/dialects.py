@@ -89,6 +89,7 @@ class Dialect:
     name = "generic"
     syntax = Syntax(split=False)
     tried = False
+    ends_late_statements = True  # whether begin(timeout_s=…) does; else the driver cancels them itself
     refuses_writes = False  # whether begin(read_only=True) makes the database refuse writes
     buffering = "whether the driver holds a whole result in memory is not known"
     ping = "SELECT 1"
@@ -202,6 +203,7 @@ class SQLite(Dialect):
     syntax = Syntax(backtick=True, bracket=True)
     tried = True
     refuses_writes = True
+    ends_late_statements = False
     buffering = "the driver holds a whole result in memory before its first row"
     spoils = (
         "REAL, and NUMERIC or DECIMAL that SQLite keeps as REAL: 15 significant digits",

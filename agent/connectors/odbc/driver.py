@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from agent.connectors.odbc.dialects import DB2, Dialect, Invocation, Oracle, Que
 from agent.connectors.odbc.mariadb import MariaDB
 from agent.connectors.odbc.metadata import describe
 from agent.connectors.odbc.postgresql import PostgreSQL
-from agent.connectors.odbc.sqlstates import CANCELLED, TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
+from agent.connectors.odbc.sqlstates import TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
 from agent.connectors.odbc.statements import Statement, StatementError, parse
 from agent.connectors.odbc.types import Field
 from agent.connectors.rows import MASKED, RowEncoder, unique_names
@@ -92,6 +93,8 @@ class OdbcDriver(Driver):
         self._dialect: Dialect = Dialect()
         self._cursor: pyodbc.Cursor | None = None
         self._cancelled = False
+        self._late = False
+        self._end = 0.0
 
     @property
     def dialect_name(self) -> str:
@@ -167,7 +170,8 @@ class OdbcDriver(Driver):
         values = self._bound(operation, decode(operation, call.params))
         start = time.monotonic()
         statement_s = _server_timeout(call.timeout_s)
-        self._cancelled = False
+        self._cancelled = self._late = False
+        self._end = start + statement_s
         began = False
         outputs: dict[str, Any] = {}
         try:
@@ -229,8 +233,22 @@ class OdbcDriver(Driver):
         self._cursor = cursor
         if self._cancelled:
             raise Cancelled("cancelled before the statement began")
-        cursor.execute(query.sql, *query.values) if query.values else cursor.execute(query.sql)
+        timer = None
+        if not self._dialect.ends_late_statements:
+            timer = threading.Timer(max(0.0, self._end - time.monotonic()), self._stop_late, [cursor])
+            timer.daemon = True
+            timer.start()
+        try:
+            cursor.execute(query.sql, *query.values)
+        finally:
+            if timer is not None:
+                timer.cancel()
         return cursor
+
+    def _stop_late(self, cursor: pyodbc.Cursor) -> None:
+        self._late = True
+        with contextlib.suppress(pyodbc.Error):
+            cursor.cancel()
 
     def _row_sets(self, cursor: pyodbc.Cursor, fields: Sequence[Field] | None, mask: Sequence[str]) -> Iterator[Piece]:
         while True:
@@ -373,9 +391,10 @@ class OdbcDriver(Driver):
             if operation.effect == READ_EFFECT:
                 return SourceUnavailable(text, source_code=code)
             return OutcomeUnknown(f"{text} (the session was lost while it worked)", source_code=code)
-        if self._cancelled and found.kind in (TIMED_OUT, CANCELLED):
+        if self._cancelled:
+            # Whatever the driver calls it: it ended, and was rolled back.
             return Cancelled(f"{call.operation}: cancelled and rolled back", source_code=code)
-        if found.kind == TIMED_OUT:
+        if found.kind == TIMED_OUT or self._late:
             return TimedOut(f"{call.operation}: stopped after its timeout of {call.timeout_s:g} s", source_code=code)
         return SourceFailed(text, source_code=code, touched=began)
 

@@ -9,7 +9,6 @@ from typing import Final
 
 UNAVAILABLE: Final = "unavailable"
 TIMED_OUT: Final = "timed out"
-CANCELLED: Final = "cancelled"
 
 # By SQLSTATE or its class (the first two characters); what is not here is a technical failure.
 SQLSTATES: Final[dict[str, str]] = {
@@ -22,12 +21,10 @@ SQLSTATES: Final[dict[str, str]] = {
     "57014": TIMED_OUT,  # PostgreSQL, DB2: statement cancelled
     "HYT00": TIMED_OUT,
     "HYT01": UNAVAILABLE,
-    "HY008": CANCELLED,
 }
 # MariaDB and MySQL say HY000 or 70100 for much; only their own number tells.
 NATIVE: Final[dict[int, str]] = {
     1053: UNAVAILABLE,  # server shutdown in progress
-    1317: CANCELLED,  # query execution was interrupted
     1927: UNAVAILABLE,  # connection was killed
     1969: TIMED_OUT,  # max_statement_time exceeded
     2002: UNAVAILABLE,  # can't connect
@@ -64,7 +61,7 @@ class Diagnosis:
 
     @property
     def kind(self) -> str:
-        """``UNAVAILABLE``, ``TIMED_OUT``, ``CANCELLED`` or "" for any other failure."""
+        """``UNAVAILABLE``, ``TIMED_OUT`` or "" for any other failure."""
         native = int(self.native) if self.native.lstrip("-").isdigit() else 0
         if self.sqlstate[:2] in ("HY", "70", "08", "") and native in NATIVE:
             return NATIVE[native]

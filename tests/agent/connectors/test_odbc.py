@@ -518,6 +518,24 @@ def test_cancel_from_another_thread_stops_the_work_and_undoes_it(erp: Session) -
     assert erp.driver.alive()
 
 
+ENDLESS = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1000000000) SELECT max(n) FROM c"
+
+
+def test_sqlite_which_has_no_timeout_of_its_own_is_stopped_too(lite: Session) -> None:
+    with pytest.raises(TimedOut):
+        lite.run(sql=ENDLESS, timeout_s=0.5)
+    assert lite.driver.alive()
+
+
+def test_sqlite_can_be_cancelled(lite: Session) -> None:
+    timer = threading.Timer(0.2, lite.driver.cancel)
+    work = lite.pieces(lite.define(sql=ENDLESS))
+    timer.start()
+    with pytest.raises(Cancelled):
+        list(work)
+    timer.join()
+
+
 def test_rows_that_nobody_takes_in_time_end_with_the_timeout(pg: Session) -> None:
     pieces = pg.pieces(pg.define(sql="SELECT generate_series(1, 1000)", effect="read"), timeout_s=0.2)
     next(pieces)
