@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import secrets as chance
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -108,9 +109,22 @@ async def enroll(
         SecretError: the store of secrets can't be used.
     """
     token = parse_token(token_text)
-    pending, proxy = await asyncio.to_thread(_prepare, settings, token, secrets, state_dir, force)
+    with _written_in(state_dir):
+        pending, proxy = await asyncio.to_thread(_prepare, settings, token, secrets, state_dir, force)
     answer, certificate = await _ask(token, pending, proxy)
-    return await asyncio.to_thread(_keep, token, pending, answer, certificate, secrets, state_dir)
+    with _written_in(state_dir):
+        return await asyncio.to_thread(_keep, token, pending, answer, certificate, secrets, state_dir)
+
+
+@contextlib.contextmanager
+def _written_in(state_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise EnrolmentError(
+            f"{exc.filename or state_dir}: can't be read or written ({exc.strerror or exc}); "
+            "run this as the agent's account, and see that state_dir is its own"
+        ) from exc
 
 
 def parse_token(text: str) -> Token:

@@ -85,17 +85,21 @@ class Supervisor:
         state: how it stands.
     """
 
-    def __init__(self, dialer: Dialer, serve: Serve, *, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self, dialer: Dialer, serve: Serve, *, backoff: Backoff | None = None, drain_s: float = DRAIN_S
+    ) -> None:
         """
         Args:
             dialer: opens a transport.
             serve: carries one conversation over it, and returns how it ended; it need not close the transport.
             backoff: draws the waits; replaced in tests.
+            drain_s: how long a conversation may go on after the wish to stop.
         """
         self.state = LinkState(target=dialer.target)
         self._dialer = dialer
         self._serve = serve
         self._backoff = backoff or Backoff()
+        self._drain_s = drain_s
         self._told: tuple[str, str] | None = None  # the trouble that the log has already
 
     def __repr__(self) -> str:
@@ -105,7 +109,7 @@ class Supervisor:
         """
         Keep the link up until ``stop`` is set; nothing else ends it.
 
-        A conversation under way then has DRAIN_S to end by itself; it is cancelled after that.
+        A conversation under way then has ``drain_s`` to end by itself; it is cancelled after that.
         """
         try:
             while not stop.is_set():
@@ -144,7 +148,7 @@ class Supervisor:
             },
         )
         try:
-            ended = await _unless(stop, self._serve(transport), drain_s=DRAIN_S)
+            ended = await _unless(stop, self._serve(transport), drain_s=self._drain_s)
             error = _error_of(ended or Ended(reason="the conversation was given up"))
         except AgentError as exc:
             error = exc

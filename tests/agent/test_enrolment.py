@@ -194,6 +194,16 @@ async def test_the_files_name_must_be_the_tokens(tmp_path: Path) -> None:
         assert there.enrolled == []
 
 
+async def test_a_state_dir_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    state = tmp_path / "agent"
+    secrets = secrets_in(tmp_path / "secrets")
+    state.write_text("a file where a folder should be")
+    async with broker(tmp_path / "broker") as there:
+        with pytest.raises(EnrolmentError, match="run this as the agent's account"):
+            await enroll(settings_of(state), await there.token(), secrets, state)
+        assert there.enrolled == []
+
+
 def test_an_agent_without_identity_is_told_the_command(tmp_path: Path) -> None:
     with pytest.raises(EnrolmentError, match="outhaul-agent enroll --token TOKEN"):
         identity.load(tmp_path, secrets_in(tmp_path))

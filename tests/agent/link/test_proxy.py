@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from agent.link.base import Transport
 from agent.link.proxy import proxy_for
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import SecretStore
+from cloud_broker.certificates import Authority, server_context
 from config.dev.databases import free_port
 from config.dev.proxies import http_proxy, socks_proxy
 from tests.agent.link.broker import broker, secrets_in, settings_of
@@ -249,6 +251,40 @@ async def test_a_socks_proxy_given_as_an_http_proxy_is_told(tmp_path: Path, enro
         await enroll(settings_of(state), await there.token(), secrets, state)
         with socks_proxy(tmp_path) as proxy, pytest.raises(LinkError, match="is it a SOCKS proxy"):
             await WebsocketDialer(state, f"http://127.0.0.1:{proxy.port}", secrets).connect()
+
+
+async def test_a_proxy_may_itself_speak_tls(
+    tmp_path: Path, enrolled: tuple[Path, SecretStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[str] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        passed.append(request.splitlines()[0])
+        host, port = request.split(" ")[1].split(":")
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+
+    state, secrets = enrolled
+    authority = Authority.create(tmp_path / "proxy", time.time())
+    tls = server_context(authority, ["127.0.0.1"], time.time())
+    async with broker(tmp_path / "broker") as there:
+        await enroll(settings_of(state), await there.token(), secrets, state)
+        async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=tls) as server:
+            setting = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            with pytest.raises(LinkError, match="certificate that this machine does not trust"):
+                await WebsocketDialer(state, setting, secrets).connect()
+            monkeypatch.setenv("SSL_CERT_FILE", str(authority.folder / "ca.crt"))
+            await _echoes(await WebsocketDialer(state, setting, secrets).connect())
+    assert passed == [f"CONNECT {there.url.removeprefix('wss://')} HTTP/1.1"]
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
 
 
 @pytest.mark.parametrize(
