@@ -122,15 +122,25 @@ class Result:
         """The head was written; what is no longer needed for a lost link is let go."""
         self._unsent -= len(self._records[self._position].payload)
         self._position += 1
-        # The beginning of a row set goes only together with its first bytes: whoever has those has it too.
-        while self._kept > KEPT_BYTES and self._position > 2:
-            record = self._records.popleft()
-            self._position -= 1
-            self._kept -= len(record.payload)
-            if isinstance(record.message, Chunk):
-                self.first = record.message.offset + len(record.payload)
+        self._let_go()
         if self._unsent <= HIGH_BYTES:
             self._room.set()
+
+    def _let_go(self) -> None:
+        """Drop the oldest sent bytes beyond KEPT_BYTES."""
+        while True:
+            # The beginnings of row sets go only together with the bytes after them: who has those has them too.
+            ahead = next((i for i, record in enumerate(self._records) if isinstance(record.message, Chunk)), None)
+            if ahead is None or ahead >= self._position:
+                return
+            message, payload = self._records[ahead]
+            if self._kept - len(payload) < KEPT_BYTES or not isinstance(message, Chunk):
+                return
+            for _ in range(ahead + 1):
+                self._records.popleft()
+            self._position -= ahead + 1
+            self._kept -= len(payload)
+            self.first = message.offset + len(payload)
 
     # --- after a lost link ------------------------------------------------------------------------
 

@@ -1,0 +1,244 @@
+"""Driver processes against a real PostgreSQL: what hangs or dies costs one session and not the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pyodbc
+import pytest
+
+from agent import errors
+from agent.connectors import CONNECTORS, sessions
+from agent.connectors.base import Call, DriverSetup, Outputs, Piece, Rows
+from agent.connectors.sessions import DriverConnector
+from agent.settings import OdbcConnection, SqlOperation
+from config.dev.databases import Postgres
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals to the driver's process; wine has its own tests")
+
+OPERATIONS = {
+    "numbers": {"sql": "SELECT n FROM generate_series(1, :count) n", "effect": "read"},
+    "sleep": {"sql": "SELECT pg_sleep(:seconds)", "effect": "read"},
+    "slow-write": {"sql": "INSERT INTO written SELECT 1 FROM pg_sleep(:seconds)", "effect": "at-most-once"},
+}
+PARAMS = {
+    "numbers": {"count": {"type": "integer"}},
+    "sleep": {"seconds": {"type": "number"}},
+    "slow-write": {"seconds": {"type": "number"}},
+}
+
+
+def setup(connection_string: str, tmp_path: Path, **connection: Any) -> DriverSetup:
+    return DriverSetup(
+        name="erp",
+        connection=OdbcConnection.model_validate(
+            {"type": "odbc", "connection_string": connection_string, **connection}
+        ),
+        operations={
+            name: SqlOperation.model_validate(
+                {"connection": "erp", "timeout": "60s", "params": PARAMS[name], **operation}
+            )
+            for name, operation in OPERATIONS.items()
+        },
+        base_dir=str(tmp_path),
+        state_dir=str(tmp_path),
+    )
+
+
+@pytest.fixture
+async def erp(postgres: Postgres, tmp_path: Path) -> AsyncIterator[DriverConnector]:
+    postgres.execute_script("CREATE TABLE IF NOT EXISTS written (a int); TRUNCATE written")
+    # What an earlier test killed may still run at the server, which sees only late that its client is gone.
+    end_sessions(postgres)
+    connector = DriverConnector(setup(postgres.odbc(), tmp_path), CONNECTORS["odbc"])
+    yield connector
+    await connector.close()
+
+
+def end_sessions(server: Postgres) -> None:
+    with pyodbc.connect(server.odbc(), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = user"
+        )
+
+
+def call(operation: str, timeout_s: float = 30.0, **params: Any) -> Call:
+    return Call("cmd_test", operation, json.dumps(params).encode(), timeout_s)
+
+
+async def all_of(connector: DriverConnector, wanted: Call) -> list[Piece]:
+    return [piece async for piece in connector.run(wanted)]
+
+
+def running(server: Postgres, text: str) -> int:
+    with pyodbc.connect(server.odbc(), autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE ?",
+            f"%{text}%",
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+async def until(condition: Any, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.02)
+
+
+def only_session(connector: DriverConnector) -> sessions.Session:
+    (session,) = [*connector._running.values(), *connector._idle]
+    return session
+
+
+async def test_a_process_is_used_again(erp: DriverConnector) -> None:
+    await all_of(erp, call("numbers", count=3))
+    first = only_session(erp).pid
+    pieces = await all_of(erp, call("numbers", count=3))
+    assert only_session(erp).pid == first
+    assert [piece.data for piece in pieces if isinstance(piece, Rows)] == [b'{"n":1}\n{"n":2}\n{"n":3}\n']
+
+
+async def test_no_secret_is_in_the_command_line_or_the_environment(erp: DriverConnector, postgres: Postgres) -> None:
+    await all_of(erp, call("numbers", count=1))
+    pid = only_session(erp).pid
+    for place in ("cmdline", "environ"):
+        seen = await asyncio.to_thread(Path(f"/proc/{pid}/{place}").read_bytes)
+        assert seen
+        assert postgres.password.encode() not in seen
+
+
+async def test_a_driver_killed_in_the_middle_costs_one_command(erp: DriverConnector, postgres: Postgres) -> None:
+    running_call = asyncio.ensure_future(all_of(erp, call("sleep", seconds=30)))
+    await until(lambda: running(postgres, "pg_sleep"))
+    os.kill(only_session(erp).pid, signal.SIGKILL)
+    with pytest.raises(errors.DriverCrashed, match="signal 9"):
+        await running_call
+    assert await all_of(erp, call("numbers", count=1))
+
+
+async def test_a_driver_killed_while_rows_come_is_told(erp: DriverConnector) -> None:
+    async def kill_at_the_first_rows() -> None:
+        async for piece in erp.run(call("numbers", count=5_000_000)):
+            if isinstance(piece, Rows) and only_session(erp).alive:
+                os.kill(only_session(erp).pid, signal.SIGKILL)
+
+    with pytest.raises(errors.DriverCrashed):
+        await kill_at_the_first_rows()
+
+
+@pytest.mark.parametrize(("operation", "error"), [("sleep", errors.TimedOut), ("slow-write", errors.OutcomeUnknown)])
+async def test_a_driver_that_hangs_past_its_deadline_is_ended(
+    erp: DriverConnector, postgres: Postgres, operation: str, error: type[errors.CommandError]
+) -> None:
+    await all_of(erp, call("numbers", count=1))
+    pid = only_session(erp).pid
+    running_call = asyncio.ensure_future(all_of(erp, call(operation, timeout_s=0.5, seconds=30)))
+    await until(lambda: running(postgres, "pg_sleep"))
+    # Stopped, it answers nothing: neither its own timeout nor our asking helps.
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(error, match="its process was ended"):
+        await running_call
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+    assert await all_of(erp, call("numbers", count=1))
+
+
+async def test_an_operation_past_its_timeout_is_stopped_at_the_source(erp: DriverConnector, postgres: Postgres) -> None:
+    with pytest.raises(errors.TimedOut):
+        await all_of(erp, call("sleep", timeout_s=1.0, seconds=30))
+    assert running(postgres, "pg_sleep") == 0
+
+
+async def test_a_consumer_that_goes_away_stops_the_work(erp: DriverConnector, postgres: Postgres) -> None:
+    pieces = erp.run(call("numbers", count=50_000_000))
+    async for piece in pieces:
+        if isinstance(piece, Rows):
+            break
+    await pieces.aclose()
+    await until(lambda: running(postgres, "generate_series") == 0)
+    assert await all_of(erp, call("numbers", count=1))
+
+
+async def test_cancel_ends_a_running_statement_soon(erp: DriverConnector, postgres: Postgres) -> None:
+    running_call = asyncio.ensure_future(all_of(erp, call("slow-write", seconds=30)))
+    await until(lambda: running(postgres, "pg_sleep"))
+    erp.cancel("cmd_test")
+    with pytest.raises(errors.CommandError):
+        await running_call
+    assert running(postgres, "pg_sleep") == 0
+    with pyodbc.connect(postgres.odbc()) as connection:
+        assert connection.execute("SELECT count(*) FROM written").fetchval() == 0
+
+
+async def test_a_slow_consumer_makes_the_source_wait(erp: DriverConnector) -> None:
+    pieces = erp.run(call("numbers", count=5_000_000))
+    rows = 0
+    async for piece in pieces:
+        if isinstance(piece, Rows):
+            rows += piece.count
+            session = only_session(erp)
+            # What is read ahead is bounded: our buffer, the pipe, and one batch in the driver.
+            assert len(session._stdout._buffer) <= 2 * sessions.PIPE_BYTES + 65_536  # type: ignore[attr-defined]  # asyncio does not show it
+            if rows > 100_000:
+                break
+    await pieces.aclose()
+
+
+async def test_an_unused_process_ends(postgres: Postgres, tmp_path: Path) -> None:
+    connector = DriverConnector(setup(postgres.odbc(), tmp_path, idle="100ms"), CONNECTORS["odbc"])
+    await all_of(connector, call("numbers", count=1))
+    pid = only_session(connector).pid
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+    await connector.close()
+
+
+async def test_a_session_that_the_database_closed_is_replaced_before_use(
+    erp: DriverConnector, postgres: Postgres
+) -> None:
+    await all_of(erp, call("numbers", count=1))
+    end_sessions(postgres)
+    assert await all_of(erp, call("numbers", count=1))
+
+
+async def test_a_database_that_is_not_there_is_unavailable_and_untouched(tmp_path: Path) -> None:
+    connector = DriverConnector(
+        setup("Driver={PostgreSQL Unicode};Server=127.0.0.1;Port=1;Database=x;Uid=x;Pwd=hidden-word", tmp_path),
+        CONNECTORS["odbc"],
+    )
+    with pytest.raises(errors.SourceUnavailable) as caught:
+        await all_of(connector, call("numbers", count=1))
+    assert not caught.value.touched
+    assert "hidden-word" not in caught.value.message
+    (finding,) = await connector.check()
+    assert finding.ok is False
+    await connector.close()
+
+
+async def test_a_driver_that_can_not_be_loaded_is_a_crash_that_says_why(tmp_path: Path) -> None:
+    connector = DriverConnector(setup("x", tmp_path), "agent.connectors.nowhere:Driver")
+    with pytest.raises(errors.DriverCrashed):
+        await all_of(connector, call("numbers", count=1))
+    await connector.close()
+
+
+async def test_the_process_ends_with_the_agent(erp: DriverConnector) -> None:
+    await all_of(erp, call("numbers", count=1))
+    session = only_session(erp)
+    session._stdin.close()
+    await until(lambda: not Path(f"/proc/{session.pid}").exists())
+
+
+async def test_outputs_and_findings_come_through(erp: DriverConnector) -> None:
+    pieces = await all_of(erp, call("numbers", count=1))
+    assert isinstance(pieces[-1], Outputs)
+    findings = await erp.check()
+    assert findings
+    assert all(finding.ok is not False for finding in findings)

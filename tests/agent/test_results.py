@@ -1,0 +1,134 @@
+"""A command's lane: filled by the dispatcher, emptied by one link after another."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.connectors.base import Column
+from agent.results import HIGH_BYTES, KEPT_BYTES, Result
+from protocol import limits
+from protocol.codec import Record
+from protocol.messages import Chunk, Completed, RowSetBegins, RowSetDone
+
+COLUMNS = (Column("a", "string"),)
+
+
+def result() -> Result:
+    return Result("cmd_1", 1, lambda: None)
+
+
+def send_all(lane: Result) -> list[Record]:
+    sent = []
+    while (record := lane.head()) is not None:
+        sent.append(record)
+        lane.sent()
+    return sent
+
+
+def body(records: list[Record]) -> bytes:
+    return b"".join(bytes(record.payload) for record in records if isinstance(record.message, Chunk))
+
+
+async def test_rows_larger_than_a_chunk_are_cut_and_counted_where_they_end() -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    await lane.rows(b"x" * (limits.CHUNK_BYTES + 10), 3)
+    _, first, second = send_all(lane)
+    assert first.message == Chunk("cmd_1", 1, 0, 0)
+    assert second.message == Chunk("cmd_1", 1, limits.CHUNK_BYTES, 3)
+
+
+async def test_the_manifest_tells_each_row_set() -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    await lane.rows(b"one\n", 1)
+    lane.begin(COLUMNS)
+    assert lane.manifest() == [
+        RowSetDone(4, 1, hashlib.sha256(b"one\n").hexdigest()),
+        RowSetDone(0, 0, hashlib.sha256(b"").hexdigest()),
+    ]
+
+
+async def test_the_source_waits_while_too_much_is_unsent() -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    waiting = asyncio.ensure_future(lane.rows(b"x" * (HIGH_BYTES + 1), 1))
+    await asyncio.wait((waiting,), timeout=0.01)
+    assert not waiting.done()
+    send_all(lane)
+    await waiting
+
+
+async def test_what_may_be_on_its_way_without_credit_can_always_be_sent_again() -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    whole = b""
+    for number in range(64):
+        piece = bytes([number]) * 50_000
+        whole += piece
+        await lane.rows(piece, 1)
+        send_all(lane)
+    assert lane.first <= lane.end - KEPT_BYTES
+    lane.resume(lane.first)
+    assert body(send_all(lane)) == whole[lane.first :]
+    assert lane.held().sent == len(whole)
+
+
+@given(st.lists(st.integers(0, 150_000), min_size=1, max_size=12), st.data())
+def test_a_resumed_result_is_the_rest_of_the_first(sizes: list[int], data: st.DataObject) -> None:
+    async def story() -> None:
+        lane = result()
+        whole = b""
+        for number, size in enumerate(sizes):
+            lane.begin(COLUMNS)
+            piece = bytes([number]) * size
+            whole += piece
+            filling = asyncio.ensure_future(lane.rows(piece, 1))
+            while not filling.done():
+                await asyncio.sleep(0)
+                if data.draw(st.booleans()):
+                    send_all(lane)
+                elif not filling.done() and lane.head() is None:
+                    break
+                else:
+                    send_all(lane)
+            await filling
+        lane.complete(Completed("cmd_1", 1, "succeeded", row_sets=lane.manifest()), b"{}")
+        boundaries = [0]
+        for record in send_all(lane):
+            if isinstance(record.message, Chunk):
+                boundaries.append(record.message.offset + len(record.payload))
+        have = data.draw(st.sampled_from([b for b in boundaries if b >= lane.first] or [lane.first]))
+        lane.resume(have)
+        again = send_all(lane)
+        assert body(again) == whole[have:]
+        assert isinstance(again[-1].message, Completed)
+        begun = [r.message.index for r in again if isinstance(r.message, RowSetBegins) and r.message.offset > have]
+        assert begun == [i for i in range(len(sizes)) if sum(sizes[:i]) > have]
+
+    asyncio.run(story())
+
+
+async def test_a_result_shows_its_state() -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    await lane.rows(b"x\n", 1)
+    assert repr(lane) == "<Result cmd_1 open, 0 to 2, 2 bytes unsent>"
+
+
+@pytest.mark.parametrize("offset", [0, 5])
+async def test_row_sets_at_the_offset_are_told_again(offset: int) -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    await lane.rows(b"12345", 1)
+    lane.begin(COLUMNS)
+    send_all(lane)
+    lane.resume(offset)
+    again = send_all(lane)
+    assert isinstance(again[0].message, RowSetBegins)
+    assert again[0].message.index == (0 if offset == 0 else 1)
