@@ -103,6 +103,16 @@ class LinkSettings(Model):
         "", description='What agents dial, such as "wss://broker.example.com:8443"; empty means the listen address.'
     )
 
+    @model_validator(mode="after")
+    def _dialable(self) -> LinkSettings:
+        host, _ = split_address(self.listen)
+        if not self.public_url and host in ("0.0.0.0", "::"):  # noqa: S104 - recognised, not listened on
+            raise ValueError(
+                f"listen = {self.listen!r} is every address of this machine, which is none that agents can dial; "
+                'set public_url, such as "wss://broker.example.com:8443"'
+            )
+        return self
+
     @property
     def url(self) -> str:
         """What agents dial."""

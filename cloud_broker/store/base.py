@@ -357,4 +357,8 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
-        """Remove up to ``limit`` commands finished before; return ``(tenant, id)`` of those with result files."""
+        """
+        Remove commands finished before; return ``(tenant, id)`` of up to ``limit`` that have result files.
+
+        Call it until it returns none: then nothing older is left.
+        """

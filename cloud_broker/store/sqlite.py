@@ -239,11 +239,17 @@ class SqliteStore(Store):
         return await self._write(work)
 
     async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
-        def work(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-            gone = connection.execute(QUERIES["forget_before"], {"before": before, "limit": limit}).fetchall()
-            return [(tenant, command_id) for tenant, command_id, result in gone if result == "file"]
+        bound = {"before": before, "limit": limit}
 
-        return await self._write(work)
+        def work(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+            return connection.execute(QUERIES["forget_before"], bound).fetchall()
+
+        while True:
+            gone = await self._write(work)
+            with_files = [(tenant, command_id) for tenant, command_id, result in gone if result == "file"]
+            # Nothing to tell must mean that nothing is left, or the caller would stop too early.
+            if with_files or len(gone) < limit:
+                return with_files
 
     # --- the threads ------------------------------------------------------------------------------
 

@@ -1,0 +1,398 @@
+"""The ``outhaul-broker`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from cloud_broker import RELEASE, logs, tokens
+from cloud_broker.api.views import agent_view, key_view, tenant_view, time_text
+from cloud_broker.certificates import Authority, CertificateInvalid
+from cloud_broker.errors import StoreUnavailable
+from cloud_broker.keys import new_key, sha256_of
+from cloud_broker.settings import ConfigError, Settings, find_file, load
+from cloud_broker.store.base import Exists, Store
+from cloud_broker.store.open import open_store
+from cloud_broker.tenants import NAME, SCOPES, Scope
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?")
+_SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """It did not work."""
+
+    exit_code = 1
+
+
+class WrongWords(Failure):
+    """What the operator wrote can't be understood."""
+
+    exit_code = 2
+
+
+class NotReachable(Failure):
+    """The store does not answer."""
+
+    exit_code = 3
+
+
+class NotAllowed(Failure):
+    """The operating system says no."""
+
+    exit_code = 4
+
+
+class Duration(click.ParamType[float]):
+    """``90s``, ``30min``, ``1h``, ``7d`` or seconds, as float seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        if isinstance(value, float):
+            return value
+        match = _DURATION.fullmatch(value)
+        if match is None or float(match[1]) == 0:
+            self.fail(f"wants a duration such as 90s, 30min, 1h or 7d, found {value!r}", param, ctx)
+        return float(match[1]) * _SECONDS[match[2]]
+
+
+class Name(click.ParamType[str]):
+    """The name of a tenant, an agent or a group."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is."""
+        if not NAME.match(value):
+            self.fail(f"wants 1 to 64 letters, digits, '.', '_' and '-', found {value!r}", param, ctx)
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """How to print facts: for people, or as one JSON document."""
+
+    as_json: bool
+
+    def facts(self, document: Any, text: str) -> None:
+        """Print one or the other on stdout."""
+        click.echo(json.dumps(document, ensure_ascii=False) if self.as_json else text)
+
+    def table(self, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+        """Print rows, in columns for people."""
+        if self.as_json:
+            self.facts({"items": list(rows), "next": None}, "")
+            return
+        lines = [list(columns), *([_cell(row[column]) for column in columns] for row in rows)]
+        widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+        for line in lines:
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def with_settings(command: Command) -> Command:
+    """Give a command ``settings`` and ``out`` from ``--config`` and ``--json``."""
+
+    @click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The broker's file; else $OUTHAUL_BROKER_CONFIG, else ./broker.toml if it is there, else the defaults.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+    @functools.wraps(command)
+    def wrapped(config: Path | None, as_json: bool, **rest: Any) -> Any:
+        try:
+            settings = load(find_file(config))
+        except ConfigError as exc:
+            raise WrongWords(str(exc)) from exc
+        with _failures():
+            return command(settings=settings, out=Out(as_json), **rest)
+
+    return wrapped  # type: ignore[return-value]  # click calls it with what it parsed, whatever that is
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn what can go wrong into a sentence and an exit code."""
+    try:
+        yield
+    except PermissionError as exc:
+        raise NotAllowed(f"{exc.filename}: not allowed: {exc.strerror}") from exc
+    except StoreUnavailable as exc:
+        raise NotReachable(exc.detail) from exc
+    except (ConfigError, CertificateInvalid, OSError) as exc:
+        raise Failure(str(exc)) from exc
+
+
+def _in_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Do something with the store; a broker may run at the same time."""
+    if not settings.store_file.exists():
+        raise Failure(f"{settings.data_dir}: no broker was set up here; run `outhaul-broker init` first")
+
+    async def opened() -> T:
+        store = open_store(settings)
+        await store.open()
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(opened())
+
+
+async def _known_tenant(store: Store, name: str) -> None:
+    if await store.tenant(name) is None:
+        names = ", ".join(tenant.name for tenant in await store.tenants()) or "none yet"
+        raise Failure(f"there is no tenant {name!r}; there are: {names}")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """The cloud side of Outhaul: takes commands over HTTP and hands them to agents."""
+
+
+@main.command()
+@with_settings
+def init(settings: Settings, out: Out) -> None:
+    """Set a broker up: data folder, certificate authority, first administrator key."""
+    # One that is there already keeps its rights: it may be somebody's. Every file in it is its owner's alone.
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def set_up() -> str:
+        store = open_store(settings)
+        await store.open()
+        try:
+            if any(key.tenant is None for key in await store.keys(None)):
+                raise Failure(
+                    f"{settings.data_dir}: a broker was set up here already, and is left as it is; "
+                    "`outhaul-broker key create --all-tenants --scope '*'` makes another administrator key"
+                )
+            # Found without a key if an earlier init was stopped half way.
+            if not (settings.data_dir / "ca.crt").exists():
+                Authority.create(settings.data_dir, time.time())
+            key, text = new_key(None, ["*"], time.time())
+            await store.add_key(key, sha256_of(text))
+            return text
+        finally:
+            await store.close()
+
+    admin_key = asyncio.run(set_up())
+    document = {"admin_key": admin_key, "api_url": settings.api_url, "link_url": settings.link.url}
+    out.facts(
+        document,
+        f"The broker is set up in {settings.data_dir}.\n\n"
+        f"  administrator key  {admin_key}\n"
+        f"  API                {settings.api_url}\n"
+        f"  agents dial        {settings.link.url}\n\n"
+        "The key is shown now and never again: keep it in a safe place.\n"
+        "Next: `outhaul-broker serve`, and `outhaul-broker tenant create NAME`.",
+    )
+
+
+@main.command()
+@with_settings
+def serve(settings: Settings, out: Out) -> None:
+    """Run the broker in the foreground, until it is told to stop."""
+    if not (settings.data_dir / "ca.crt").exists() or not settings.store_file.exists():
+        raise Failure(f"{settings.data_dir}: no broker was set up here; run `outhaul-broker init` first")
+    logs.configure(settings.log)
+    # Imported here: the web framework takes longer to import than any other command takes to run.
+    from cloud_broker import app
+
+    app.serve(settings)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def version(as_json: bool) -> None:
+    """Print which release this is."""
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    Out(as_json).facts({"version": RELEASE, "python": python}, f"outhaul-broker {RELEASE} (Python {python})")
+
+
+@main.group()
+def tenant() -> None:
+    """Customers: the wall that nothing crosses."""
+
+
+@tenant.command("create")
+@click.argument("name", type=Name())
+@with_settings
+def create_tenant(settings: Settings, out: Out, name: str) -> None:
+    """Create a tenant."""
+    try:
+        made = _in_store(settings, lambda store: store.create_tenant(name, time.time()))
+    except Exists as exc:
+        raise Failure(str(exc)) from exc
+    out.facts(_plain(tenant_view(made)), f"Tenant {name} is there.")
+
+
+@tenant.command("list")
+@with_settings
+def list_tenants(settings: Settings, out: Out) -> None:
+    """List all tenants."""
+    found = _in_store(settings, lambda store: store.tenants())
+    out.table([_plain(tenant_view(one)) for one in found], ["name", "state", "created_at"])
+
+
+@tenant.command("suspend")
+@click.argument("name", type=Name())
+@with_settings
+def suspend(settings: Settings, out: Out, name: str) -> None:
+    """Take nothing new for a tenant until it is resumed."""
+    _set_state(settings, out, name, "suspended")
+
+
+@tenant.command("resume")
+@click.argument("name", type=Name())
+@with_settings
+def resume(settings: Settings, out: Out, name: str) -> None:
+    """Take commands for a tenant again."""
+    _set_state(settings, out, name, "active")
+
+
+def _set_state(settings: Settings, out: Out, name: str, state: Any) -> None:
+    async def change(store: Store) -> None:
+        await _known_tenant(store, name)
+        await store.set_tenant_state(name, state)
+
+    _in_store(settings, change)
+    out.facts({"name": name, "state": state}, f"Tenant {name} is {state}.")
+
+
+@main.group()
+def key() -> None:
+    """Keys of callers."""
+
+
+@key.command("create")
+@click.option("--tenant", type=Name(), help="Whose key it is.")
+@click.option("--all-tenants", is_flag=True, help="Instead: an administrator's key, for every tenant.")
+@click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(SCOPES), help="What it may do.")
+@click.option("--ttl", type=Duration(), help="How long it is valid; without it, until it is revoked.")
+@with_settings
+def create_key(
+    settings: Settings, out: Out, tenant: str | None, all_tenants: bool, scopes: tuple[str, ...], ttl: float | None
+) -> None:
+    """Create a key and print it: it is shown now and never again."""
+    if (tenant is None) != all_tenants:
+        raise click.UsageError("wants either --tenant NAME or --all-tenants")
+    made, text = new_key(tenant, scopes, time.time(), ttl)
+
+    async def keep(store: Store) -> None:
+        if tenant is not None:
+            await _known_tenant(store, tenant)
+        await store.add_key(made, sha256_of(text))
+
+    _in_store(settings, keep)
+    out.facts({"id": made.id, "key": text}, f"{text}\n\nThe key is shown now and never again. Its id is {made.id}.")
+
+
+@key.command("list")
+@click.option("--tenant", type=Name(), help="Only this tenant's.")
+@with_settings
+def list_keys(settings: Settings, out: Out, tenant: str | None) -> None:
+    """List keys, revoked ones included."""
+    found = _in_store(settings, lambda store: store.keys(tenant))
+    columns = ["id", "tenant", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"]
+    out.table([_plain(key_view(one)) for one in found], columns)
+
+
+@key.command("revoke")
+@click.argument("key_id", metavar="ID")
+@with_settings
+def revoke_key(settings: Settings, out: Out, key_id: str) -> None:
+    """Refuse a key from now on."""
+    if not _in_store(settings, lambda store: store.revoke_key(key_id, time.time())):
+        raise Failure(f"there is no key {key_id!r}; `outhaul-broker key list` shows those there are")
+    out.facts({"id": key_id, "revoked": True}, f"Key {key_id} is revoked.")
+
+
+@main.group()
+def token() -> None:
+    """Tokens: each lets one agent enrol, once."""
+
+
+@token.command("create")
+@click.option("--tenant", type=Name(), required=True, help="Whose agent it is.")
+@click.option("--agent", type=Name(), required=True, help="The agent's name.")
+@click.option("--group", type=Name(), help="Of agents that serve the same systems.")
+@click.option("--ttl", type=Duration(), default=tokens.DEFAULT_TTL_S, help="How long it is valid; 1h if not given.")
+@with_settings
+def create_token(settings: Settings, out: Out, tenant: str, agent: str, group: str | None, ttl: float) -> None:
+    """Create a token for `outhaul-agent enroll` and print it: it is shown now and never again."""
+    if ttl > tokens.MAX_TTL_S:
+        raise click.BadParameter(f"at most {tokens.MAX_TTL_S / 86_400:.0f}d", param_hint="--ttl")
+
+    async def make(store: Store) -> tuple[str, float]:
+        await _known_tenant(store, tenant)
+        authority = Authority.load(settings.data_dir)
+        return await tokens.new_token(store, authority, settings, tenant, agent, group, ttl)
+
+    text, expires_at = _in_store(settings, make)
+    until = time_text(expires_at)
+    out.facts(
+        {"token": text, "expires_at": until},
+        f"{text}\n\nOn the machine beside the ERP: `outhaul-agent enroll --token TOKEN`. It works once, until {until}.",
+    )
+
+
+@main.group()
+def agent() -> None:
+    """Agents that have enrolled."""
+
+
+@agent.command("list")
+@click.option("--tenant", type=Name(), help="Only this tenant's.")
+@with_settings
+def list_agents(settings: Settings, out: Out, tenant: str | None) -> None:
+    """List agents and when they were last there."""
+
+    async def look(store: Store) -> list[dict[str, Any]]:
+        if tenant is not None:
+            await _known_tenant(store, tenant)
+        names = [tenant] if tenant else [one.name for one in await store.tenants()]
+        found = [one for name in names for one in await store.agents(Scope(name))]
+        # Only the running broker knows who is linked to it; the file knows who was let in.
+        return [_plain(agent_view(one, "revoked" if one.revoked_at else "enrolled")) for one in found]
+
+    columns = ["tenant", "name", "group", "state", "version", "last_seen_at"]
+    out.table(_in_store(settings, look), columns)
+
+
+@agent.command("revoke")
+@click.argument("name", type=Name())
+@click.option("--tenant", type=Name(), required=True, help="Whose agent it is.")
+@with_settings
+def revoke_agent(settings: Settings, out: Out, tenant: str, name: str) -> None:
+    """Take an agent's certificate back; it can't link again without a new token."""
+    if not _in_store(settings, lambda store: store.revoke_agent(Scope(tenant), name, time.time())):
+        raise Failure(f"tenant {tenant!r} has no agent {name!r}; `outhaul-broker agent list` shows those there are")
+    out.facts({"tenant": tenant, "name": name, "revoked": True}, f"Agent {name} of {tenant} is revoked.")
+
+
+def _plain(view: Any) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(view)
+    return found
