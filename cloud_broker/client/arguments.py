@@ -104,10 +104,15 @@ def rows_of(text: str) -> list[dict[str, Any]]:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean …?`` if one of ``known`` is near, else what there is."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if near:
-        return f" Did you mean {near[0]}?"
+    near = nearest(word, names)
+    if near is not None:
+        return f" Did you mean {near}?"
     return f" There is: {', '.join(names)}." if names else ""
+
+
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """Return the one of ``known`` that ``word`` was probably meant to be; ``None`` if none is near."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
 
 
 def read_bytes(name: str) -> bytes:

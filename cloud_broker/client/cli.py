@@ -17,7 +17,7 @@ from typing import Final
 
 import click
 
-from cloud_broker.client import profile
+from cloud_broker.client import arguments, profile
 from cloud_broker.client.call import tell
 from cloud_broker.client.cli_call import call
 from cloud_broker.client.cli_shows import agents, commands, operations
@@ -101,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> int:
             # Windows gives files and pipes an encoding of its own, which can't hold every text of an ERP.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        code = _run(args)
+        code = _run(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
     except BrokenPipeError:
         return _reader_left()
@@ -114,9 +114,9 @@ def main(args: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(args: Sequence[str] | None) -> int:
+def _run(args: Sequence[str]) -> int:
     try:
-        return int(cli.main(args=args, prog_name="outhaul", standalone_mode=False) or DONE)
+        return int(cli.main(args=list(args), prog_name="outhaul", standalone_mode=False) or DONE)
     except click.Abort:
         tell("aborted")
         return FAILED
@@ -127,13 +127,13 @@ def _run(args: Sequence[str] | None) -> int:
         tell("interrupted")
         return FAILED
     except ProblemError as exc:
-        return _tell_problem(exc)
+        return _tell_problem(exc, args)
     except OuthaulError as exc:
         tell(f"error: {exc}")
         return _ERROR_CODES.get(type(exc), FAILED)
 
 
-def _tell_problem(exc: ProblemError) -> int:
+def _tell_problem(exc: ProblemError, words: Sequence[str]) -> int:
     if exc.errors:
         tell(f"error: {exc.title or 'the parameters do not fit'}")
         for entry in exc.errors:
@@ -143,7 +143,20 @@ def _tell_problem(exc: ProblemError) -> int:
                 tell(f"  {entry}")
     else:
         tell(f"error: {exc}{f' ({exc.code})' if exc.code and exc.code != 'blank' else ''}")
+    near = _meant(words, exc)
+    if near is not None:
+        tell(f"Did you mean {near}?")
     return _STATUS_CODES.get(exc.status, FAILED)
+
+
+def _meant(words: Sequence[str], exc: ProblemError) -> str | None:
+    """Return the name that exists and is nearest to a word that was given, where the broker says which exist."""
+    known = [name for key in ("agents", "operations") for name in exc.document.get(key, ()) if isinstance(name, str)]
+    for word in words:
+        near = arguments.nearest(word, known) if word not in known else None
+        if near is not None:
+            return near
+    return None
 
 
 def _reader_left() -> int:

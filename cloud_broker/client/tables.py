@@ -20,11 +20,13 @@ from cloud_broker.client.records import Column
 
 PIPE_WIDTH: Final = 1_000_000  # characters: in a file nothing is shortened
 NARROW: Final = 8  # characters a column needs to be of use on a terminal
+GAP: Final = 2  # characters between two columns
 NUMBERS: Final = frozenset({"integer", "decimal", "number"})
 
 # What a terminal would obey instead of show: an ERP's text must not move the cursor.
 _CONTROLS: Final = {
-    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F))
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 } | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 
 
@@ -40,6 +42,7 @@ class Tables:
     def __init__(self, file: TextIO | None = None) -> None:
         out = file or sys.stdout
         self._terminal = out.isatty()
+        self._begun = False
         self._console = Console(
             file=out,
             force_terminal=self._terminal,
@@ -70,6 +73,7 @@ class Tables:
 
     def pairs(self, entries: Iterable[tuple[str, Any]]) -> None:
         """Print names and values, one pair a line."""
+        self._apart()
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
@@ -79,26 +83,52 @@ class Tables:
 
     def heading(self, text: str) -> None:
         """Print a line above a table."""
+        self._apart()
         self._console.print(Text(text, style="bold"))
+        self._begun = False
 
     def _print(self, headers: Sequence[str], cells: Sequence[Sequence[Text]], right: Sequence[bool]) -> None:
-        if self._terminal and len(headers) * NARROW > self._console.width and len(headers) > 1:
-            self._print_records(headers, cells)
-            return
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for header, is_number in zip(headers, right, strict=True):
+        names = [Text(plain(header)) for header in headers]
+        widths = [max([name.cell_len, *(row[i].cell_len for row in cells)], default=0) for i, name in enumerate(names)]
+        if self._terminal:
+            room = self._console.width - GAP * (len(names) - 1)
+            if sum(widths) > room and room < NARROW * len(names):
+                self._print_records(headers, cells)
+                return
+            widths = fitted(widths, room)
+        self._apart()
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+        for name, width, is_number in zip(names, widths, right, strict=True):
             table.add_column(
-                Text(plain(header)), justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis"
+                name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis", width=width
             )
         for row in cells:
             table.add_row(*row)
         self._console.print(table)
+
+    def _apart(self) -> None:
+        """An empty line between two tables; none below a heading."""
+        if self._begun:
+            self._console.print()
+        self._begun = True
 
     def _print_records(self, headers: Sequence[str], cells: Sequence[Sequence[Text]]) -> None:
         """Print each row as lines of name and value: on this terminal the columns would be too narrow to read."""
         for number, row in enumerate(cells, 1):
             self.heading(f"row {number}")
             self.pairs(zip(headers, row, strict=True))
+
+
+def fitted(widths: Sequence[int], room: int) -> list[int]:
+    """Return widths that fit into ``room`` together: the narrow ones whole, the wide ones cut to the same."""
+    left, most = room, max(widths, default=0)
+    for number, width in enumerate(sorted(widths)):
+        share = left // (len(widths) - number)
+        if width > share:
+            most = max(share, 1)
+            break
+        left -= width
+    return [min(width, most) for width in widths]
 
 
 def cell(value: Any, nothing: str = "NULL") -> Text:
