@@ -361,7 +361,7 @@ class OdbcDriver(Driver):
         except pyodbc.Error as exc:
             self._rollback()
             found = diagnose(exc.args, self._hidden)
-            if operation.effect != READ_EFFECT and found.kind == UNAVAILABLE:
+            if operation.effect != READ_EFFECT and (found.kind == UNAVAILABLE or not self.alive()):
                 raise OutcomeUnknown(
                     f"{call.operation}: the session was lost while its work was being committed: {found.message}",
                     source_code=found.code,
@@ -385,7 +385,9 @@ class OdbcDriver(Driver):
         text, code = f"{call.operation}: {found.message}", found.code
         if isinstance(operation, SqlOperation | ProcedureOperation) and found.is_business(operation.business_errors):
             return SourceRejected(found.message, source_code=code)
-        if found.kind == UNAVAILABLE or self._connection is None:
+        if found.kind != TIMED_OUT and not self.alive():
+            # Asked, not guessed from the code: a procedure's own errors may say "connection", and drivers roll back
+            # on a dead session without a word.
             if not began:
                 return SourceUnavailable(text, source_code=code, touched=False)
             if operation.effect == READ_EFFECT:

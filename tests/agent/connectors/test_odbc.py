@@ -393,6 +393,15 @@ def test_a_technical_error_tells_the_databases_words_and_the_session_lives(erp: 
     assert erp.value("SELECT 1 AS a") == 1
 
 
+def test_a_procedure_that_speaks_of_connections_is_not_taken_for_a_lost_session(pg: Session) -> None:
+    pg.run(
+        sql="CREATE PROCEDURE far() LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'no way to the warehouse' USING ERRCODE = '08001'; END $$"
+    )
+    with pytest.raises(SourceFailed, match="no way to the warehouse"):
+        pg.run(procedure="far")
+
+
 def test_a_rule_checked_at_commit_is_told_with_certainty(pg: Session) -> None:
     pg.run(sql="CREATE TABLE IF NOT EXISTS late (a int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
     with pytest.raises(SourceRejected, match="duplicate key"):

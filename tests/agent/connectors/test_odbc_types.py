@@ -277,6 +277,12 @@ def test_whole_numbers_beyond_64_bits_are_bound_exactly(pg: Session) -> None:
     assert pg.value("SELECT CAST(:v AS numeric) + 1 AS v", {"v": big}, params=params) == str(big + 1)
 
 
+def test_casts_around_a_statement_keep_its_order(pg: Session) -> None:
+    sql = "SELECT current_date + n AS d, n FROM generate_series(1, 20000) n ORDER BY md5(n::text) LIMIT 15000"
+    plain = pg.run(sql=sql.replace("current_date + n AS d, ", ""), effect="read").rows[0]
+    assert [row["n"] for row in pg.run(sql=sql, effect="read").rows[0]] == [row["n"] for row in plain]
+
+
 def test_a_column_added_between_two_calls_is_not_missed(pg: Session) -> None:
     pg.run(sql="CREATE TABLE grows (d date)")
     pg.run(sql="INSERT INTO grows VALUES ('2024-01-01')")
