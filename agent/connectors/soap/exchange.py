@@ -161,12 +161,17 @@ class Exchange:
                     # identity: a compressed reply could be of any size once unpacked.
                     {**headers, "Accept-Encoding": "identity", "Connection": "close", "User-Agent": "outhaul-agent"},
                 )
-                response = connection.getresponse()
-                return Reply(
-                    response.status,
-                    {name.lower(): value for name, value in response.getheaders()},
-                    self._read(response, url),
-                )
+                # Closed here: with `Connection: close` the response alone holds the socket.
+                with contextlib.closing(connection.getresponse()) as response:
+                    reply = Reply(
+                        response.status,
+                        {name.lower(): value for name, value in response.getheaders()},
+                        self._read(response, url),
+                    )
+                if self._stopped is not None:
+                    # What our own cut ended may look whole: a reply may have no length.
+                    raise ConnectionAbortedError(self._stopped)
+                return reply
             except ssl.SSLError as exc:
                 if any(word in (exc.reason or "") for word in _CERTIFICATE_ALERTS):
                     raise SourceFailed(

@@ -12,6 +12,9 @@ from zeep.xsd.elements.indicators import Choice, Indicator
 TEXT: Final = "#text"  # the text of an element that has attributes beside it; zeep calls it _value_1
 
 
+Alternatives = tuple[frozenset[str], ...]  # the names of each branch of a choice, of which one may be given
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """
@@ -28,6 +31,7 @@ class Field:
         required: whether it must be given.
         attribute: whether it is an XML attribute.
         group: the fields of a group of elements that may be repeated as a whole, or ``()``.
+        choices: of the group, as ``choices_of``.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Field:
     required: bool = True
     attribute: bool = False
     group: tuple[Field, ...] = ()
+    choices: tuple[Alternatives, ...] = ()
 
 
 def is_complex(kind: Any) -> bool:
@@ -72,6 +77,29 @@ def fields_of(kind: Any) -> list[Field]:
     return found
 
 
+def choices_of(kind: Any) -> tuple[Alternatives, ...]:
+    """Return the choices among the fields of a complex type; zeep takes the first that fits and drops the others."""
+    return tuple(choice for _, nested in kind.elements_nested for choice in _choices(nested))
+
+
+def _choices(nested: Any) -> Iterator[Alternatives]:
+    if not isinstance(nested, Indicator):
+        return
+    children = _children(nested)
+    if isinstance(nested, Choice):
+        yield tuple(frozenset(field.name for field in _nested(name, child, required=False)) for name, child in children)
+    for _, child in children:
+        if not getattr(child, "accepts_multiple", False):
+            yield from _choices(child)
+
+
+def _children(nested: Any) -> list[tuple[str | None, Any]]:
+    found: list[tuple[str | None, Any]] = (
+        nested.elements_nested if hasattr(nested, "elements_nested") else nested.elements
+    )
+    return found
+
+
 def _nested(name: str | None, nested: Any, *, required: bool) -> Iterator[Field]:
     if isinstance(nested, xsd.Element):
         yield Field(
@@ -86,10 +114,9 @@ def _nested(name: str | None, nested: Any, *, required: bool) -> Iterator[Field]
             required=required and nested.min_occurs > 0 and nested.default is None,
         )
     elif isinstance(nested, Indicator):
-        # In a choice only one is wanted, and which one zeep sees to.
+        # zeep takes all of a choice for optional; whether one must be given the service sees to.
         wanted = required and nested.min_occurs > 0 and not isinstance(nested, Choice)
-        children = nested.elements_nested if hasattr(nested, "elements_nested") else nested.elements
-        inner = tuple(field for sub, child in children for field in _nested(sub, child, required=wanted))
+        inner = tuple(field for sub, child in _children(nested) for field in _nested(sub, child, required=wanted))
         if nested.accepts_multiple:
             key = name or "_value_1"
             yield Field(
@@ -102,6 +129,7 @@ def _nested(name: str | None, nested: Any, *, required: bool) -> Iterator[Field]
                 at_most=_most(nested.max_occurs),
                 required=wanted,
                 group=inner,
+                choices=tuple(_choices(nested)),
             )
         else:
             yield from inner

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from zeep import xsd
 
 from agent import values
 from agent.connectors.soap.facets import Facets
-from agent.connectors.soap.fields import Field, fields_of, is_complex
+from agent.connectors.soap.fields import Alternatives, Field, choices_of, fields_of, is_complex
 from agent.connectors.soap.types import builtin, for_zeep, param
 from agent.errors import ParametersInvalid
 from agent.parameters import MAX_PROBLEMS, show
@@ -44,7 +44,8 @@ class RequestShape:
             ParametersInvalid: unknown or missing fields, or values that are not of their type; a line for each.
         """
         problems: list[str] = []
-        found = self._object(self._fields(), given, "", problems)
+        choices = choices_of(self._type) if is_complex(self._type) else ()
+        found = self._object(self._fields(), choices, given, "", problems)
         if problems:
             more = len(problems) - MAX_PROBLEMS
             lines = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
@@ -74,13 +75,22 @@ class RequestShape:
     # --- values -------------------------------------------------------------------------------------
 
     def _object(
-        self, fields: list[Field] | tuple[Field, ...], given: Mapping[str, Any], where: str, problems: list[str]
+        self,
+        fields: Sequence[Field],
+        choices: Sequence[Alternatives],
+        given: Mapping[str, Any],
+        where: str,
+        problems: list[str],
     ) -> dict[str, Any]:
         known = {field.name: field for field in fields}
         for name in given:
             if name not in known:
                 there = f"the fields are {', '.join(known)}" if known else "there are no fields"
                 problems.append(f"{where}{name[:60]}: is not in the WSDL; {there}")
+        for alternatives in choices:
+            together = frozenset().union(*alternatives) & given.keys()
+            if not any(together <= alternative for alternative in alternatives):
+                problems.append(f"{where}{', '.join(sorted(together))}: only one of these may be given")
         found: dict[str, Any] = {}
         for field in fields:
             if field.name in given:
@@ -113,7 +123,9 @@ class RequestShape:
             if not isinstance(value, Mapping):
                 problems.append(f"{where}: wants an object, found {show(value)}")
                 return None
-            return self._object(field.group or fields_of(field.type), value, f"{where}.", problems)
+            fields = field.group or fields_of(field.type)
+            choices = field.choices if field.group else choices_of(field.type)
+            return self._object(fields, choices, value, f"{where}.", problems)
         if isinstance(field.type, xsd.ListType):
             if not isinstance(value, list):
                 problems.append(f"{where}: wants a list, found {show(value)}")
@@ -145,7 +157,7 @@ class RequestShape:
 
     # --- schema -------------------------------------------------------------------------------------
 
-    def _object_schema(self, fields: list[Field] | tuple[Field, ...], definitions: dict[str, Any]) -> dict[str, Any]:
+    def _object_schema(self, fields: Sequence[Field], definitions: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {
             "type": "object",
             "properties": {field.name: self._field_schema(field, definitions) for field in fields},

@@ -155,7 +155,9 @@ const server = tls ? https.createServer(tls, other) : http.createServer(other);
 server.listen(Number(options.port || 0), '127.0.0.1', () => {
   for (const [url, service, file] of [['/finance', finance, 'finance.wsdl'], ['/ledger', ledger, 'ledger.wsdl']]) {
     const listener = soap.listen(server, url, service, fs.readFileSync(path.join(__dirname, file), 'utf8'));
-    listener.authorizeConnection = mayEnter;
+    // Each listener is asked for every request, and a nonce is good only once.
+    listener.authorizeConnection = (request, response) =>
+      request.url.split('?')[0] !== url || mayEnter(request, response);
     if (options.auth === 'wsse') listener.authenticate = tokenFits;
   }
   console.log(JSON.stringify({ ready: true, port: server.address().port }));

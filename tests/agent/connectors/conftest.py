@@ -11,7 +11,8 @@ import pytest
 
 from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Piece, Rows
 from agent.connectors.file.driver import FileDriver
-from agent.settings import FileConnection, Operation, OperationBase
+from agent.connectors.soap.driver import SoapDriver
+from agent.settings import CallOperation, FileConnection, Operation, OperationBase, SoapConnection
 from config.dev.finance import FinanceService, finance_service
 
 COMMAND = "cmd_01jd2v6x7m8n9p0q1r2s3t4v5w"
@@ -63,3 +64,25 @@ def finance() -> Iterator[FinanceService]:
     """The finance service, open to all."""
     with finance_service() as service:
         yield service
+
+
+MakeSoapDriver = Callable[..., SoapDriver]
+
+
+@pytest.fixture
+def soap_driver(finance: FinanceService, tmp_path: Path) -> Iterator[MakeSoapDriver]:
+    """Make an opened driver whose operation ``op`` calls ``name``; on the finance service, or as the keywords say."""
+    made: list[SoapDriver] = []
+
+    def make(name: str, operation: dict[str, Any] | None = None, **connection: Any) -> SoapDriver:
+        settings = {"type": "soap", "wsdl": str(finance.wsdl), "endpoint": finance.url, **connection}
+        op = CallOperation(**{"connection": "finance", "call": name, **(operation or {})})
+        setup = DriverSetup("finance", SoapConnection.model_validate(settings), {"op": op}, base_dir=str(tmp_path))
+        driver = SoapDriver(setup)
+        driver.open()
+        made.append(driver)
+        return driver
+
+    yield make
+    for driver in made:
+        driver.close()
