@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import re
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import pyodbc
 
-from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Remark, Rows, RowSet
-from agent.connectors.odbc import types
-from agent.connectors.odbc.dialects import DB2, Dialect, Invocation, Oracle, Query, SQLite, SQLServer
+from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
+from agent.connectors.odbc import check, types
+from agent.connectors.odbc.dialects import Dialect, Invocation, Query
 from agent.connectors.odbc.mariadb import MariaDB
 from agent.connectors.odbc.metadata import describe
 from agent.connectors.odbc.postgresql import PostgreSQL
+from agent.connectors.odbc.results import Fetch, ahead, outputs, row_set
+from agent.connectors.odbc.sqlite import SQLite
 from agent.connectors.odbc.sqlstates import TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
-from agent.connectors.odbc.statements import Statement, StatementError, parse
+from agent.connectors.odbc.statements import StatementError, parse
 from agent.connectors.odbc.types import Field
-from agent.connectors.rows import MASKED, RowEncoder, unique_names
+from agent.connectors.odbc.untried import DB2, Oracle, SQLServer
 from agent.errors import (
     Cancelled,
     CommandError,
@@ -37,7 +37,6 @@ from agent.errors import (
 )
 from agent.parameters import decode
 from agent.settings import OdbcConnection, Operation, ProcedureOperation, SqlOperation
-from protocol import limits
 
 # The driver manager's own pool hands out sessions that may be dead or in another's state; ours live in the agent.
 pyodbc.pooling = False
@@ -63,14 +62,8 @@ NAMES: Final = {
     "db2": "db2",
 }
 
-FIRST_ROWS: Final = 20  # rows fetched at first: the first chunk leaves early, and tells how wide the rows are
-MOST_ROWS: Final = 5_000  # rows fetched at once at most
-FULL: Final = 0.9  # of a chunk is aimed at, because rows differ in width
-MOST_ROW_BYTES: Final = limits.MAX_MESSAGE_BYTES - limits.CHUNK_BYTES  # one row must fit into one record
 TIMEOUT_MARGIN_S: Final = 0.5  # the database gives up this much before the agent would kill the session
 READ_EFFECT: Final = "read"
-
-Fetch = Callable[[int], list[Any]]  # the next rows, at most so many; none at the end
 
 _PART: Final = re.compile(r"\s*([^=;{}]+?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]*)\s*(?:;|$)")
 _SECRETS: Final = ("pwd", "password", "passwd", "accesstoken", "token")
@@ -254,7 +247,7 @@ class OdbcDriver(Driver):
         while True:
             if cursor.description is not None:
                 here = fields if fields is not None else self._fields(cursor)
-                yield from self._rows(partial(self._fetch, cursor, fields=here), here, mask)
+                yield from self._row_set(partial(self._fetch, cursor, fields=here), here, mask)
             # Always to the end: some databases tell errors only there.
             if not cursor.nextset():
                 return
@@ -263,23 +256,8 @@ class OdbcDriver(Driver):
     def _fields(self, cursor: pyodbc.Cursor) -> list[Field]:
         return [self._dialect.field(column) for column in describe(cursor)]
 
-    def _rows(self, fetch: Fetch, fields: Sequence[Field], mask: Sequence[str]) -> Iterator[Piece]:
-        hidden = {name.lower() for name in mask}
-        masked = [field.column.name.lower() in hidden for field in fields]
-        fields = _uniquely_named(fields)
-        yield RowSet(tuple(field.column for field in fields))
-        for remark in self._dialect.remarks(fields):
-            yield Remark(remark)
-        # By the names before a suffix: a second `iban` is as private as the first.
-        names = [field.column.name for field, hide in zip(fields, masked, strict=True) if hide]
-        encoder = RowEncoder([field.column for field in fields], names)
-        count = FIRST_ROWS
-        while rows := fetch(count):
-            done = 0
-            for piece in _chunks(encoder, types.convert(fields, rows)):
-                done += len(piece.data)
-                yield piece
-            count = max(1, min(MOST_ROWS, int(limits.CHUNK_BYTES * FULL * len(rows) / done)))
+    def _row_set(self, fetch: Fetch, fields: Sequence[Field], mask: Sequence[str]) -> Iterator[Piece]:
+        yield from row_set(fetch, fields, mask, self._dialect.remarks(fields))
 
     def _fetch(self, cursor: pyodbc.Cursor, count: int, fields: Sequence[Field]) -> list[Any]:
         try:
@@ -315,7 +293,7 @@ class OdbcDriver(Driver):
                 if values[i] is not None:
                     yield from self._opened(str(values[i]), operation.mask)
             told = {name: values[i] for i, name in enumerate(call.outputs) if i not in call.cursors}
-            yield _outputs(operation, told)
+            yield outputs(operation, told)
 
     def _opened(self, name: str, mask: Sequence[str]) -> Iterator[Piece]:
         """Yield the rows of a cursor that a procedure opened and left to us."""
@@ -326,7 +304,7 @@ class OdbcDriver(Driver):
         fields: list[Field] = []
         first = self._execute(Query(self._dialect.fetch(name, 0), ()))
         fields = self._fields(first)
-        yield from self._rows(fetch, fields, mask)
+        yield from self._row_set(fetch, fields, mask)
 
     def _until_outputs(self, cursor: pyodbc.Cursor, operation: ProcedureOperation, call: Invocation) -> Iterator[Piece]:
         """Yield the row sets; the last set is the outputs, which shows only once nothing follows it."""
@@ -334,7 +312,7 @@ class OdbcDriver(Driver):
         while True:
             if cursor.description is not None:
                 if held is not None:
-                    yield from self._rows(_ahead(held[1]), held[0], operation.mask)
+                    yield from self._row_set(ahead(held[1]), held[0], operation.mask)
                     held = None
                 fields = self._fields(cursor)
                 fetch = partial(self._fetch, cursor, fields=fields)
@@ -342,7 +320,7 @@ class OdbcDriver(Driver):
                 if len(start) == 1:
                     held = fields, start
                 else:
-                    yield from self._rows(_ahead(start, fetch), fields, operation.mask)
+                    yield from self._row_set(ahead(start, fetch), fields, operation.mask)
             if not cursor.nextset():
                 break
         if held is None:
@@ -350,7 +328,7 @@ class OdbcDriver(Driver):
                 f"{operation.procedure}: returned no OUT parameters; declare those that it has, and no more"
             )
         fields, rows = held
-        yield _outputs(operation, dict(zip(call.outputs, types.convert(fields, rows)[0], strict=True)))
+        yield outputs(operation, dict(zip(call.outputs, types.convert(fields, rows)[0], strict=True)))
 
     # --- ends ---------------------------------------------------------------------------------------------
 
@@ -400,97 +378,19 @@ class OdbcDriver(Driver):
             return TimedOut(f"{call.operation}: stopped after its timeout of {call.timeout_s:g} s", source_code=code)
         return SourceFailed(text, source_code=code, touched=began)
 
-    # --- check -----------------------------------------------------------------------------------------------
+    # --- check ---------------------------------------------------------------------------------------------
 
     def check(self, operation: str | None = None) -> Iterator[Finding]:
         """Tell driver and database, what they are known to change, and whether each operation could run."""
         if self._connection is None:
             return
-        subject = f"connection {self.setup.name}"
         if operation is None:
-            yield from self._session_findings(subject)
+            yield from check.session(f"connection {self.setup.name}", self._connection, self._dialect)
+            self._rollback()
         for name, known in self.setup.operations.items():
             if operation in (None, name) and isinstance(known, SqlOperation | ProcedureOperation):
-                yield self._operation_finding(name, known)
-
-    def _session_findings(self, subject: str) -> Iterator[Finding]:
-        assert self._connection is not None  # noqa: S101 # check has seen to it
-        info = {
-            key: str(self._connection.getinfo(number))
-            for key, number in (
-                ("database", pyodbc.SQL_DBMS_NAME),
-                ("version", pyodbc.SQL_DBMS_VER),
-                ("driver", pyodbc.SQL_DRIVER_NAME),
-                ("driver version", pyodbc.SQL_DRIVER_VER),
-                ("name", pyodbc.SQL_DATABASE_NAME),
-            )
-        }
-        yield Finding(
-            subject,
-            True,
-            f"{info['database']} {info['version']}, database {info['name'] or '-'}, dialect {self._dialect.name}, "
-            f"driver {info['driver']} {info['driver version']}, {8 * _POINTER_BYTES}-bit",
-        )
-        yield Finding(subject, None, self._dialect.buffering)
-        yield Finding(subject, None, f"code page: {self._round_trip()}")
-        if not self._dialect.tried:
-            yield Finding(subject, None, f"the dialect {self._dialect.name} has not been tried on a real server")
-        for spoil in self._dialect.spoils:
-            yield Finding(subject, None, f"the driver changes or loses: {spoil}")
-
-    def _round_trip(self) -> str:
-        """Return whether letters of several scripts come back as they went."""
-        sample = "Zürich €, Łódź, 東京, 😀"
-        try:
-            row = self._connection.execute("SELECT ?", sample).fetchone() if self._connection else None
-            self._rollback()
-        except pyodbc.Error as exc:
-            self._rollback()
-            return f"not tried ({diagnose(exc.args, self._hidden).message})"
-        return (
-            "all of Unicode" if row is not None and row[0] == sample else "loses letters; check the driver's code page"
-        )
-
-    def _operation_finding(self, name: str, operation: SqlOperation | ProcedureOperation) -> Finding:
-        subject = f"operation {name}"
-        try:
-            detail = self._try(operation)
-        except CommandError as exc:
-            return Finding(subject, False, exc.message, "make the operation and the database agree")
-        except StatementError as exc:
-            return Finding(subject, False, str(exc), "correct the statement in the agent's file")
-        except pyodbc.Error as exc:
-            found = diagnose(exc.args, self._hidden)
-            return Finding(
-                subject, False, f"{found.message} ({found.code})", "correct the statement, or grant the rights"
-            )
-        finally:
-            self._rollback()
-        return Finding(subject, True, detail)
-
-    def _try(self, operation: SqlOperation | ProcedureOperation) -> str:
-        if isinstance(operation, ProcedureOperation):
-            self._dialect.begin(read_only=False, timeout_s=self._settings.login_timeout)
-            call = self._dialect.invoke(operation, dict.fromkeys(operation.params))
-            known = self._dialect.find(operation.procedure) is not None
-            return f"the procedure is there and takes these parameters: {call.query.sql}" if known else "not looked up"
-        statements = parse(operation.sql, self._dialect.syntax)
-        undeclared = {name for statement in statements for name in statement.names} - operation.params.keys()
-        if undeclared:
-            raise SourceFailed(f"uses :{', :'.join(sorted(undeclared))} but declares no such parameter")
-        self._dialect.begin(read_only=False, timeout_s=self._settings.login_timeout)
-        for statement in statements:
-            self._prepare(statement)
-        return f"{len(statements)} statement(s) understood by the database"
-
-    def _prepare(self, statement: Statement) -> None:
-        assert self._connection is not None  # noqa: S101 # check has seen to it
-        explain = self._dialect.explain(statement.sql)
-        if explain is not None:
-            self._connection.execute(explain, *[None] * len(statement.names)).close()
-
-
-_POINTER_BYTES: Final = struct.calcsize("P")
+                yield check.operation(name, known, self._dialect, self._hidden, self._settings.login_timeout)
+                self._rollback()
 
 
 def parts_of(connection_string: str) -> list[tuple[str, str]]:
@@ -520,48 +420,3 @@ def _connect_fix(found: Diagnosis) -> str:
 
 def _server_timeout(timeout_s: float) -> float:
     return max(timeout_s - TIMEOUT_MARGIN_S, timeout_s * 0.8)
-
-
-def _uniquely_named(fields: Sequence[Field]) -> list[Field]:
-    names = unique_names(field.column.name for field in fields)
-    return [
-        field if field.column.name == name else Field(replace(field.column, name=name), field.read)
-        for field, name in zip(fields, names, strict=True)
-    ]
-
-
-def _chunks(encoder: RowEncoder, rows: Sequence[Sequence[Any]]) -> Iterator[Rows]:
-    """Yield ``rows`` encoded, in halves where they are more than a chunk."""
-    piece = encoder.encode(rows)
-    if len(piece.data) <= limits.CHUNK_BYTES or len(rows) == 1:
-        if len(piece.data) > MOST_ROW_BYTES:
-            raise ValueUnreadable(
-                f"one row has {len(piece.data)} bytes, more than the {MOST_ROW_BYTES} that one message carries; "
-                "select fewer columns, or the large one in parts"
-            )
-        yield piece
-        return
-    half = len(rows) // 2
-    yield from _chunks(encoder, rows[:half])
-    yield from _chunks(encoder, rows[half:])
-
-
-def _ahead(rows: list[Any], then: Fetch | None = None) -> Fetch:
-    """Return a fetch that gives ``rows``, which were taken to look at, before those that ``then`` gives."""
-
-    def fetch(count: int) -> list[Any]:
-        if rows:
-            taken = rows[:count]
-            del rows[:count]
-            return taken
-        return then(count) if then is not None else []
-
-    return fetch
-
-
-def _outputs(operation: ProcedureOperation, values: Mapping[str, Any]) -> Outputs:
-    told = {}
-    for name, value in values.items():
-        read = types.output(name, operation.params[name].type, value)
-        told[name] = MASKED if name in operation.mask and read is not None else read
-    return Outputs(told)

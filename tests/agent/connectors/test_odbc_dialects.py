@@ -16,10 +16,11 @@ from pydantic import TypeAdapter
 
 from agent.connectors.base import Column
 from agent.connectors.odbc import types
-from agent.connectors.odbc.dialects import DB2, Dialect, Oracle, SQLServer
+from agent.connectors.odbc.dialects import Dialect
 from agent.connectors.odbc.driver import DIALECTS
 from agent.connectors.odbc.metadata import Described
 from agent.connectors.odbc.sqlstates import TIMED_OUT, UNAVAILABLE, diagnose
+from agent.connectors.odbc.untried import DB2, Oracle, SQLServer
 from agent.errors import SourceFailed, ValueUnreadable
 from agent.settings import OdbcConnection, Operation, ProcedureOperation
 

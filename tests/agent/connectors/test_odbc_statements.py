@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.connectors.odbc.dialects import Oracle, SQLite, SQLServer
 from agent.connectors.odbc.mariadb import MariaDB
 from agent.connectors.odbc.postgresql import PostgreSQL
+from agent.connectors.odbc.sqlite import SQLite
 from agent.connectors.odbc.statements import Statement, StatementError, Syntax, bare, first_word, parse, split_name
+from agent.connectors.odbc.untried import Oracle, SQLServer
 
 PG, MARIA, LITE, MS, ORA = PostgreSQL.syntax, MariaDB.syntax, SQLite.syntax, SQLServer.syntax, Oracle.syntax
 

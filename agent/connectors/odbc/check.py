@@ -1,0 +1,96 @@
+"""What ``outhaul-agent check`` finds out of a database and of the operations on it; nothing is run."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import pyodbc
+
+from agent.connectors.base import Finding
+from agent.connectors.odbc.dialects import Dialect
+from agent.connectors.odbc.sqlstates import diagnose
+from agent.connectors.odbc.statements import StatementError, parse
+from agent.errors import CommandError, SourceFailed
+from agent.settings import ProcedureOperation, SqlOperation
+
+_POINTER_BYTES: Final = struct.calcsize("P")
+_SAMPLE: Final = "Zürich €, Łódź, 東京, 😀"
+
+
+def session(subject: str, connection: pyodbc.Connection, dialect: Dialect) -> Iterator[Finding]:
+    """Yield what driver and database are, and what the driver is known to change."""
+    database, version, driver, driver_version, name = (
+        str(connection.getinfo(number))
+        for number in (
+            pyodbc.SQL_DBMS_NAME,
+            pyodbc.SQL_DBMS_VER,
+            pyodbc.SQL_DRIVER_NAME,
+            pyodbc.SQL_DRIVER_VER,
+            pyodbc.SQL_DATABASE_NAME,
+        )
+    )
+    yield Finding(
+        subject,
+        True,
+        f"{database} {version}, database {name or '-'}, dialect {dialect.name}, "
+        f"driver {driver} {driver_version}, {8 * _POINTER_BYTES}-bit",
+    )
+    yield Finding(subject, None, dialect.buffering)
+    yield _code_page(subject, connection, dialect)
+    if not dialect.tried:
+        yield Finding(subject, None, f"the dialect {dialect.name} has not been tried on a real server")
+    for spoil in dialect.spoils:
+        yield Finding(subject, None, f"the driver changes or loses: {spoil}")
+
+
+def operation(
+    name: str,
+    operation: SqlOperation | ProcedureOperation,
+    dialect: Dialect,
+    hide: Sequence[str],
+    timeout_s: float,
+) -> Finding:
+    """Return whether an operation could run; leaves a transaction open that is to be rolled back."""
+    subject = f"operation {name}"
+    try:
+        return Finding(subject, True, _tried(operation, dialect, timeout_s))
+    except CommandError as exc:
+        return Finding(subject, False, exc.message, "make the operation in the agent's file and the database agree")
+    except StatementError as exc:
+        return Finding(subject, False, str(exc), "correct the statement in the agent's file")
+    except pyodbc.Error as exc:
+        found = diagnose(exc.args, hide)
+        return Finding(subject, False, f"{found.message} ({found.code})", "correct the statement, or grant the rights")
+
+
+def _code_page(subject: str, connection: pyodbc.Connection, dialect: Dialect) -> Finding:
+    """Return whether letters of several scripts come back as they went."""
+    if not dialect.tried:
+        return Finding(subject, None, "code page: not tried with this dialect")
+    row = connection.execute("SELECT ?", _SAMPLE).fetchone()
+    if row is not None and row[0] == _SAMPLE:
+        return Finding(subject, True, "code page: all of Unicode comes back as it went")
+    return Finding(
+        subject, False, "code page: letters are lost between agent and database", "use the driver's Unicode version"
+    )
+
+
+def _tried(operation: SqlOperation | ProcedureOperation, dialect: Dialect, timeout_s: float) -> str:
+    dialect.begin(read_only=False, timeout_s=timeout_s)
+    if isinstance(operation, ProcedureOperation):
+        call = dialect.invoke(operation, dict.fromkeys(operation.params))
+        known = dialect.find(operation.procedure) is not None
+        return f"{'takes these parameters' if known else 'not looked up, would be called as'}: {call.query.sql}"
+    statements = parse(operation.sql, dialect.syntax)
+    undeclared = {name for statement in statements for name in statement.names} - operation.params.keys()
+    if undeclared:
+        raise SourceFailed(f"uses :{', :'.join(sorted(undeclared))} but declares no such parameter")
+    explained = 0
+    for statement in statements:
+        sql = dialect.explain(statement.sql)
+        if sql is not None:
+            dialect.connection.execute(sql, *[None] * len(statement.names)).close()
+            explained += 1
+    return f"{explained} of {len(statements)} statement(s) understood by the database, the others not tried"

@@ -1,0 +1,93 @@
+"""SQLite by Ch. Werner's driver."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import pyodbc
+
+from agent.connectors.base import Column, ColumnType
+from agent.connectors.odbc import types
+from agent.connectors.odbc.dialects import UNLIMITED, Dialect, Routine, plain_time
+from agent.connectors.odbc.metadata import Described
+from agent.connectors.odbc.statements import Syntax
+from agent.connectors.odbc.types import Field
+
+
+class SQLite(Dialect):
+    """SQLite; its driver knows 32-bit integers only: all but text and blobs is read as text."""
+
+    name = "sqlite"
+    syntax = Syntax(backtick=True, bracket=True)
+    tried = True
+    refuses_writes = True
+    ends_late_statements = False
+    buffering = "the driver holds a whole result in memory before its first row"
+    spoils = (
+        "REAL, and NUMERIC or DECIMAL that SQLite keeps as REAL: 15 significant digits",
+        "text after a U+0000: lost",
+        "a column without a declared type: takes the type of its first value",
+    )
+    _AS_TEXT: Final = (2, 3, 4, 5, 6, 7, 8, -5, -6, -7, -25, 91, 92, 93)
+
+    def configure(self, connection: pyodbc.Connection) -> None:
+        super().configure(connection)
+        connection.maxwrite = UNLIMITED
+        for code in self._AS_TEXT:
+            connection.add_output_converter(code, operator.methodcaller("decode"))
+        self._read_only: bool | None = None
+
+    def begin(self, *, read_only: bool, timeout_s: float) -> None:
+        if read_only is not self._read_only:
+            self.connection.execute(f"PRAGMA query_only = {int(read_only)}")
+            self._read_only = read_only
+
+    def bind(self, value: Any) -> Any:
+        bound = super().bind(value)
+        return str(bound) if isinstance(bound, Decimal) else plain_time(bound)
+
+    def field(self, column: Described) -> Field:
+        word = column.source_type.lower().split("(")[0]
+        kind, read = _SQLITE_WORDS.get(word) or _SQLITE_CODES.get(column.code) or (None, None)
+        if kind is None:
+            return types.plain_field(column)
+        return Field(Column(column.name, kind, column.source_type), read)
+
+    def remarks(self, fields: Sequence[Field]) -> list[str]:
+        rounded = [field.column.name for field in fields if field.column.type in ("number", "decimal")]
+        if not rounded:
+            return []
+        return [f"SQLite's ODBC driver hands over at most 15 significant digits: {', '.join(rounded)}"]
+
+    def explain(self, sql: str) -> str | None:
+        return f"EXPLAIN {sql}"
+
+    def find(self, procedure: str) -> list[Routine] | None:
+        return []
+
+
+_Kind = tuple[ColumnType, types.Reader]
+_SQLITE_WORDS: Final[dict[str, _Kind]] = {
+    "decimal": ("decimal", types.read_decimal),
+    "numeric": ("decimal", types.read_decimal),
+    "json": ("json", types.read_json),
+}
+_SQLITE_INTEGER: Final[_Kind] = ("integer", types.read_integer)
+_SQLITE_NUMBER: Final[_Kind] = ("number", types.read_number)
+_SQLITE_CODES: Final[dict[int, _Kind]] = {
+    4: _SQLITE_INTEGER,
+    5: _SQLITE_INTEGER,
+    -5: _SQLITE_INTEGER,
+    -6: _SQLITE_INTEGER,
+    -25: _SQLITE_INTEGER,
+    6: _SQLITE_NUMBER,
+    7: _SQLITE_NUMBER,
+    8: _SQLITE_NUMBER,
+    -7: ("boolean", types.read_boolean),
+    91: ("date", types.read_date),
+    92: ("time", types.read_time),
+    93: ("datetime", types.read_datetime),
+}
