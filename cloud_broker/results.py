@@ -43,7 +43,7 @@ class LiveResult:
     Attributes:
         taken: bytes handed to us so far, stored or about to be; where sending resumes after a lost link.
         stored: bytes that readers may have.
-        on_cut: called when it is cut, so that the agent can be told to stop.
+        on_cut: called when it was cut for a reason of its own, so that the agent can be told to stop.
     """
 
     def __init__(self, path: Path, inline_bytes: int, max_bytes: int) -> None:
@@ -111,12 +111,12 @@ class LiveResult:
             while self._pending and self._cut is None:
                 pending, self._pending = self._pending, []
                 if self.taken > self._max_bytes:
-                    self.cut(f"the result is larger than {self._max_bytes} bytes (limits.result_bytes)")
+                    self._give_up(f"the result is larger than {self._max_bytes} bytes (limits.result_bytes)")
                     return
                 try:
                     await asyncio.to_thread(self._write, pending)
                 except OSError as exc:
-                    self.cut(f"the broker could not keep the result: {exc.strerror}")
+                    self._give_up(f"the broker could not keep the result: {exc.strerror}")
                     return
                 for _, data, stored in pending:
                     self.stored += len(data)
@@ -124,6 +124,12 @@ class LiveResult:
                 self._notify()
         finally:
             self._flushing = None
+            if self._ended or self._cut is not None:
+                self._close()
+
+    def _give_up(self, reason: str) -> None:
+        self.cut(reason)
+        self.on_cut()
 
     def _write(self, pending: Sequence[tuple[_Set, Buffer, Callable[[int], None]]]) -> None:
         if self._file is None:
@@ -146,8 +152,7 @@ class LiveResult:
         Raises:
             ResultGone: it does not agree with the manifest, is too large, or could not be written.
         """
-        while self._flushing is not None:
-            await self._flushing
+        await self.flushed()
         if self._cut is not None:
             raise ResultGone(self._cut)
         have = [RowSetDone(s.bytes, s.rows, s.digest.hexdigest()) for s in self.sets]
@@ -162,6 +167,11 @@ class LiveResult:
                 raise ResultGone(self._cut or "") from exc
         return self.row_sets(), None if self._file is not None else bytes(self._buffer)
 
+    async def flushed(self) -> None:
+        """Wait until nothing is on its way to the file."""
+        while self._flushing is not None:
+            await asyncio.wait((self._flushing,))
+
     def end(self) -> None:
         """The command has its final state: readers come to a clean end."""
         self._ended = True
@@ -175,7 +185,6 @@ class LiveResult:
                 stored(len(data))
             self._pending.clear()
             self._close()
-            self.on_cut()
 
     @property
     def reason(self) -> str | None:

@@ -45,7 +45,7 @@ from protocol.messages import (
     Run,
     Started,
 )
-from protocol.states import CommandState
+from protocol.states import PHASES, CommandState, Phase
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +163,10 @@ class Router:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for entry in self._entries.values():
+            if entry.result is not None:
+                entry.result.cut("the broker is stopping")
+                await entry.result.flushed()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -210,7 +214,7 @@ class Router:
         entry.command = replace(entry.command, cancel_requested=True)
         if entry.line is None:
             self._end(entry, _ended(CommandState.CANCELLED, self._now()))
-        elif entry.sent and entry.line.link is not None:
+        elif entry.line.link is not None and Cancel in PHASES[entry.line.link.phase(entry.command.id)]:
             entry.line.link.say(Cancel(entry.command.id, entry.command.epoch))
 
     def waiting_for(self, entry: Entry) -> str | None:
@@ -365,8 +369,9 @@ class Router:
         entry.result = result = self._results.begin(entry.scope, entry.command.id)
 
         def stop_sending() -> None:
-            if entry.result is result and entry.sent and entry.line is not None and entry.line.link is not None:
-                entry.line.link.say(Cancel(entry.command.id, entry.command.epoch))
+            link = entry.line.link if entry.line is not None else None
+            if entry.result is result and link is not None and link.phase(entry.command.id) is Phase.RUNNING:
+                link.say(Cancel(entry.command.id, entry.command.epoch))
 
         result.on_cut = stop_sending
         entry.move()
@@ -535,7 +540,8 @@ class Router:
                 message.error_kind or "technical", message.error_code, message.error_message, message.source_code
             )
         try:
-            if result is not None and state is CommandState.SUCCEEDED:
+            ours = result is not None and result.reason is not None  # we cut it, and asked the agent to stop
+            if result is not None and (state is CommandState.SUCCEEDED or ours):
                 row_sets, inline = await result.complete(message.row_sets)
             elif result is not None:
                 result.cut(message.error_message or "the command did not succeed")

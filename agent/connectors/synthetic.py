@@ -36,39 +36,41 @@ class SyntheticConnector(Connector):
         if not isinstance(operation, SyntheticOperation):
             raise errors.OperationUnknown(f"{call.operation}: not a synthetic operation", touched=False)
         values = decode(operation, call.params)
-        if operation.synthetic == "echo":
-            yield Outputs(msgspec.json.decode(call.params))
-        elif operation.synthetic == "rows":
-            count, width = values.get("count", 0), values.get("width", DEFAULT_WIDTH)
-            async for piece in _rows(count, width):
-                yield piece
-        elif operation.synthetic == "sleep":
-            await self._sleep(call, float(values.get("seconds", 0)))
-            yield Outputs({"slept": float(values.get("seconds", 0))})
-        else:
-            kind = str(values.get("kind", "failed"))
-            error = FAILURES.get(kind, errors.SourceFailed)
-            raise error(str(values.get("message", f"asked to fail: {kind}")), source_code="SYNTH")
-
-    async def _sleep(self, call: Call, wanted_s: float) -> None:
         stop = self._running[call.command_id] = asyncio.Event()
         try:
-            async with asyncio.timeout(min(wanted_s, call.timeout_s)):
-                await stop.wait()
-            raise errors.Cancelled("it was cancelled in its sleep")
-        except TimeoutError:
-            if wanted_s > call.timeout_s:
-                raise errors.TimedOut(f"slept for the whole timeout of {call.timeout_s:g} s") from None
+            if operation.synthetic == "echo":
+                yield Outputs(msgspec.json.decode(call.params))
+            elif operation.synthetic == "rows":
+                async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), stop):
+                    yield piece
+            elif operation.synthetic == "sleep":
+                await _sleep(float(values.get("seconds", 0)), call.timeout_s, stop)
+                yield Outputs({"slept": float(values.get("seconds", 0))})
+            else:
+                kind = str(values.get("kind", "failed"))
+                error = FAILURES.get(kind, errors.SourceFailed)
+                raise error(str(values.get("message", f"asked to fail: {kind}")), source_code="SYNTH")
         finally:
             del self._running[call.command_id]
 
     def cancel(self, command_id: str) -> None:
-        """Wake a sleeper."""
+        """Wake a sleeper, end a maker of rows."""
         if command_id in self._running:
             self._running[command_id].set()
 
 
-async def _rows(count: int, width: int) -> AsyncGenerator[Piece, None]:
+async def _sleep(wanted_s: float, timeout_s: float, stop: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(min(wanted_s, timeout_s)):
+            await stop.wait()
+    except TimeoutError:
+        if wanted_s > timeout_s:
+            raise errors.TimedOut(f"slept for the whole timeout of {timeout_s:g} s") from None
+        return
+    raise errors.Cancelled("it was cancelled in its sleep")
+
+
+async def _rows(count: int, width: int, stop: asyncio.Event) -> AsyncGenerator[Piece, None]:
     columns = tuple(
         Column("n" if i == 0 else f"c{i}", "integer" if i == 0 else "string", "synthetic") for i in range(width)
     )
@@ -79,3 +81,5 @@ async def _rows(count: int, width: int) -> AsyncGenerator[Piece, None]:
         yield encoder.encode([(n, *filler) for n in range(start, min(start + BATCH_ROWS, count))])
         # A fast consumer never makes us wait: let others have their turn.
         await asyncio.sleep(0)
+        if stop.is_set():
+            raise errors.Cancelled("it was cancelled among its rows")

@@ -27,6 +27,7 @@ from protocol.messages import (
     Welcome,
 )
 from protocol.session import Session, Side, Stage
+from protocol.states import Phase
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,10 @@ class Conversation:
         if self._session.stage is not Stage.CLOSED:
             self._session.say(message, payload)
             self._wake.set()
+
+    def phase(self, command_id: str) -> Phase:
+        """Where the conversation about a command stands on this link."""
+        return self._session.phase(command_id)
 
     def end(self, code: str, reason: str, retry_after_s: float = 0.0) -> None:
         """Say goodbye and close."""

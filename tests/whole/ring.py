@@ -1,0 +1,223 @@
+"""Broker and agent in one process, joined by links in memory; the store is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from agent import catalogue
+from agent.connectors.base import Connector, DriverSetup
+from agent.connectors.synthetic import SyntheticConnector
+from agent.conversation import Conversation as AgentConversation
+from agent.dispatcher import Dispatcher
+from agent.errors import LinkError
+from agent.link.memory import MemoryTransport, pair
+from agent.settings import Settings
+from cloud_broker.commands import Commands, Submission
+from cloud_broker.link.base import LinkLost, Peer, Transport
+from cloud_broker.link.conversation import Conversation as BrokerConversation
+from cloud_broker.results import Results
+from cloud_broker.router import Router
+from cloud_broker.store.base import Agent, Command, Token
+from cloud_broker.store.sqlite import SqliteStore
+from cloud_broker.tenants import Scope
+from protocol import limits
+from protocol.messages import Limits
+
+SCOPE = Scope("acme")
+FILE: dict[str, Any] = {
+    "agent": "plant-1",
+    "state_dir": "state",
+    "connections": {
+        "probe": {"type": "synthetic"},
+        "slow": {"type": "synthetic", "max_concurrent": 1},
+    },
+    "operations": {
+        "echo": {"connection": "probe", "synthetic": "echo"},
+        "rows": {"connection": "probe", "synthetic": "rows"},
+        "sleep": {"connection": "slow", "synthetic": "sleep"},
+        "fail": {"connection": "probe", "synthetic": "fail", "effect": "at-most-once"},
+        "write": {"connection": "slow", "synthetic": "sleep", "effect": "at-most-once"},
+        "write-rows": {"connection": "probe", "synthetic": "rows", "effect": "at-most-once"},
+        "signed": {"connection": "probe", "synthetic": "echo"},
+    },
+    "policy": {"require_signature": ["signed"]},
+}
+
+
+class BrokerEnd(Transport):
+    """The broker's end of a link in memory; ``frozen`` keeps what the agent says to itself."""
+
+    def __init__(self, transport: MemoryTransport) -> None:
+        self.address = "memory:0"
+        self._transport = transport
+
+    async def send(self, data: bytes) -> None:
+        try:
+            await self._transport.send(data)
+        except LinkError as exc:
+            raise LinkLost(str(exc)) from exc
+
+    async def receive(self) -> bytes:
+        try:
+            return await self._transport.receive()
+        except LinkError as exc:
+            raise LinkLost(str(exc)) from exc
+
+    async def close(self, reason: str = "") -> None:
+        await self._transport.close(reason)
+
+
+class Site:
+    """One agent's process: its dispatcher and connectors; a new ``Site`` is a restarted agent."""
+
+    def __init__(self, name: str = "plant-1", file: dict[str, Any] | None = None) -> None:
+        self.settings = Settings.model_validate({**(file or FILE), "agent": name})
+        self.name = name
+        self.boot = os.urandom(4).hex()
+        self.connectors: dict[str, Connector] = {
+            key: SyntheticConnector(
+                DriverSetup(
+                    key,
+                    connection,
+                    {n: o for n, o in self.settings.operations.items() if o.connection == key},
+                )
+            )
+            for key, connection in self.settings.connections.items()
+        }
+        self.dispatcher = Dispatcher(self.settings, self.connectors)
+
+    def conversation(self, transport: MemoryTransport) -> AgentConversation:
+        built = catalogue.build(self.settings, {})
+        return AgentConversation(
+            transport,
+            self.dispatcher,
+            release="test",
+            boot=self.boot,
+            max_running=self.settings.max_running,
+            catalogue=lambda: (catalogue.digest(built), catalogue.encode(built)),
+        )
+
+
+class Ring:
+    """
+    A broker over a real store, and links to sites.
+
+    Attributes:
+        commands: the API's side.
+        router: for what the API does not show.
+    """
+
+    def __init__(self, folder: Path, *, inline_bytes: int = 65_536, max_bytes: int = 1 << 30) -> None:
+        self._folder = folder
+        self._inline_bytes = inline_bytes
+        self._max_bytes = max_bytes
+        self._links: list[tuple[MemoryTransport, asyncio.Task[Any], asyncio.Task[Any]]] = []
+        self.store = SqliteStore(folder / "broker.db")
+
+    async def start(self) -> None:
+        self.store = SqliteStore(self._folder / "broker.db")
+        await self.store.open()
+        self.results = Results(self._folder / "results", self._inline_bytes, self._max_bytes)
+        self.router = Router(self.store, self.results, time.time)
+        await self.router.start()
+        self.commands = Commands(self.store, self.router, self.results)
+
+    async def stop(self) -> None:
+        await self.cut()
+        await self.router.stop()
+        await self.store.close()
+
+    async def restart(self) -> None:
+        """A broker that died and came back: only the store and its folder are left."""
+        await self.stop()
+        await self.start()
+
+    async def enrol(self, name: str = "plant-1", group: str | None = None) -> None:
+        now = time.time()
+        if await self.store.tenant("acme") is None:
+            await self.store.create_tenant("acme", now)
+        await self.store.add_token(Token(f"tok-{name}", "acme", name, group, now, now + 60), name.encode())
+        agent = Agent("acme", name, group, "01", now + 3600, now)
+        await self.store.spend_token(f"tok-{name}", agent, "r", b"certificate", now)
+
+    async def link(self, site: Site) -> None:
+        """Link a site, and wait until commands can be sent to it."""
+        ours, theirs = pair()
+        broker = BrokerConversation(
+            BrokerEnd(ours),
+            Peer("acme", site.name, "01", "memory:0"),
+            self.router,
+            release="test",
+            own=Limits(stream_window_bytes=limits.STREAM_WINDOW_BYTES, link_window_bytes=limits.LINK_WINDOW_BYTES),
+        )
+        known = await self.store.agent(SCOPE, site.name)
+        if known is not None:
+            self.router.know(known)
+        serving = asyncio.create_task(broker.serve(), name="broker's end")
+        dialled = asyncio.create_task(site.conversation(theirs).serve(), name="agent's end")
+        self._links.append((ours, serving, dialled))
+        async with asyncio.timeout(5):
+            while True:
+                if broker.ready:
+                    return
+                if serving.done():
+                    serving.result()
+                await asyncio.sleep(0)
+
+    async def cut(self) -> None:
+        """Lose every link without a word."""
+        links, self._links = self._links, []
+        for transport, serving, dialled in links:
+            await transport.close()
+            await asyncio.gather(serving, dialled, return_exceptions=True)
+
+    async def submit(self, operation: str, *, agent: str | None = "plant-1", **asked: Any) -> Command:
+        """Submit a command; ``params`` and the members of ``Submission`` by name."""
+        params = asked.pop("params", {})
+        command, _ = await self.commands.submit(
+            SCOPE, Submission(operation=operation, params=json.dumps(params).encode(), agent=agent, **asked)
+        )
+        return command
+
+    async def final(self, command: Command, timeout_s: float = 20.0) -> Command:
+        """Return the command's final state."""
+        ended = await self.commands.wait(SCOPE, command.id, timeout_s)
+        assert ended.finished_at is not None, f"{ended.operation} is still {ended.state}"
+        return ended
+
+    async def run(self, operation: str, **asked: Any) -> Command:
+        """Submit a command and return its final state."""
+        return await self.final(await self.submit(operation, **asked))
+
+    async def rows(self, command: Command, index: int = 0) -> bytes:
+        """Return the rows of a result, waiting for all of them."""
+        reader = await self.commands.open_rows(SCOPE, command.id, index)
+        return b"".join([bytes(piece) async for piece in reader.chunks()])
+
+    async def state(self, command: Command, wanted: str) -> Command:
+        """Wait until a command is in a state."""
+        async with asyncio.timeout(10):
+            while True:
+                found = await self.commands.get(SCOPE, command.id)
+                if found.state == wanted:
+                    return found
+                await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def ring(folder: Path, **options: Any) -> AsyncIterator[Ring]:
+    """A running broker with the agent ``plant-1`` enrolled and not yet linked."""
+    made = Ring(folder, **options)
+    await made.start()
+    try:
+        await made.enrol()
+        yield made
+    finally:
+        await made.stop()
