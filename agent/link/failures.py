@@ -57,7 +57,8 @@ class Way:
     @property
     def broker(self) -> str:
         """The broker, for people, with the way that leads there."""
-        return f"{self.host}:{self.port}" + (f" through the proxy {self.proxy}" if self.proxy else "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" + (f" through the proxy {self.proxy}" if self.proxy else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,9 +124,9 @@ async def socks_tunnel(proxy: Proxy, target: Target) -> socket.socket:
     except ProxyError as exc:
         said = _short(exc)
         if "uthentication" in said:
+            wants = "wants another user and password" if proxy.user else "wants a user and password"
             raise LinkRefused(
-                f"the proxy {proxy.shown} wants {'another' if proxy.user else 'a'} user and password ({said}): "
-                "link.proxy = socks5h://USER:{secret:NAME}@HOST:PORT",
+                f"the proxy {proxy.shown} {wants} ({said}): link.proxy = socks5h://USER:{{secret:NAME}}@HOST:PORT",
                 stage="proxy",
             ) from exc
         if "not allowed" in said:

@@ -15,6 +15,7 @@ from agent.secrets.vault import VaultKeyring, VaultStore
 from agent.settings import Settings
 from cloud_broker.certificates import Authority, server_context
 from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol, new_token
+from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.link.websocket import listen
 from cloud_broker.store.base import Token
@@ -34,6 +35,7 @@ class Broker:
 
     Attributes:
         peers: who came in at /link.
+        refuse: why every agent is refused, or ``None``.
         answer_lost: the next enrolment is done, but its answer is not sent.
     """
 
@@ -87,8 +89,10 @@ async def broker(
     there = Broker("", authority, store)
     wrong = WrongSecrets()
 
+    admission = Admission(store, authority)
+
     async def admit(peer: Peer) -> str | None:
-        return there.refuse
+        return there.refuse or await admission.admit(peer)
 
     async def link(transport: Transport, peer: Peer) -> None:
         there.peers.append(peer)

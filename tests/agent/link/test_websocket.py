@@ -204,6 +204,17 @@ async def test_a_broker_that_refuses_says_why(site: Site) -> None:
         assert caught.value.stage == "http"
 
 
+async def test_a_copy_of_an_older_identity_is_refused(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.state, tmp_path / "copy")
+    async with up(site) as there:
+        await enroll(settings_of(site.state), await there.token(), site.secrets, site.state)
+        await site.dial()
+        copy = Site(tmp_path / "copy", secrets_in(tmp_path / "copy"), site.authority)
+        copy.point_at(there.url)
+        with pytest.raises(LinkRefused, match="this certificate was replaced by a newer one"):
+            await copy.dial()
+
+
 async def test_a_new_identity_is_used_at_the_next_dial(site: Site) -> None:
     dialer = WebsocketDialer(site.state, "none", site.secrets)
     async with up(site) as there:

@@ -1,0 +1,32 @@
+"""The manual's table of link failures holds the words that the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SOURCES = [*(ROOT / "agent/link").glob("*.py"), ROOT / "agent/identity.py", ROOT / "cloud_broker/enrolment.py"]
+
+
+def phrases(document: str, column: int) -> list[str]:
+    """The words between backticks in one column of the document's last table."""
+    table = (ROOT / document).read_text(encoding="utf-8").rsplit("\n## ", 1)[1]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")][2:]
+    return [phrase for row in rows for phrase in re.findall(r"`([^`]+)`", row[column])]
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    """All texts of the code, as they come out: joined over lines, braces of format strings undone."""
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    return re.sub(r'"\s*\n\s*f?"', "", text).replace("{{", "{").replace("}}", "}")
+
+
+@pytest.mark.parametrize(("document", "column"), [("docs/reference/link.md", 2), ("docs/reference/enrolment.md", 1)])
+def test_every_sentence_of_the_manual_is_one_that_the_agent_says(document: str, column: int, said: str) -> None:
+    found = phrases(document, column)
+    assert len(found) >= 5
+    assert [phrase for phrase in found if phrase.rstrip(" …") not in said] == []
