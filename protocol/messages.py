@@ -110,7 +110,12 @@ class Goodbye(Message, frozen=True):
 
 
 class Beat(Message, frozen=True):
-    """A sign of life; sent by a side that had nothing else to say. Any message is one."""
+    """
+    A sign of life; sent by a side that had nothing else to say. Any message is one.
+
+    Attributes:
+        time: the clock of who says it, seconds since 1970; 0 says nothing about it.
+    """
 
     time: float = 0.0
 
@@ -149,7 +154,12 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Holding(Message, frozen=True):
-    """All that the agent holds; sent once, after Welcome, before anything about a command."""
+    """
+    All that the agent holds; sent once, after Welcome, before anything about a command.
+
+    Attributes:
+        commands: those it has not been told to forget.
+    """
 
     commands: list[Held]
 
@@ -210,7 +220,14 @@ class Started(Message, frozen=True):
 
 
 class ColumnInfo(msgspec.Struct, frozen=True):
-    """One column of a row set; ``type`` is one of the parameter types, ``source_type`` the source's own word."""
+    """
+    One column of a row set.
+
+    Attributes:
+        name: unique within its row set.
+        type: one of the parameter types.
+        source_type: the source's own word for it; "" if it does not say.
+    """
 
     name: str
     type: str
@@ -265,7 +282,14 @@ class Credit(Message, frozen=True):
 
 
 class RowSetDone(msgspec.Struct, frozen=True):
-    """What a row set was, for the broker to check against what it has."""
+    """
+    What a row set was, for the broker to check against what it has.
+
+    Attributes:
+        bytes: of all its chunks.
+        rows: in all its chunks.
+        sha256: of the bytes of all its chunks, hex.
+    """
 
     bytes: int
     rows: int

@@ -8,15 +8,19 @@ test compares every page with its file.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+from agent import cli as agent_cli
 from agent import settings
-from config.dev import agent_example
+from cloud_broker import cli as broker_cli
+from cloud_broker import settings as broker_settings
+from config.dev import agent_example, asyncapi_page, codes, programs, wire
+from config.dev.markdown import table
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -38,6 +42,14 @@ AGENT_FILE: Final[tuple[tuple[str, tuple[type[BaseModel], ...]], ...]] = (
     ("[triggers.NAME]", (settings.TableTrigger, settings.FileTrigger)),
 )
 
+BROKER_FILE: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
+    ("The top of the file", broker_settings.Settings),
+    ("[api]", broker_settings.ApiSettings),
+    ("[link]", broker_settings.LinkSettings),
+    ("[limits]", broker_settings.LimitSettings),
+    ("[log]", broker_settings.LogSettings),
+)
+
 _WORDS: Final = {  # what a value is called that is checked by one of our functions
     settings.seconds: 'duration, such as `"30s"`',
     settings.per_second: 'rate, such as `"600/min"`',
@@ -48,6 +60,7 @@ _TYPES: Final[dict[Any, str]] = {
     int: "whole number",
     float: "number",
     bool: "true or false",
+    Path: "path",
     Any: "any value",
 }
 
@@ -79,8 +92,47 @@ def agent_file() -> str:
     return "\n".join(parts) + "\n"
 
 
+def broker_file() -> str:
+    """Return the reference of ``broker.toml``."""
+    parts = [
+        "# The broker's file",
+        "",
+        "Made from `cloud_broker/settings.py` by `python -m config.dev.reference`; a complete example is "
+        "[`config/broker.example.toml`](../../config/broker.example.toml).",
+        "",
+        "The file is TOML, and all of it is optional. Without `--config`, the file that `OUTHAUL_BROKER_CONFIG` names "
+        "is read, or `broker.toml` in the working folder. Paths are relative to the file's folder. A key that is not on "
+        "this page is an error.",
+    ]
+    for title, model in BROKER_FILE:
+        parts += ["", f"## {_escaped(title)}", "", *_table(model, list(model.model_fields))]
+    return "\n".join(parts) + "\n"
+
+
+def agent_program() -> str:
+    """Return the reference of ``outhaul-agent``."""
+    about = (
+        "The file is [`agent.toml`](agent-file.md). Where a command takes `--config`, the file is the named one, else "
+        "the one that `OUTHAUL_AGENT_CONFIG` names, else `agent.toml` in the working folder, else "
+        "`/etc/outhaul/agent.toml` (Windows: `%PROGRAMDATA%\\Outhaul\\agent.toml`)."
+    )
+    return programs.page("outhaul-agent", agent_cli.cli, about)
+
+
+def broker_program() -> str:
+    """Return the reference of ``outhaul-broker``."""
+    about = "The file is [`broker.toml`](broker-file.md); all of it is optional."
+    return programs.page("outhaul-broker", broker_cli.main, about)
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/agent-file.md": agent_file,
+    "docs/reference/asyncapi.json": asyncapi_page.page,
+    "docs/reference/broker-file.md": broker_file,
+    "docs/reference/errors.md": codes.page,
+    "docs/reference/outhaul-agent.md": agent_program,
+    "docs/reference/outhaul-broker.md": broker_program,
+    "docs/reference/wire.md": wire.page,
     "config/agent.example.toml": agent_example.text,
 }
 
@@ -92,12 +144,6 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(), encoding="utf-8", newline="\n")
         print(name)
-
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return the lines of a Markdown table; bars in the cells are escaped."""
-    lines = [head, ("---",) * len(head), *rows]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
 
 
 def _table(model: type[BaseModel], names: list[str]) -> list[str]:
@@ -179,7 +225,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _toml(value: Any) -> str:
-    return agent_example.toml(value)
+    return agent_example.toml(value.as_posix() if isinstance(value, Path) else value)
 
 
 if __name__ == "__main__":

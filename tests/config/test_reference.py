@@ -12,7 +12,8 @@ from agent import settings
 from agent.config_file import load
 from config.dev.agent_example import TABLES
 from config.dev.example_file import Table, render, toml
-from config.dev.reference import AGENT_FILE, PAGES, ROOT, table
+from config.dev.markdown import table
+from config.dev.reference import AGENT_FILE, PAGES, ROOT
 
 EXAMPLE = ROOT / "config" / "agent.example.toml"
 
