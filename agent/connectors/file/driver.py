@@ -17,7 +17,7 @@ import msgspec
 from agent import parameters
 from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
 from agent.connectors.file import names, publish, text
-from agent.connectors.file.drop import Drop, content_of, failure
+from agent.connectors.file.drop import Drop, content_of, failure, forget
 from agent.connectors.file.pick import Picked, pick, put_away
 from agent.errors import ParametersInvalid, SourceFailed
 from agent.settings import DropOperation, FileConnection, PickOperation
@@ -76,8 +76,8 @@ class FileDriver(Driver):
     def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
         """Archive or delete what was picked; forget the claim of what was dropped. May be called again."""
         operation = self.setup.operations[call.operation]
-        if isinstance(operation, DropOperation) and operation.effect == "once":
-            self._drop(call, operation, parameters.decode(operation, call.params)).forget()
+        if isinstance(operation, DropOperation):
+            forget(self._root, str(outputs.get("name", "")), call.command_id)
         elif isinstance(operation, PickOperation) and operation.then != "keep":
             archive = self._archive() if operation.then == "archive" else None
             files = msgspec.convert(outputs.get("files", []), list[Picked])

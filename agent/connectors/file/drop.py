@@ -108,11 +108,6 @@ class Drop:
             raise failure(exc, self.folder / self.name) from exc
         return receipt
 
-    def forget(self) -> None:
-        """The broker has the receipt: remove the claim."""
-        with contextlib.suppress(OSError):
-            self._claim.unlink(missing_ok=True)
-
     @property
     def _part(self) -> Path:
         return self.folder / names.temporary(self.name, self.command_id, "part")
@@ -231,6 +226,17 @@ def content_of(operation: DropOperation, values: Mapping[str, Any]) -> Iterator[
             yield base64.b64decode(values["content"], validate=True)
         except (binascii.Error, ValueError) as exc:
             raise ContentInvalid(f"content: wants bytes as base64, found something else: {exc}", touched=False) from exc
+
+
+def forget(folder: Path, name: str, command_id: str) -> None:
+    """The broker has the receipt: remove the claim, if there was one."""
+    try:
+        names.check(name)
+        claim = names.temporary(name, command_id, "claim")
+    except names.NameRefused:
+        return  # no drop of ours has such a name
+    with contextlib.suppress(OSError):
+        (folder / claim).unlink(missing_ok=True)
 
 
 def failure(exc: OSError, path: Path, wanted: str = "written") -> SourceFailed | SourceUnavailable:

@@ -469,8 +469,8 @@ def test_a_second_run_of_once_gives_the_first_receipt(file_driver: MakeFileDrive
     (tmp_path / "root" / "a.json").unlink()
     assert outputs(driver, {"document": 1}) == first
     assert not (tmp_path / "root" / "a.json").exists()
-    driver.settle(call({"document": 1}), first)
-    driver.settle(call({"document": 1}), first)
+    for _ in range(2):  # it may be asked again, and is not told the parameters
+        driver.settle(call(), first)
     assert visible(tmp_path / "root") == []
 
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from agent.connectors.base import Column, Remark, RowSet
+from agent.connectors import CONNECTORS
+from agent.connectors.base import Call, Column, DriverSetup, Outputs, Remark, RowSet
 from agent.connectors.file import pick as pick_module
 from agent.connectors.rows import MASKED
+from agent.connectors.sessions import DriverConnector
 from agent.errors import ContentInvalid, SourceFailed, SourceUnavailable
-from agent.settings import DropOperation, FileFormat, PickOperation
+from agent.settings import DropOperation, FileConnection, FileFormat, PickOperation
 from tests.agent.connectors.conftest import MakeFileDriver, call, outputs, rows, run
 
 
@@ -330,6 +332,10 @@ def test_a_folder_that_went_away_is_a_source_that_is_not_there(file_driver: Make
 # --- afterwards ---------------------------------------------------------------------------------
 
 
+def files_under(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def settled(file_driver: MakeFileDriver, root: Path, then: str, between: Any = None) -> list[str]:
     driver = file_driver(pick(then=then))
     receipt = outputs(driver)
@@ -337,7 +343,7 @@ def settled(file_driver: MakeFileDriver, root: Path, then: str, between: Any = N
         between()
     for _ in range(2):  # it may be asked again
         driver.settle(call(), json.loads(json.dumps(receipt)))
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    return files_under(root)
 
 
 def test_nothing_is_put_away_before_the_broker_has_it(file_driver: MakeFileDriver, root: Path) -> None:
@@ -392,3 +398,26 @@ def test_a_receipt_that_names_another_place_moves_nothing(
     with pytest.raises(SourceFailed, match="is no file in"):
         file_driver(pick(then="delete")).settle(call(), {"files": [receipt]})
     assert victim.exists()
+
+
+async def test_through_a_driver_process_files_are_dropped_picked_and_put_away(tmp_path: Path) -> None:
+    operations: dict[str, Any] = {
+        "drop": DropOperation(connection="edi", drop="{no}.csv", format=FileFormat(type="csv"), effect="once"),
+        "pick": pick(pattern="*.csv", then="archive"),
+    }
+    connection = FileConnection(type="file", root=".")
+    setup = DriverSetup("edi", connection, operations, base_dir=str(tmp_path), state_dir=str(tmp_path))
+    connector = DriverConnector(setup, CONNECTORS["file"])
+    try:
+        dropping = Call("cmd_1", "drop", b'{"no": "1", "rows": [{"a": "x"}]}', 20.0)
+        receipt = [piece async for piece in connector.run(dropping)][-1]
+        assert isinstance(receipt, Outputs)
+        await connector.settle(dropping, receipt.values)
+        picking = Call("cmd_2", "pick", b"{}", 20.0)
+        pieces = [piece async for piece in connector.run(picking)]
+        assert rows(pieces) == [{"file": "1.csv", "a": "x"}]
+        assert isinstance(pieces[-1], Outputs)
+        await connector.settle(picking, pieces[-1].values)
+    finally:
+        await connector.close()
+    assert files_under(tmp_path) == ["archive/1.csv"]

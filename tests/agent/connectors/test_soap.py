@@ -16,7 +16,10 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from agent.connectors import CONNECTORS
+from agent.connectors.base import Call, DriverSetup, Outputs
 from agent.connectors.rows import MASKED
+from agent.connectors.sessions import DriverConnector
 from agent.errors import (
     Cancelled,
     CommandError,
@@ -26,7 +29,7 @@ from agent.errors import (
     SourceRejected,
     SourceUnavailable,
 )
-from agent.settings import Param
+from agent.settings import CallOperation, Param, SoapConnection
 from config.dev.finance import FinanceService, finance_service
 from tests.agent.connectors.conftest import MakeSoapDriver, outputs, run
 from tests.agent.connectors.soap_peers import Pair, issue
@@ -427,3 +430,28 @@ def test_a_wsdl_stands_beside_the_operators_file(
 ) -> None:
     (tmp_path / "beside.wsdl").write_bytes(finance.wsdl.read_bytes())
     assert outputs(soap_driver("GetOrders", wsdl="beside.wsdl"), {"customer": "C1", "count": 0}) == {"order": []}
+
+
+# --- in its process -----------------------------------------------------------------------------
+
+
+async def test_through_a_driver_process_it_calls_describes_checks_and_lets_go(finance: FinanceService) -> None:
+    connection = SoapConnection(type="soap", wsdl=str(finance.wsdl), endpoint=finance.url)
+    operations: dict[str, Any] = {
+        "orders": CallOperation(connection="finance", call="GetOrders"),
+        "slow": CallOperation(connection="finance", call="GetSlowly"),
+    }
+    connector = DriverConnector(DriverSetup("finance", connection, operations), CONNECTORS["soap"])
+    try:
+        pieces = [piece async for piece in connector.run(Call("cmd_1", "orders", b'{"customer": "C1"}', 20.0))]
+        assert isinstance(pieces[-1], Outputs)
+        assert len(pieces[-1].values["order"]) == 3
+        described = await connector.describe("orders")
+        assert described is not None
+        assert described["required"] == ["customer"]
+        assert [finding.ok for finding in await connector.check()] == [True, True, True, True]
+        with pytest.raises(OutcomeUnknown, match="in time"):
+            async for _ in connector.run(Call("cmd_2", "slow", b'{"seconds": 9}', 0.5)):
+                pass
+    finally:
+        await connector.close()
