@@ -1,0 +1,415 @@
+"""What every store must do."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+from typing import Any
+
+import pytest
+
+from cloud_broker.store.base import (
+    Agent,
+    ApiKey,
+    Command,
+    CommandError,
+    CommandFilter,
+    Exists,
+    Finish,
+    IdempotencyConflict,
+    RowSetInfo,
+    Store,
+    Token,
+)
+from cloud_broker.tenants import Scope
+from protocol.ids import new_id
+from protocol.states import DEAD_LETTERS, FINAL, CommandState
+
+ACME = Scope("acme")
+OTHER = Scope("other")
+START = 1_700_000_000.0
+
+_milliseconds = itertools.count(int(START * 1000))
+
+
+def command(scope: Scope = ACME, **changes: Any) -> Command:
+    """Return a new command, later than the one before."""
+    moment = next(_milliseconds)
+    made = Command(
+        id=new_id("cmd", moment, os.urandom),
+        tenant=scope.tenant,
+        agent="plant-1",
+        group=None,
+        operation="echo",
+        connection="probe",
+        effect="read",
+        params=b'{"a": 1.10}',
+        fingerprint="f1",
+        created_at=moment / 1000,
+        expires_at=moment / 1000 + 60,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def finish(state: CommandState = CommandState.SUCCEEDED, at: float = START + 1, **rest: Any) -> Finish:
+    """Return an end."""
+    return Finish(state, at, **rest)
+
+
+def agent(scope: Scope = ACME, name: str = "plant-1") -> Agent:
+    """Return an agent that has just enrolled."""
+    return Agent(scope.tenant, name, "plants", "0a", START + 1000, START)
+
+
+async def settled(store: Store) -> None:
+    """Wait until all changes that nobody waited for are kept."""
+    assert await store.healthy()
+
+
+class StoreContract:
+    """Subclass it with a fixture ``store``: open, with the tenants acme and other."""
+
+    # --- tenants, keys, tokens --------------------------------------------------------------------
+
+    async def test_a_tenant_is_created_once(self, store: Store) -> None:
+        made = await store.create_tenant("new", START)
+
+        assert await store.tenant("new") == made
+        with pytest.raises(Exists):
+            await store.create_tenant("new", START + 1)
+        assert [tenant.name for tenant in await store.tenants()] == ["acme", "new", "other"]
+        assert await store.tenant("nobody") is None
+
+    async def test_a_tenant_is_suspended_and_resumed(self, store: Store) -> None:
+        for state in ("suspended", "active"):
+            assert await store.set_tenant_state("acme", state)
+            tenant = await store.tenant("acme")
+            assert tenant is not None
+            assert tenant.state == state
+        assert not await store.set_tenant_state("nobody", "active")
+
+    async def test_a_key_is_found_by_its_hash_also_after_its_end(self, store: Store) -> None:
+        key = ApiKey("k1", "acme", ("commands:read", "agents:read"), START, START + 5)
+        admin = ApiKey("k2", None, ("*",), START + 1)
+        await store.add_key(key, b"1" * 32)
+        await store.add_key(admin, b"2" * 32)
+
+        assert await store.key_by_hash(b"1" * 32) == key
+        assert await store.key_by_hash(b"3" * 32) is None
+        assert await store.keys("acme") == [key]
+        assert await store.keys("other") == []
+        assert await store.keys(None) == [key, admin]
+        assert await store.revoke_key("k1", START + 2)
+        assert await store.revoke_key("k1", START + 3)
+        assert not await store.revoke_key("k9", START)
+        await store.key_used("k1", START + 4)
+        await settled(store)
+        found = await store.key_by_hash(b"1" * 32)
+        assert found == dataclasses.replace(key, revoked_at=START + 2, last_used_at=START + 4)
+
+    async def test_a_token_enrols_one_agent_once(self, store: Store) -> None:
+        token = Token("t1", "acme", "plant-1", "plants", START, START + 60)
+        await store.add_token(token, b"1" * 32)
+        assert await store.token_by_hash(b"1" * 32) == token
+        assert await store.token_by_hash(b"2" * 32) is None
+
+        spent = await asyncio.gather(
+            *(store.spend_token("t1", agent(), f"r{number}", b"der", START + number) for number in range(8))
+        )
+
+        assert spent.count(True) == 1
+        winner = spent.index(True)
+        found = await store.token_by_hash(b"1" * 32)
+        assert found == dataclasses.replace(token, spent_at=START + winner, spent_by=f"r{winner}", certificate=b"der")
+        assert await store.agent(ACME, "plant-1") == agent()
+
+    async def test_a_new_enrolment_replaces_the_agent(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        await store.revoke_agent(ACME, "plant-1", START)
+        await store.put_catalogue(ACME, "plant-1", b"{}", "d1")
+        await self._enrol(store, "t2", dataclasses.replace(agent(), serial="0b"))
+
+        assert await store.agent(ACME, "plant-1") == dataclasses.replace(agent(), serial="0b")
+
+    # --- agents -----------------------------------------------------------------------------------
+
+    async def test_what_was_last_known_of_an_agent_is_kept(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        await store.agent_seen(ACME, "plant-1", START + 1, release="1", system="Linux", boot="b1")
+        await store.agent_seen(ACME, "plant-1", START + 2)
+        await store.put_catalogue(ACME, "plant-1", b'{"operations": []}', "d1")
+
+        assert await store.agents(ACME) == [
+            dataclasses.replace(
+                agent(),
+                last_seen_at=START + 2,
+                release="1",
+                system="Linux",
+                boot="b1",
+                catalogue=b'{"operations": []}',
+                catalogue_digest="d1",
+            )
+        ]
+
+    async def test_an_agent_is_revoked_once(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+
+        assert await store.revoke_agent(ACME, "plant-1", START + 1)
+        assert await store.revoke_agent(ACME, "plant-1", START + 2)
+        assert not await store.revoke_agent(ACME, "plant-9", START)
+        found = await store.agent(ACME, "plant-1")
+        assert found is not None
+        assert found.revoked_at == START + 1
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    async def test_a_command_comes_back_as_it_was_given(self, store: Store) -> None:
+        full = command(
+            group="plants",
+            effect="once",
+            params=b'{"n": 0.10000000000000000000000001, "t": "\xc3\xa9"}',
+            correlation_id="c1",
+            idempotency_key="k1",
+            ordering_key="o1",
+            priority=-5,
+            traceparent="00-1",
+            key_id="key_1",
+        )
+        for given in (full, command(agent=None, group="plants")):
+            assert await store.add_command(ACME, given) == (given, True)
+            assert await store.command(ACME, given.id) == given
+
+    async def test_one_idempotency_key_makes_one_command(self, store: Store) -> None:
+        tries = [command(idempotency_key="k1") for _ in range(20)]
+
+        answers = await asyncio.gather(*(store.add_command(ACME, one) for one in tries))
+
+        assert sum(new for _, new in answers) == 1
+        assert len({kept.id for kept, _ in answers}) == 1
+        assert len((await store.commands(ACME, CommandFilter(), None, 50)).items) == 1
+
+    async def test_one_idempotency_key_with_another_request_is_a_conflict(self, store: Store) -> None:
+        first, _ = await store.add_command(ACME, command(idempotency_key="k1"))
+        await store.finish(ACME, first.id, finish())
+
+        with pytest.raises(IdempotencyConflict):
+            await store.add_command(ACME, command(idempotency_key="k1", fingerprint="f2"))
+        again, new = await store.add_command(ACME, command(idempotency_key="k1"))
+        assert (again.id, again.state, new) == (first.id, CommandState.SUCCEEDED, False)
+        _, new = await store.add_command(OTHER, command(OTHER, idempotency_key="k1", fingerprint="f2"))
+        assert new
+
+    async def test_one_bad_write_fails_alone(self, store: Store) -> None:
+        await store.add_command(ACME, command(idempotency_key="k1"))
+        twice = command()
+        writes = [store.add_command(ACME, command()) for _ in range(10)]
+        writes += [store.add_command(ACME, command(idempotency_key="k1", fingerprint="f2"))]
+        writes += [store.add_command(ACME, twice), store.add_command(ACME, twice)]
+        writes += [store.add_command(ACME, command()) for _ in range(10)]
+
+        answers = await asyncio.gather(*writes, return_exceptions=True)
+
+        bad = [number for number, answer in enumerate(answers) if isinstance(answer, BaseException)]
+        assert bad == [10, 12]
+        assert len((await store.commands(ACME, CommandFilter(), None, 100)).items) == 22
+
+    async def test_a_command_lives_from_queued_to_its_end(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+
+        await store.dispatched(ACME, one.id, 1, "plant-2", "boot-1", durable=False)
+        await store.running(ACME, one.id, START + 1)
+        await store.requeue(ACME, one.id)
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert (found.state, found.epoch, found.agent, found.boot) == (CommandState.QUEUED, 1, "plant-2", "boot-1")
+        await store.dispatched(ACME, one.id, 2, "plant-1", "boot-2", durable=True)
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert (found.state, found.epoch, found.agent) == (CommandState.DISPATCHED, 2, "plant-1")
+        await store.running(ACME, one.id, START + 2)
+        await settled(store)
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert (found.state, found.started_at) == (CommandState.RUNNING, START + 1)
+        end = finish(
+            outputs=b'{"n": 1.10}',
+            row_sets=(RowSetInfo(({"name": "a", "type": "string", "source_type": "text"},), 0, 8, 1),),
+            error=CommandError("business", "source_rejected", "no", "P0001"),
+            warnings=("w1", "w2"),
+            result="inline",
+            inline=b'{"a":1}\n',
+        )
+        assert await store.finish(ACME, one.id, end)
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert found.outputs == end.outputs
+        assert found.row_sets == end.row_sets
+        assert found.error == end.error
+        assert found.warnings == end.warnings
+        assert (found.state, found.finished_at, found.result) == (CommandState.SUCCEEDED, START + 1, "inline")
+        assert await store.inline_result(ACME, one.id) == b'{"a":1}\n'
+
+    async def test_there_is_one_final_state_and_it_stays(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+
+        answers = await asyncio.gather(*(store.finish(ACME, one.id, finish(state)) for state in sorted(FINAL)))
+
+        assert answers.count(True) == 1
+        end = await store.command(ACME, one.id)
+        assert end is not None
+        assert end.state == sorted(FINAL)[answers.index(True)]
+        await store.dispatched(ACME, one.id, 9, "plant-9", "b", durable=True)
+        await store.running(ACME, one.id, START + 9)
+        await store.requeue(ACME, one.id)
+        assert await store.request_cancel(ACME, one.id) == end
+        assert not await store.finish(ACME, one.id, finish(inline=b"x"))
+        assert await store.command(ACME, one.id) == end
+        assert await store.inline_result(ACME, one.id) is None
+
+    async def test_only_a_final_state_ends_a_command(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+        with pytest.raises(ValueError, match="not a final state"):
+            await store.finish(ACME, one.id, finish(CommandState.RUNNING))
+
+    async def test_a_wish_to_cancel_is_kept(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+
+        assert await store.request_cancel(ACME, one.id) == dataclasses.replace(one, cancel_requested=True)
+        assert await store.command(ACME, one.id) == dataclasses.replace(one, cancel_requested=True)
+        assert await store.request_cancel(ACME, "cmd_nothing") is None
+
+    async def test_open_commands_are_those_of_all_tenants_oldest_first(self, store: Store) -> None:
+        made = [command(scope) for scope in (ACME, OTHER, ACME, OTHER)]
+        for one in made:
+            await store.add_command(Scope(one.tenant), one)
+        await store.finish(ACME, made[0].id, finish())
+
+        assert [one.id for one in await store.open_commands()] == [one.id for one in made[1:]]
+
+    async def test_a_list_is_newest_first_and_goes_on_at_its_cursor(self, store: Store) -> None:
+        made = [command() for _ in range(7)]
+        for one in made:
+            await store.add_command(ACME, one)
+            await store.add_command(OTHER, command(OTHER))
+
+        seen: list[str] = []
+        cursor: str | None = None
+        for size in (3, 3, 1):
+            page = await store.commands(ACME, CommandFilter(), cursor, 3)
+            assert len(page.items) == size
+            seen += [one.id for one in page.items]
+            cursor = page.next
+        assert cursor is None
+        assert seen == [one.id for one in reversed(made)]
+
+    async def test_a_list_can_be_narrowed(self, store: Store) -> None:
+        states = list(CommandState)
+        made: dict[CommandState, Command] = {}
+        for state in states:
+            one = command(correlation_id=f"c-{state}", operation=f"op-{state}", agent=f"agent-{state}")
+            made[state] = one
+            await store.add_command(ACME, one)
+            if state in FINAL:
+                await store.finish(ACME, one.id, finish(state))
+            elif state is not CommandState.QUEUED:
+                await store.dispatched(ACME, one.id, 1, f"agent-{state}", "b", durable=True)
+                if state is CommandState.RUNNING:
+                    await store.running(ACME, one.id, START)
+        await settled(store)
+
+        async def listed(**wanted: Any) -> list[CommandState]:
+            page = await store.commands(ACME, CommandFilter(**wanted), None, 100)
+            return [one.state for one in page.items]
+
+        for state in states:
+            assert await listed(state=state) == [state]
+            assert await listed(correlation_id=f"c-{state}") == [state]
+            assert await listed(operation=f"op-{state}") == [state]
+            assert await listed(agent=f"agent-{state}", state=state) == [state]
+            assert await listed(correlation_id=f"c-{state}", dead_letters=True) == [state] * (state in DEAD_LETTERS)
+        assert await listed(state=CommandState.FAILED, agent="agent-queued") == []
+        assert set(await listed(dead_letters=True)) == DEAD_LETTERS
+        assert await listed(since=made[states[-2]].created_at) == [states[-1], states[-2]]
+
+    async def test_old_commands_are_forgotten_with_their_results_and_keys(self, store: Store) -> None:
+        ends = [
+            finish(at=START + 1, result="file"),
+            finish(at=START + 2, result="inline", inline=b"x"),
+            finish(at=START + 3, result="file"),
+            finish(at=START + 100, result="file"),
+        ]
+        made = [command(idempotency_key=f"k{number}") for number in range(len(ends) + 1)]
+        for one in made:
+            await store.add_command(ACME, one)
+        for one, end in zip(made, ends, strict=False):
+            await store.finish(ACME, one.id, end)
+
+        gone: list[tuple[str, str]] = []
+        while part := await store.forget_before(START + 50, 1):
+            gone += part
+
+        assert gone == [("acme", made[0].id), ("acme", made[2].id)]
+        left = (await store.commands(ACME, CommandFilter(), None, 10)).items
+        assert [one.id for one in left] == [made[4].id, made[3].id]
+        assert await store.inline_result(ACME, made[1].id) is None
+        assert (await store.add_command(ACME, command(idempotency_key="k0", fingerprint="f2")))[1]
+
+    async def test_no_tenant_sees_or_changes_anothers(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        mine = command(idempotency_key="k1", correlation_id="c1")
+        await store.add_command(ACME, mine)
+        ended = command(correlation_id="c1")
+        await store.add_command(ACME, ended)
+        await store.finish(ACME, ended.id, finish(result="inline", inline=b"x"))
+        before = [await store.command(ACME, one.id) for one in (mine, ended)]
+
+        assert await store.agent(OTHER, "plant-1") is None
+        assert await store.agents(OTHER) == []
+        assert not await store.revoke_agent(OTHER, "plant-1", START)
+        await store.agent_seen(OTHER, "plant-1", START, release="9")
+        await store.put_catalogue(OTHER, "plant-1", b"{}", "d")
+        for one in (mine, ended):
+            assert await store.command(OTHER, one.id) is None
+            assert await store.inline_result(OTHER, one.id) is None
+            assert await store.request_cancel(OTHER, one.id) is None
+            assert not await store.finish(OTHER, one.id, finish(CommandState.FAILED, inline=b"y"))
+            await store.dispatched(OTHER, one.id, 7, "evil", "b", durable=True)
+            await store.dispatched(OTHER, one.id, 7, "evil", "b", durable=False)
+            await store.running(OTHER, one.id, START)
+            await store.requeue(OTHER, one.id)
+        for wanted in (CommandFilter(), CommandFilter(correlation_id="c1"), CommandFilter(state=CommandState.QUEUED)):
+            assert (await store.commands(OTHER, wanted, None, 10)).items == []
+            assert (await store.commands(OTHER, wanted, mine.id, 10)).items == []
+        await settled(store)
+
+        assert [await store.command(ACME, one.id) for one in (mine, ended)] == before
+        assert await store.agent(ACME, "plant-1") == agent()
+        assert await store.inline_result(ACME, ended.id) == b"x"
+
+    async def test_the_scope_decides_whose_a_command_is(self, store: Store) -> None:
+        one = command(OTHER)
+        await store.add_command(ACME, one)
+
+        assert await store.command(OTHER, one.id) is None
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert found.tenant == "acme"
+
+    async def test_a_closed_store_says_so(self, store: Store) -> None:
+        await store.close()
+        await store.close()
+        with pytest.raises(RuntimeError):
+            await store.command(ACME, "cmd_1")
+        with pytest.raises(RuntimeError):
+            await store.add_command(ACME, command())
+
+    async def _enrol(self, store: Store, token_id: str, wanted: Agent) -> None:
+        token = Token(token_id, wanted.tenant, wanted.name, wanted.group, START, START + 60)
+        await store.add_token(token, token_id.encode())
+        assert await store.spend_token(token_id, wanted, "r1", b"der", START)
