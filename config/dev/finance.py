@@ -10,7 +10,6 @@ The finance service of the demo's ERP: SOAP, by node, for the demo and the tests
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import ssl
 import subprocess
@@ -20,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from config.dev import npm
 
 FOLDER: Final = Path(__file__).parent / "finance"
 START_S: Final = 30.0  # seconds; about one on a quiet machine
@@ -81,7 +82,10 @@ def finance_service(
     Raises:
         FinanceError: node or npm is missing or failed, or the service did not start.
     """
-    install()
+    try:
+        npm.install(FOLDER)
+    except npm.NpmError as exc:
+        raise FinanceError(str(exc)) from exc
     try:
         process = subprocess.Popen(
             ["node", str(FOLDER / "server.js")],
@@ -112,35 +116,6 @@ def finance_service(
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
-
-
-def install() -> None:
-    """
-    Fetch the service's packages with npm, if they are not there.
-
-    Raises:
-        FinanceError: npm is missing or failed.
-    """
-    marker = FOLDER / "node_modules" / ".package-lock.json"  # npm writes it last
-    if marker.exists():
-        return
-    # Tests of several processes may come here at once.
-    with (FOLDER / "package.json").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if marker.exists():
-            return
-        try:
-            done = subprocess.run(
-                ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-                cwd=FOLDER,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except OSError as exc:
-            raise FinanceError(f"npm can't be run: {exc.strerror}; install nodejs and npm") from exc
-        if done.returncode != 0:
-            raise FinanceError(f"npm ci failed in {FOLDER}:\n{done.stderr[-2000:]}")
 
 
 def _ready(process: subprocess.Popen[str]) -> int:

@@ -101,8 +101,8 @@ def broker_file() -> str:
         "[`config/broker.example.toml`](../../config/broker.example.toml).",
         "",
         "The file is TOML, and all of it is optional. Without `--config`, the file that `OUTHAUL_BROKER_CONFIG` names "
-        "is read, or `broker.toml` in the working folder. Paths are relative to the file's folder. A key that is not on "
-        "this page is an error.",
+        "is read, or `broker.toml` in the working folder. Paths are relative to the file's folder. A key that is not "
+        "on this page is an error.",
     ]
     for title, model in BROKER_FILE:
         parts += ["", f"## {_escaped(title)}", "", *_table(model, list(model.model_fields))]
