@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import random
+import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -69,6 +70,7 @@ class Outhaul:
             base_url=self.url,
             headers=headers,
             timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
+            verify=httpx2.create_ssl_context(),  # SSL_CERT_FILE counts, whatever the next line says
             # A proxy of the environment is no way to our own machine.
             trust_env=not _is_loopback(urlsplit(self.url).hostname or ""),
         )
@@ -150,7 +152,13 @@ class Outhaul:
             ) from exc
         command = decode(answer.content, Command)
         left_s = wait_s - (time.monotonic() - started)
-        return command if command.final or left_s <= 0 else self.command(command.id, wait_s=left_s)
+        if command.final or left_s <= 0:
+            return command
+        try:
+            return self.command(command.id, wait_s=left_s)
+        except NotReachable:
+            # It was taken; an error here would hide its id.
+            return command
 
     def command(self, command_id: str, *, wait_s: float = 0.0) -> Command:
         """
@@ -339,7 +347,7 @@ class Outhaul:
                 if streamed and isinstance(exc, httpx2.ReadTimeout):
                     raise
                 if pause_s is None:
-                    raise NotReachable(f"no answer from {self.url}: {exc or type(exc).__name__}") from exc
+                    raise NotReachable(f"no answer from {self.url}: {_reason(exc)}") from exc
             else:
                 if answer.is_success:
                     return answer
@@ -415,6 +423,18 @@ def _header(what: str, text: str) -> str:
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise WordsError(f"{what}: wants visible ASCII characters without spaces, found {text!r}")
     return text
+
+
+def _reason(exc: BaseException) -> str:
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not trusted here: {cause.verify_message}; "
+                "SSL_CERT_FILE may name a PEM file with the authority to trust"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return str(exc) or type(exc).__name__
 
 
 def _is_loopback(host: str) -> bool:

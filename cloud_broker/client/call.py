@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
-from cloud_broker.client.errors import ProblemError, ResultCut
+from cloud_broker.client.errors import NotReachable, ProblemError, ResultCut
 from cloud_broker.client.progress import Progress, in_words
 from cloud_broker.client.records import Command
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 1.0  # seconds between two looks at a command that somebody watches
 UNWATCHED_LOOK_S: Final = 10.0  # seconds; nobody sees the line, so it need not change
+PATIENCE_S: Final = 60.0  # seconds without an answer while we wait for the end; a restart takes less
 TICK_S: Final = 0.2  # seconds; Ctrl-C on Windows is noticed between two of them
 PIECES_AHEAD: Final = 8  # pieces of rows that wait for a slow standard output
 
@@ -55,6 +56,11 @@ class Wishes:
     set_index: int | None = None
     max_rows: int = 1000
 
+    @property
+    def streams(self) -> bool:
+        """Whether rows are given as they come."""
+        return self.format in ("csv", "ndjson")
+
 
 class StillRunning(Exception):
     """The time to wait is over; ``command`` is where it stood."""
@@ -73,7 +79,7 @@ def follow(client: Outhaul, command: Command, wishes: Wishes, progress: Progress
         ResultCut: rows are missing from what was given.
     """
     deadline = None if wishes.wait_s is None else time.monotonic() + wishes.wait_s
-    if wishes.format in ("csv", "ndjson"):
+    if wishes.streams:
         return _stream(client, command, wishes, deadline, progress, out)
     command = _wait(client, command, deadline, progress)
     if wishes.format == "json":
@@ -115,9 +121,16 @@ def tell(text: str) -> None:
 
 
 def _wait(client: Outhaul, command: Command, deadline: float | None, progress: Progress) -> Command:
+    answered = time.monotonic()
     while not command.final:
         progress.state(command)
-        command = _look(client, command, deadline, LOOK_S if progress.shown else UNWATCHED_LOOK_S)
+        try:
+            command = _look(client, command, deadline, LOOK_S if progress.shown else UNWATCHED_LOOK_S)
+            answered = time.monotonic()
+        except NotReachable:
+            # A broker that is started anew goes on with the command, and so do we.
+            if time.monotonic() - answered > PATIENCE_S:
+                raise
     return command
 
 

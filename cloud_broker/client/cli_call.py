@@ -21,8 +21,17 @@ from cloud_broker.client.call import (
     tell_end,
     unfinished_document,
 )
-from cloud_broker.client.connect import DONE, FAILED, Duration, connected, max_rows, output_format, set_index
-from cloud_broker.client.errors import ProblemError, ResultCut
+from cloud_broker.client.connect import (
+    DONE,
+    FAILED,
+    NOT_REACHABLE,
+    Duration,
+    connected,
+    max_rows,
+    output_format,
+    set_index,
+)
+from cloud_broker.client.errors import NotReachable, ProblemError, ResultCut
 from cloud_broker.client.progress import Progress
 from cloud_broker.client.records import Command
 from protocol.ids import new_id
@@ -96,7 +105,7 @@ def call(
             operation,
             given,
             group=group,
-            wait_s=0.0 if no_wait else min(FIRST_WAIT_S, FIRST_WAIT_S if wait_s is None else wait_s),
+            wait_s=0.0 if no_wait or wishes.streams else min(FIRST_WAIT_S, FIRST_WAIT_S if wait_s is None else wait_s),
             idempotency_key=key,
             ttl_s=ttl_s,
             correlation_id=correlation_id,
@@ -115,6 +124,12 @@ def call(
     except KeyboardInterrupt:
         progress.stop()
         return _interrupted(client, command, key, cancel_on_interrupt)
+    except NotReachable as exc:
+        progress.stop()
+        tell(f"error: {exc}")
+        if command is not None:
+            tell(f"the command goes on without us: outhaul commands {command.id}")
+        return NOT_REACHABLE
     except ResultCut as exc:
         progress.stop()
         tell(f"the rows are not whole: {exc}")

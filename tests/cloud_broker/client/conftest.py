@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,12 @@ async def invoices(params: dict[str, Any], cancel: asyncio.Event) -> AsyncIterat
 
 
 async def count_rows(params: dict[str, Any], cancel: asyncio.Event) -> AsyncIterator[Piece]:
-    """``count`` rows."""
+    """``count`` rows, each longer by ``fill`` characters than it need be."""
+    fill = b"." * params.get("fill", 0)
     yield RowSet((("n", "integer"), ("text", "string")))
     for start in range(0, params["count"], PIECE_ROWS):
         numbers = range(start, min(start + PIECE_ROWS, params["count"]))
-        yield b"".join(b'{"n": %d, "text": "row number %d of many"}\n' % (n, n) for n in numbers)
+        yield b"".join(b'{"n": %d, "text": "row number %d of many%s"}\n' % (n, n, fill) for n in numbers)
 
 
 async def two_sets(params: dict[str, Any], cancel: asyncio.Event) -> AsyncIterator[Piece]:
@@ -106,7 +107,7 @@ OPERATIONS: list[dict[str, Any]] = [
             total=DECIMAL,
         ),
     },
-    {"name": "rows", "params": schema(["count"], count={"type": "integer", "minimum": 0})},
+    {"name": "rows", "params": schema(["count"], count={"type": "integer", "minimum": 0}, fill={"type": "integer"})},
     {"name": "two-sets", "params": schema()},
     {"name": "wide", "params": schema()},
     {"name": "stuck", "params": schema()},
@@ -144,10 +145,14 @@ class Outhaul:
             env=self.environ | environ,
         )
 
-    def start(self, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-        """Start it."""
+    def start(self, *words: str, program: Sequence[str] = (PROGRAM,)) -> subprocess.Popen[bytes]:
+        """Start it, or another program with its words."""
         return subprocess.Popen(
-            [PROGRAM, *words], stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, env=self.environ
+            [*program, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environ,
         )
 
 

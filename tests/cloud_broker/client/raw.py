@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -16,10 +18,12 @@ class RawServer:
 
     Attributes:
         answers: the bytes of each; the connection is closed after them, unless they end with ``HOLD``.
+        tls: speaks HTTPS if there is one.
         requests: what was asked, one text each.
     """
 
     answers: Sequence[bytes]
+    tls: ssl.SSLContext | None = None
     requests: list[str] = field(default_factory=list)
 
     HOLD = b"\0hold"
@@ -45,7 +49,7 @@ class RawServer:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def _serve(self) -> None:
         while True:
@@ -53,7 +57,8 @@ class RawServer:
             if self._over:
                 connection.close()
                 return
-            self._answer(connection)
+            with suppress(OSError):  # a caller that does not trust us leaves
+                self._answer(self.tls.wrap_socket(connection, server_side=True) if self.tls else connection)
 
     def _answer(self, connection: socket.socket) -> None:
         data = b""

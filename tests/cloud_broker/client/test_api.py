@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from cloud_broker.client.api import TRIES, Outhaul, checked_url, pauses_s
 from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError, ResultCut, UnknownAnswer, WordsError
@@ -209,3 +218,37 @@ def test_a_key_that_can_be_none_is_refused_without_being_shown(key: str) -> None
 
 def test_pauses_grow_and_end() -> None:
     assert list(pauses_s(lambda: 1.0)) == [0.25, 0.5, 1.0, None]
+
+
+def own_certificate(folder: Path) -> Path:
+    """Make a certificate of this machine's address that nobody has signed; return the file with it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker of the test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, SHA256())
+    )
+    path = folder / "broker.pem"
+    path.write_bytes(
+        certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return path
+
+
+def test_only_a_trusted_certificate_gets_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pem = own_certificate(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pem)
+    with RawServer([reply(200, b'{"items": [], "next": null}')], tls) as server:
+        with (
+            client(server) as outhaul,
+            pytest.raises(NotReachable, match=r"not trusted here: .* SSL_CERT_FILE may name"),
+        ):
+            outhaul.agents()
+        assert server.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        with client(server) as outhaul:
+            assert outhaul.agents() == []

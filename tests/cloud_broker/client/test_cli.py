@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from cloud_broker.client.api import TRIES
 from tests.cloud_broker.client.broker import Broker
-from tests.cloud_broker.client.conftest import Here, Outhaul
+from tests.cloud_broker.client.conftest import PROGRAM, Here, Outhaul
 from tests.cloud_broker.client.raw import RawServer, chunked, reply
 
 # --- what came back -----------------------------------------------------------------------------
@@ -254,24 +255,47 @@ def test_rows_that_were_cut_are_never_a_success(here: Here, output_format: str) 
     assert "outhaul commands rows cmd_1" in done.stderr
 
 
+def test_a_broker_that_is_started_anew_is_waited_for(here: Here) -> None:
+    queued, ended = b'{"id": "cmd_1", "state": "queued"}', b'{"id": "cmd_1", "state": "succeeded"}'
+    with RawServer([reply(202, queued), *[b""] * (TRIES + 1), reply(200, ended)]) as server:
+        assert here("call", "plant-1", "echo", OUTHAUL_URL=server.url).returncode == 0
+
+
+def test_a_broker_that_is_gone_leaves_the_commands_id(here: Here) -> None:
+    queued = b'{"id": "cmd_1", "state": "queued"}'
+    with RawServer([reply(202, queued), b""]) as server:
+        done = here("call", "plant-1", "echo", "--format", "csv", OUTHAUL_URL=server.url)
+    assert done.returncode == 3
+    assert "no answer from" in done.stderr
+    assert "outhaul commands cmd_1" in done.stderr
+
+
 # --- large and slow -----------------------------------------------------------------------------
 
 
+# Started by a small process: a child's peak counts from before its exec, when it still was this large one.
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
+
+
 def test_a_large_result_streams_in_flat_memory(outhaul: Outhaul) -> None:
-    peaks = []
+    peaks_kib = []
     for count in (10_000, 100_000):
-        running = outhaul.start("call", "plant-1", "rows", f"count={count}", "--format", "csv")
-        assert running.stdout is not None
-        seen = sum(1 for _ in running.stdout)
-        _, status, usage = os.wait4(running.pid, 0)
-        running.returncode = os.waitstatus_to_exitcode(status)
-        assert (running.returncode, seen) == (0, count + 1)
-        peaks.append(usage.ru_maxrss)
-        running.stdout.close()
-        assert running.stderr is not None
-        assert f"{count:,} rows in" in running.stderr.read().decode()
-        running.stderr.close()
-    assert peaks[1] - peaks[0] < 8 * 1024, f"KiB: {peaks}"
+        words = ("call", "plant-1", "rows", f"count={count}", "fill=500", "--format", "csv")
+        with outhaul.start(*words, program=(sys.executable, "-c", MEASURED, PROGRAM)) as running:
+            assert running.stdout is not None
+            assert running.stderr is not None
+            assert sum(1 for _ in running.stdout) == count + 1
+            told = running.stderr.read().decode()
+            assert running.wait(30) == 0
+        assert f"{count:,} rows in" in told
+        peaks_kib.append(int(told.rpartition("peak ")[2]))
+    # The larger result has 48 MB more.
+    assert peaks_kib[1] - peaks_kib[0] < 8 * 1024, peaks_kib
 
 
 def test_rows_come_while_the_command_still_runs_and_ctrl_c_leaves_it_running(outhaul: Outhaul) -> None:
