@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -34,7 +35,10 @@ Work = Callable[[sqlite3.Connection], T]
 
 def connect_to_write(path: Path) -> sqlite3.Connection:
     """Open for writing; made if it is not there, readable by its owner only."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # Only a file that is not there is opened here: on POSIX, closing any descriptor of a file drops all locks that
+    # this process holds on it. Another process that leaves would then take its write-ahead log away from under us.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     for name in ("write_ahead", "durable", "checked_references"):
         connection.execute(QUERIES[name])

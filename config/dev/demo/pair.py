@@ -1,0 +1,141 @@
+"""Broker and agent of the demo, set up and started by their own commands, as an operator would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloud_broker.client.api import Outhaul
+from cloud_broker.client.errors import OuthaulError
+from config.dev.databases import HOST, free_port
+from config.dev.demo.erp import Erp
+from config.dev.demo.programs import Answer, Program, must, run
+from config.dev.demo.story import Story
+
+API_PORT, LINK_PORT = 8440, 8443  # what the broker takes by itself
+TENANT: Final = "acme"
+AGENT: Final = "plant-1"
+SCOPES: Final = ("commands:write", "commands:read", "agents:read")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """
+    What runs.
+
+    Attributes:
+        folder: everything that is written, wiped at the next start.
+        key: of a caller of the tenant.
+    """
+
+    folder: Path
+    broker: Program
+    agent: Program
+    url: str
+    key: str
+    link_port: int
+
+    def caller(self) -> Outhaul:
+        """Return a client of the HTTP API."""
+        return Outhaul(self.url, self.key)
+
+    def environment(self) -> dict[str, str]:
+        """What the `outhaul` command wants to know."""
+        return {"OUTHAUL_URL": self.url, "OUTHAUL_KEY": self.key}
+
+    def outhaul(self, story: Story, *words: str) -> Answer:
+        """Run `outhaul` as a caller, and print what is asked and answered."""
+        story.asks(["outhaul", *words])
+        answer = run(["outhaul", *words], environment=self.environment())
+        story.answers(answer.text)
+        return answer
+
+    def online(self) -> bool:
+        """Whether the broker says that the agent is linked."""
+        with self.caller() as client, contextlib.suppress(OuthaulError):
+            return client.agent(AGENT).state == "online"
+        return False
+
+
+@contextlib.contextmanager
+def pair(folder: Path, erp: Erp, story: Story) -> Iterator[Pair]:
+    """
+    Set broker and agent up and run them while the block runs.
+
+    Raises:
+        ProgramError: one of their commands failed; the text has its words.
+    """
+    api, link = _port(API_PORT), _port(LINK_PORT)
+    broker_file, agent_file = folder / "broker" / "broker.toml", folder / "agent" / "agent.toml"
+    broker = Program(["outhaul-broker", "serve", "--config", str(broker_file)], folder / "broker.log")
+    agent = Program(["outhaul-agent", "run", "--config", str(agent_file)], folder / "agent.log")
+    with contextlib.ExitStack() as stack:
+        stack.callback(broker.stop)
+        stack.callback(agent.stop)
+        story.says("In the cloud: a broker, set up and started.")
+        url = _set_up_broker(broker_file, api, link)
+        broker.start()
+        broker.wait_until(lambda: _answers(api) and _answers(link), "listening")
+        key, token = _let_in(broker_file)
+        story.says(
+            f"It answers callers at {url}, and agents on port {link}. A tenant, a caller's key, an agent's token."
+        )
+        story.says("Beside the ERP: an agent, with the operator's file, two secrets and a certificate of its own.")
+        _set_up_agent(agent_file, erp, token)
+        running = Pair(folder, broker, agent, url, key, link)
+        agent.start()
+        agent.wait_until(running.online, "linked")
+        yield running
+
+
+def _set_up_broker(file: Path, api: int, link: int) -> str:
+    file.parent.mkdir(parents=True)
+    file.write_text(f'data_dir = "data"\n[api]\nlisten = "{HOST}:{api}"\n[link]\nlisten = "{HOST}:{link}"\n', "utf-8")
+    made = json.loads(must(["outhaul-broker", "init", "--config", str(file), "--json"]))
+    return str(made["api_url"])
+
+
+def _let_in(file: Path) -> tuple[str, str]:
+    config = ("--config", str(file))
+    scopes = [word for scope in SCOPES for word in ("--scope", scope)]
+    must(["outhaul-broker", "tenant", "create", TENANT, *config])
+    key = json.loads(must(["outhaul-broker", "key", "create", "--tenant", TENANT, *scopes, *config, "--json"]))
+    token = json.loads(
+        must(["outhaul-broker", "token", "create", "--tenant", TENANT, "--agent", AGENT, *config, "--json"])
+    )
+    return str(key["key"]), str(token["token"])
+
+
+def _set_up_agent(file: Path, erp: Erp, token: str) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text(erp.agent_file(), "utf-8")
+    config = ("--config", str(file))
+    # By standard input: neither a secret nor the token is seen in a list of processes.
+    must(["outhaul-agent", "secret", "set", "erp-password", *config], stdin=erp.password)
+    must(["outhaul-agent", "secret", "set", "finance", *config], stdin=erp.finance_password)
+    must(["outhaul-agent", "enroll", "--token", "-", *config], stdin=token + "\n")
+
+
+def _port(wanted: int) -> int:
+    """Return the usual port if it is free, else any that is."""
+    with socket.socket() as probe:
+        # As servers do, so that connections of an earlier run that fade away do not count.
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+        except OSError:
+            return free_port()
+    return wanted
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
+        return True
+    return False
