@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import random
-import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx2
-import msgspec
 
-from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError, ResultCut, UnknownAnswer, WordsError
+from cloud_broker.client.connection import Connection, checked_header
+from cloud_broker.client.errors import NotReachable, ResultCut, UnknownAnswer, WordsError
 from cloud_broker.client.records import Agent, Command, Operation, T, decode, decode_page
 from protocol.ids import new_id
 
-CONNECT_S: Final = 10.0  # seconds; a broker that is there answers sooner
-ANSWER_S: Final = 30.0  # seconds beyond what was asked to wait
 SILENCE_S: Final = 60.0  # seconds without a row after which we look whether the command still runs
 MAX_WAIT_S: Final = 30.0  # seconds of one request that waits; common proxies cut idle ones after 60
-TRIES: Final = 4  # of a request that may be repeated
-FIRST_PAUSE_S: Final = 0.25  # seconds; doubles from try to try
-LAST_PAUSE_S: Final = 3.0  # seconds; a longer Retry-After is not waited for
-
-REPEATABLE: Final = frozenset({429, 502, 503, 504})
 
 RowFormat = Literal["ndjson", "csv"]
 MEDIA_TYPES: Final[dict[str, str]] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
@@ -60,20 +50,8 @@ class Outhaul:
         silence_s: float = SILENCE_S,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.url = checked_url(url)
-        self._silence_s = silence_s
-        self._pause = pause
-        headers = {"Authorization": f"Bearer {checked_key(key)}", "Accept": "application/json"}
-        if tenant:
-            headers["Outhaul-Tenant"] = _header("tenant", tenant)
-        self._http = httpx2.Client(
-            base_url=self.url,
-            headers=headers,
-            timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
-            verify=httpx2.create_ssl_context(),  # SSL_CERT_FILE counts, whatever the next line says
-            # A proxy of the environment is no way to our own machine.
-            trust_env=not _is_loopback(urlsplit(self.url).hostname or ""),
-        )
+        self._connection = Connection(url, key, tenant, silence_s, pause)
+        self.url = self._connection.url
 
     def __repr__(self) -> str:
         return f"<Outhaul {self.url}>"
@@ -86,7 +64,7 @@ class Outhaul:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._http.close()
+        self._connection.close()
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -133,12 +111,12 @@ class Outhaul:
             idempotency_key if idempotency_key is not None else new_id("idem", time.time_ns() // 1_000_000, os.urandom)
         )
         first_wait_s = min(wait_s, MAX_WAIT_S)
-        headers = {"Idempotency-Key": _header("idempotency key", key), "Content-Type": "application/json"}
+        headers = {"Idempotency-Key": checked_header("idempotency key", key), "Content-Type": "application/json"}
         if first_wait_s > 0:
             headers["Prefer"] = f"wait={_whole_seconds(first_wait_s)}"
         started = time.monotonic()
         try:
-            answer = self._ask(
+            answer = self._connection.ask(
                 "POST",
                 "/v1/commands",
                 content=json.dumps({name: value for name, value in body.items() if value is not None}).encode(),
@@ -196,12 +174,12 @@ class Outhaul:
 
     def cancel(self, command_id: str) -> Command:
         """
-        Ask that a command be stopped and return it; it may still end otherwise.
+        Ask that a command be stopped and return it as it is then; one that runs may still end otherwise.
 
         Raises:
-            ProblemError: 404, if there is none; 409, if it ended before.
+            ProblemError: 404, if there is none.
         """
-        return decode(self._ask("POST", f"/v1/commands/{_part(command_id)}/cancel").content, Command)
+        return decode(self._connection.ask("POST", f"/v1/commands/{_part(command_id)}/cancel").content, Command)
 
     # --- rows -------------------------------------------------------------------------------------
 
@@ -242,7 +220,9 @@ class Outhaul:
         path, seen = f"/v1/commands/{_part(command_id)}/rows", 0
         while True:
             try:
-                with closing(self._body(path, {"set": str(set_index)}, MEDIA_TYPES[row_format], skip=seen)) as pieces:
+                with closing(
+                    self._connection.body(path, {"set": str(set_index)}, MEDIA_TYPES[row_format], skip=seen)
+                ) as pieces:
                     for piece in pieces:
                         seen += len(piece)
                         yield piece
@@ -263,20 +243,6 @@ class Outhaul:
         if command.final and set_index < len(command.row_sets) and command.row_sets[set_index].rows != count:
             wanted = command.row_sets[set_index].rows
             raise ResultCut(f"row set {set_index} of {command_id} has {wanted:,} rows, {count:,} came")
-
-    def _body(self, path: str, query: Mapping[str, str], accept: str, *, skip: int) -> Generator[bytes, None, None]:
-        answer = self._ask("GET", path, query=query, headers={"Accept": accept}, silence_s=self._silence_s)
-        try:
-            for piece in answer.iter_bytes():
-                if skip >= len(piece):
-                    skip -= len(piece)
-                    continue
-                yield piece[skip:] if skip else piece
-                skip = 0
-        except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.DecodingError) as exc:
-            raise ResultCut(f"{self.url}: the rows were cut: {exc or type(exc).__name__}") from exc
-        finally:
-            answer.close()
 
     # --- agents -----------------------------------------------------------------------------------
 
@@ -307,143 +273,7 @@ class Outhaul:
             cursor = page.next
 
     def _get(self, path: str, query: Mapping[str, str] | None = None, *, wait_s: float = 0.0) -> bytes:
-        return self._ask("GET", path, query=query, wait_s=wait_s).content
-
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        content: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        wait_s: float = 0.0,
-        silence_s: float | None = None,
-    ) -> httpx2.Response:
-        """
-        Send one request, again if that may help; each one here may be repeated without a second effect.
-
-        Args:
-            silence_s: the body is left to be read as it comes, with so many seconds between two pieces;
-                then ``ReadTimeout`` passes, because what it means depends on the command.
-        """
-        streamed = silence_s is not None
-        request = self._http.build_request(
-            method,
-            path,
-            params=dict(query or {}),
-            content=content,
-            headers=dict(headers or {}),
-            timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S, read=silence_s if streamed else ANSWER_S + wait_s),
-        )
-        pauses = pauses_s()
-        while True:
-            pause_s = next(pauses)
-            try:
-                answer = self._http.send(request, stream=streamed)
-                if streamed and not answer.is_success:
-                    answer.read()
-            except (httpx2.TransportError, httpx2.DecodingError) as exc:
-                if streamed and isinstance(exc, httpx2.ReadTimeout):
-                    raise
-                if pause_s is None:
-                    raise NotReachable(f"no answer from {self.url}: {_reason(exc)}") from exc
-            else:
-                if answer.is_success:
-                    return answer
-                asked_s = _retry_after_s(answer)
-                if answer.status_code not in REPEATABLE or pause_s is None or asked_s > LAST_PAUSE_S:
-                    raise problem(answer)
-                pause_s = max(pause_s, asked_s)
-            self._pause(pause_s)
-
-
-def pauses_s(rng: Callable[[], float] = random.random) -> Iterator[float | None]:
-    """Yield the seconds to wait after each failed try (full jitter), then ``None`` for: give up."""
-    for number in range(TRIES - 1):
-        yield rng() * FIRST_PAUSE_S * 2.0**number
-    yield None
-
-
-def problem(answer: httpx2.Response) -> ProblemError | UnknownAnswer:
-    """Return the error that an answer other than 2xx stands for."""
-    try:
-        document = msgspec.json.decode(answer.content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        document = None
-    if isinstance(document, dict) and ("title" in document or "detail" in document or "type" in document):
-        return ProblemError(answer.status_code, document)
-    where = answer.headers.get("location")
-    told = f" and points to {where}" if where else ""
-    if answer.status_code in (401, 403) or answer.status_code >= 500:
-        # Of a proxy before the broker: the status alone says what to do.
-        return ProblemError(answer.status_code, {"title": f"{answer.request.url} answers {answer.status_code}"})
-    return UnknownAnswer(f"{answer.request.url} answers {answer.status_code}{told}: is this the broker's address?")
-
-
-def checked_url(url: str) -> str:
-    """
-    Return ``url`` without a slash at its end.
-
-    Raises:
-        ProfileError: it is none, or the key would go over the network in clear.
-    """
-    url = url.strip().rstrip("/")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as exc:
-        raise ProfileError(f"wants the broker's address such as https://broker.example.com, found {url!r}") from exc
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ProfileError(f"wants the broker's address such as https://broker.example.com, found {url!r}")
-    if parts.username is not None:
-        raise ProfileError("the broker's address must not contain a user or password: the key is given apart from it")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ProfileError(
-            f"{url} would carry the key over the network in clear: wants https:// "
-            "(http:// is for addresses of this machine, such as http://127.0.0.1:8440)"
-        )
-    return url
-
-
-def checked_key(key: str) -> str:
-    """
-    Return ``key`` without white space around it.
-
-    Raises:
-        ProfileError: it can't be one.
-    """
-    key = key.strip()
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ProfileError("wants an API key, found something with white space or unusual characters, or nothing")
-    return key
-
-
-def _header(what: str, text: str) -> str:
-    if not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise WordsError(f"{what}: wants visible ASCII characters without spaces, found {text!r}")
-    return text
-
-
-def _reason(exc: BaseException) -> str:
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"its certificate is not trusted here: {cause.verify_message}; "
-                "SSL_CERT_FILE may name a PEM file with the authority to trust"
-            )
-        cause = cause.__cause__ or cause.__context__
-    return str(exc) or type(exc).__name__
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return self._connection.ask("GET", path, query=query, wait_s=wait_s).content
 
 
 def _part(name: str) -> str:
@@ -455,8 +285,3 @@ def _part(name: str) -> str:
 
 def _whole_seconds(wait_s: float) -> int:
     return max(1, round(wait_s))
-
-
-def _retry_after_s(answer: httpx2.Response) -> float:
-    text = answer.headers.get("retry-after", "")
-    return float(text) if text.isdecimal() else 0.0

@@ -66,7 +66,8 @@ def login(url: str | None, tenant: str | None, profile_name: str | None) -> int:
     before it is kept, in a file that only you may read.
     """
     # Deferred: see the top of this file.
-    from cloud_broker.client.api import Outhaul, checked_key, checked_url
+    from cloud_broker.client.api import Outhaul
+    from cloud_broker.client.connection import checked_key, checked_url
 
     url = checked_url(url if url is not None else _asked("Address of the broker", hidden=False))
     found = profile.Profile(url, checked_key(_asked("Key", hidden=True)), tenant)

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from cloud_broker.client.api import TRIES, Outhaul, checked_url, pauses_s
+from cloud_broker.client.api import Outhaul
+from cloud_broker.client.connection import TRIES, checked_url, pauses_s
 from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError, ResultCut, UnknownAnswer, WordsError
 from tests.cloud_broker.client.raw import RawServer, chunked, reply
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_broker.client.api import TRIES
+from cloud_broker.client.connection import TRIES
 from tests.cloud_broker.client.broker import Broker
 from tests.cloud_broker.client.conftest import PROGRAM, Here, Outhaul
 from tests.cloud_broker.client.raw import RawServer, chunked, reply

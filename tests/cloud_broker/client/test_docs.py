@@ -33,7 +33,10 @@ def test_every_command_and_option_is_in_the_reference() -> None:
 
 def test_every_variable_and_error_is_in_the_reference() -> None:
     names = set(re.findall(r"OUTHAUL_[A-Z]+", Path(profile.__file__).read_text(encoding="utf-8")))
-    names |= {
-        name for name, kind in vars(errors).items() if isinstance(kind, type) and kind.__module__ == errors.__name__
-    }
+    names |= {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert {name for name in names if f"`{name}`" not in PAGE} == {"OuthaulError"}
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    drawn = set(re.findall(r"(?m)^    \* (\w+) ", errors.__doc__ or ""))
+    assert drawn == {kind.__name__ for kind in errors.OuthaulError.__subclasses__()}
