@@ -28,14 +28,17 @@ async def csv_of(columns: Sequence[dict[str, str]], pieces: AsyncIterator[bytes]
     """
     yield header_line([column["name"] for column in columns])
     line_of = row_writer(columns)
-    rest = b""
+    begun: list[bytes] = []  # parts of a row that has not ended; joined once, however long it is
     async for piece in pieces:
         for start in range(0, len(piece), PART_BYTES):
-            lines = (rest + piece[start : start + PART_BYTES]).split(b"\n")
-            rest = lines.pop()
-            if lines:
+            part = piece[start : start + PART_BYTES]
+            ended, newline, rest = part.rpartition(b"\n")
+            if newline:
+                lines = b"".join((*begun, ended)).split(b"\n")
+                begun.clear()
                 yield "".join([line_of(line) for line in lines if line]).encode()
-    if rest.strip():
+            begun.append(rest)
+    if any(begun):
         raise ResultGone("the rows end in the middle of one")
 
 

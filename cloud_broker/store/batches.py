@@ -85,9 +85,6 @@ class BatchThread:
 
     def _release(self, batch: list[Task]) -> None:
         awaited = [task for task in batch if task.answer is not None]
-        for task in batch:
-            if task.answer is None and task.error is not None:
-                log.warning("a change nobody waits for was lost: %s", task.error, extra={"event": "store_write_lost"})
         if awaited:
             try:
                 self._loop.call_soon_threadsafe(_answer, awaited)

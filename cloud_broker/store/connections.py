@@ -19,6 +19,7 @@ from cloud_broker.store.queries import QUERIES, SCHEMA, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 
+MAX_CARRIED: Final = 10_000  # changes nobody waits for that are kept in memory while the disk is full
 BUSY_S: Final = 10.0  # seconds a write waits for another process, such as the command line, to finish its own
 # What is wrong with one write only; every other error of SQLite is about the file, the disk or the transaction.
 OWN_FAULTS: Final = (
@@ -96,6 +97,7 @@ class Writer:
         self.commits = 0
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._carried: list[Task] = []
         self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._thread = BatchThread("store writer", self._run, self._disconnect, self._waiting, MAX_BATCH)
 
@@ -111,7 +113,7 @@ class Writer:
         return await answer
 
     def send(self, work: Work[object]) -> None:
-        """Run ``work`` after all that was asked before, without waiting for it; a failure is logged."""
+        """Run ``work`` after all that was asked before, without waiting for it; again later if it can't be kept now."""
         self._waiting.put(Task(work, None))
 
     async def close(self) -> None:
@@ -123,12 +125,14 @@ class Writer:
         try:
             if self._connection is None:
                 self._connection = connect_to_write(self._path)
-            self._commit(self._connection, batch)
+            self._commit(self._connection, [*self._carried, *batch])
+            self._carried.clear()
         except (sqlite3.Error, OSError) as exc:
             # A full disk, most often. A new connection knows for sure what is in the file, and
             # works again as soon as the disk does.
             self._disconnect()
             log.error("nothing can be kept: %s", exc, extra={"event": "store_unavailable", "writes": len(batch)})
+            self._carried = [*self._carried, *(task for task in batch if task.answer is None)][-MAX_CARRIED:]
             for task in batch:
                 task.error = StoreUnavailable(f"The store can't be written ({exc}); nothing was kept.", retry_after_s=5)
 
@@ -142,6 +146,8 @@ class Writer:
                 if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
                     raise
                 task.error = exc
+                if task.answer is None:
+                    log.exception("a change nobody waits for is wrong", extra={"event": "store_write_wrong"})
                 connection.execute(QUERIES["undo_one"])
             connection.execute(QUERIES["end_one"])
         connection.execute(QUERIES["commit"])

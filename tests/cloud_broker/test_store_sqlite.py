@@ -157,18 +157,20 @@ async def main():
     assert all(isinstance(answer, StoreUnavailable) for answer in answers), answers
     assert answers[0].retry_after_s
     print("refused")
+    await store.dispatched(ACME, first.id, 1, "plant-2", "b", durable=False)
     room(1)
     assert not await store.healthy()
     print("not-healthy")
     assert await store.command(ACME, first.id) == first
     print("readable")
+    await store.running(ACME, first.id, 1.0)
     room(resource.RLIM_INFINITY)
     accepted = command(params=b"x" * 100_000)
     await store.add_command(ACME, accepted)
     print("accepted")
     assert await store.healthy()
     kept = (await store.commands(ACME, CommandFilter(), None, 10)).items
-    assert [one.id for one in kept] == [accepted.id, first.id]
+    assert [(one.id, one.state) for one in kept] == [(accepted.id, "queued"), (first.id, "running")]
     print("healthy")
     await store.close()
 

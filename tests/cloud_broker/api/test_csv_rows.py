@@ -78,6 +78,15 @@ async def test_rows_that_end_in_the_middle_of_one_are_cut() -> None:
         await converted([column("a")], [b'{"a":1}\n{"a"'])
 
 
+async def test_a_row_larger_than_any_piece_is_joined_once() -> None:
+    value = b"x" * 8_000_000
+    row = b'{"a":"' + value + b'"}\n'
+
+    text = await converted([column("a")], [row[start : start + 10_000] for start in range(0, len(row), 10_000)])
+
+    assert text == b"a\r\n" + value + b"\r\n"
+
+
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
