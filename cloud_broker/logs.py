@@ -18,6 +18,9 @@ def configure(settings: LogSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if settings.format == "json" else TextLines())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+    # Libraries have their say from warnings on: their details may hold what was sent, such as a token.
+    for name in ("websockets", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def facts(record: logging.LogRecord) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import time
 
 from cloud_broker.certificates import Authority
-from cloud_broker.enrolment import EnrolmentRefused, enrol
+from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.store.base import Store
 from cloud_broker.tenants import Scope
@@ -25,6 +25,7 @@ class Admission:
     def __init__(self, store: Store, authority: Authority) -> None:
         self._store = store
         self._authority = authority
+        self._wrong = WrongSecrets()
 
     async def admit(self, peer: Peer) -> str | None:
         """Return why a peer with a good certificate may not link, or ``None``."""
@@ -68,6 +69,7 @@ class Admission:
                 bytes(records[0].payload),
                 time.time(),
                 source=source,
+                wrong=self._wrong,
             )
         except EnrolmentRefused as exc:
             log.warning("enrolment refused: %s", exc.reason, extra={"event": "enrolment_refused", "address": source})
