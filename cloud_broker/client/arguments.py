@@ -300,4 +300,7 @@ def _type_in_words(wanted: Schema) -> str:
         return str(wanted["format"])
     if "contentEncoding" in wanted:
         return "bytes"
-    return _in_words(_types(wanted))
+    types = _types(wanted)
+    if types - {"null"} == {"string", "number"}:
+        return "a decimal"
+    return "any JSON" if types >= {"object", "array", "string"} else _in_words(types)

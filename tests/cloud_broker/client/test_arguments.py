@@ -228,7 +228,8 @@ def test_what_the_agent_tells_of_its_parameters_is_understood() -> None:
         "note": None,
     }
     described = {name: (kind, required, default) for name, kind, required, default, _ in arguments.described(found)}
-    assert described["decimal"] == ("text or a number", "yes", None)
+    assert described["decimal"] == ("a decimal", "yes", None)
+    assert described["json"] == ("any JSON", "yes", None)
     assert described["date"] == ("date", "yes", None)
     assert described["binary"] == ("bytes", "yes", None)
     assert described["note"] == ("a whole number or null", "", 3)
