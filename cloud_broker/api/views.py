@@ -27,11 +27,12 @@ class RowSetView(msgspec.Struct, frozen=True):
 
 
 class ErrorView(msgspec.Struct, frozen=True):
-    """Why a command did not succeed."""
+    """Why a command did not succeed; ``source_code`` is the ERP's own, such as a SQLSTATE, or empty."""
 
     kind: str
     code: str
     message: str
+    source_code: str
 
 
 class CommandLinks(msgspec.Struct, frozen=True, rename={"self_": "self"}):
@@ -208,7 +209,7 @@ def _row_set(info: RowSetInfo) -> RowSetView:
 
 
 def _error(error: CommandError | None) -> ErrorView | None:
-    return None if error is None else ErrorView(error.kind, error.code, error.message)
+    return None if error is None else ErrorView(error.kind, error.code, error.message, error.source_code)
 
 
 def agent_view(agent: Agent, state: str) -> AgentView:

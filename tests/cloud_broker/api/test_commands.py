@@ -98,7 +98,12 @@ async def test_a_failed_command_says_why(acme: httpx2.AsyncClient, broker: Broke
     command = (await acme.get(place)).json()
 
     assert command["state"] == "rejected"
-    assert command["error"] == {"kind": "business", "code": "source_rejected", "message": "no such customer"}
+    assert command["error"] == {
+        "kind": "business",
+        "code": "source_rejected",
+        "message": "no such customer",
+        "source_code": "P0001",
+    }
 
 
 async def test_prefer_wait_answers_200_as_soon_as_the_command_ended(acme: httpx2.AsyncClient, broker: Broker) -> None:

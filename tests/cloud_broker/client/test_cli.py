@@ -143,14 +143,14 @@ def test_waiting_has_an_end_if_one_was_given(outhaul: Outhaul, output_format: st
 @pytest.mark.parametrize(
     ("outcome", "told"),
     [
-        ("rejected", "rejected by the ERP: source_rejected: customer C042 is blocked"),
-        ("failed", "failed: source_failed: customer C042 is blocked"),
+        ("rejected", "rejected by the ERP: source_rejected (P0001): customer C042 is blocked"),
+        ("failed", "failed: source_failed (P0001): customer C042 is blocked"),
         (
             "in_doubt",
-            "in doubt: outcome_unknown: customer C042 is blocked\nIt may have happened or not: look in the ERP",
+            "in doubt: outcome_unknown (P0001): customer C042 is blocked\nIt may have happened or not: look in the ERP",
         ),
-        ("expired", "expired: source_failed: customer C042 is blocked"),
-        ("cancelled", "cancelled: source_failed: customer C042 is blocked"),
+        ("expired", "expired: source_failed (P0001): customer C042 is blocked"),
+        ("cancelled", "cancelled: source_failed (P0001): customer C042 is blocked"),
     ],
 )
 @pytest.mark.parametrize("output_format", ["table", "csv", "json"])
