@@ -197,7 +197,7 @@ class Commands:
         if agent.revoked_at is not None:
             return "revoked"
         line = self._router.line(scope, agent.name)
-        if line is None or line.link is None or not line.link.open:
+        if line is None or line.link is None or not line.ready:
             return "offline"
         return "online" if time.time() - line.link.last_heard < 2 * BEAT_S else "stale"
 

@@ -75,7 +75,8 @@ timeout = "1s"
 [operations.numbers]
 connection = "erp"
 sql = '''SELECT n, 'row ' || n AS text, n * 1.25 AS price, now() AS at, n % 2 = 0 AS even,
-md5(n::text) AS hash, date '2026-01-01' + (n % 365)::int AS day, n::bigint * 1000000 AS big FROM generate_series(1, :count) n'''
+md5(n::text) AS hash, date '2026-01-01' + (n % 365)::int AS day, n::bigint * 1000000 AS big
+FROM generate_series(1, :count) n'''
 effect = "read"
 timeout = "300s"
 [operations.numbers.params]
