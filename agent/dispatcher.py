@@ -157,9 +157,9 @@ class Dispatcher:
         connector = self._connectors[running.operation.connection]
         if not running.result.ended:
             # Nobody waits for it any more. A read stops; what may have an effect is left to its own end.
+            running.result.abandon()
             if running.effect == "read":
                 connector.cancel(command_id)
-            running.result.resume(running.result.end)
         elif running.succeeded and isinstance(running.operation, PickOperation):
             task = asyncio.create_task(self._settle(connector, running), name=f"settle {command_id}")
             self._aside.add(task)

@@ -49,6 +49,7 @@ class Result:
         self._rows = 0
         self._set_bytes = 0
         self._in_set = False
+        self._abandoned = False
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "open"
@@ -104,7 +105,16 @@ class Result:
             self._rows = self._set_bytes = 0
             self._in_set = False
 
+    def abandon(self) -> None:
+        """Nobody wants it any more: let go of all, and take whatever comes without keeping it."""
+        self._abandoned = True
+        self._records.clear()
+        self._position = self._kept = self._unsent = 0
+        self._room.set()
+
     def _append(self, record: Record) -> None:
+        if self._abandoned:
+            return
         self._records.append(record)
         self._kept += len(record.payload)
         self._unsent += len(record.payload)

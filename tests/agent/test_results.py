@@ -132,3 +132,14 @@ async def test_row_sets_at_the_offset_are_told_again(offset: int) -> None:
     again = send_all(lane)
     assert isinstance(again[0].message, RowSetBegins)
     assert again[0].message.index == (0 if offset == 0 else 1)
+
+
+async def test_an_abandoned_result_never_makes_its_source_wait() -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    waiting = asyncio.ensure_future(lane.rows(b"x" * (HIGH_BYTES + 1), 1))
+    await asyncio.sleep(0)
+    lane.abandon()
+    await waiting
+    await lane.rows(b"x" * (HIGH_BYTES + 1), 1)
+    assert lane.head() is None
