@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -225,11 +226,19 @@ def secret_set(name: str, config: Path | None) -> None:
     if sys.stdin.isatty():
         value = click.prompt(f"value of {name}", hide_input=True, confirmation_prompt=True, err=True)
     else:
-        value = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+        value = _piped().removesuffix("\n").removesuffix("\r")
     if not value:
         raise SecretError(f"{name}: an empty value; type it, or pipe it in: outhaul-agent secret set {name} < file")
     open_secrets(loaded).set(name, value)
     click.echo(f"kept {name}", err=True)
+
+
+def _piped() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        # Without the cause: its text would show the value.
+        raise SecretError("the value on standard input is not UTF-8; convert it, or type it at the prompt") from None
 
 
 @secret.command("delete")
@@ -259,8 +268,17 @@ def secret_list(config: Path | None, as_json: bool) -> None:
         click.echo(f"{name}{'' if name in kept else '  MISSING: outhaul-agent secret set ' + name}")
 
 
+def speak_utf8() -> None:
+    """Take and give UTF-8 on pipes and files too, where Windows would use the account's old code page."""
+    # An editor's byte order mark is no part of a value; what can't be said in UTF-8 is shown, not fatal.
+    for stream, encoding in ((sys.stdin, "utf-8-sig"), (sys.stdout, "utf-8"), (sys.stderr, "utf-8")):
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():  # a service has none of the three
+            stream.reconfigure(encoding=encoding, errors=None if stream is sys.stdin else "backslashreplace")
+
+
 def main() -> NoReturn:
     """Run the command; every error is a sentence and an exit code."""
+    speak_utf8()
     if sys.argv[1:2] == ["worker"]:
         # The frozen program runs itself as a driver process.
         from agent.connectors.worker import main as work
