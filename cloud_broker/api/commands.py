@@ -258,7 +258,7 @@ def _submission(wanted: NewCommand, request: Request, limit: int, key_id: str) -
         group=wanted.group,
         ttl_s=ttl_s,
         correlation_id=wanted.correlation_id or "",
-        idempotency_key=headers.idempotency_key(request.headers.get("idempotency-key")),
+        idempotency_key=headers.idempotency_key(request.headers.getlist("idempotency-key")),
         ordering_key=wanted.ordering_key,
         priority=wanted.priority,
         traceparent=headers.traceparent(request.headers.get("traceparent")),

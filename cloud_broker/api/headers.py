@@ -29,19 +29,21 @@ def wait_s(prefer: Sequence[str]) -> int | None:
     return None
 
 
-def idempotency_key(text: str | None) -> str | None:
+def idempotency_key(given: Sequence[str]) -> str | None:
     """
     Return the key of an ``Idempotency-Key`` header, with or without the quotes of a structured field.
 
     Raises:
-        RequestInvalid: it is empty, too long, or has more than visible ASCII.
+        RequestInvalid: it is empty, too long, has more than visible ASCII, or there are several.
 
     Source:
         draft-ietf-httpapi-idempotency-key-header.
     """
-    if text is None:
+    if not given:
         return None
-    key = text.strip()
+    if len(given) > 1:
+        raise RequestInvalid(f"Idempotency-Key wants one value, found {len(given)}.")
+    key = given[0].strip()
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not 1 <= len(key) <= MAX_KEY_CHARS or not all("!" <= char <= "~" for char in key):

@@ -64,7 +64,7 @@ def answer(error: BrokerError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="outhaul"'
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.extra.get("allowed", ()))
-    body = msgspec.json.encode(error.extra | document)
+    body = msgspec.json.encode(document | error.extra | document)  # extra members last, and never in their place
     return Response(body, error.status, headers, MEDIA_TYPE)
 
 

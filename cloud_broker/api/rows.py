@@ -102,6 +102,9 @@ class _Rows(Response):
                         await self._start(send)
                         started = True
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    # Neither rows that are at hand nor a fast reader, nor one that is gone, make us wait:
+                    # without this, nobody else would have a turn.
+                    await asyncio.sleep(0)
         except BrokerError as exc:
             if not started:
                 await problems.answer(exc)(scope, receive, send)

@@ -65,10 +65,15 @@ def test_prefer_wait_is_read_and_what_is_not_understood_is_passed_over(prefer: l
     ("text", "key"), [(None, None), ("k", "k"), ('"k"', "k"), (" k ", "k"), ('"', '"'), ("x" * 255,) * 2]
 )
 def test_an_idempotency_key_may_stand_in_quotes(text: str | None, key: str | None) -> None:
-    assert headers.idempotency_key(text) == key
+    assert headers.idempotency_key([] if text is None else [text]) == key
 
 
 @pytest.mark.parametrize("text", ["", '""', "a b", "x" * 256, "é", "a\tb"])
 def test_an_idempotency_key_is_visible_ascii(text: str) -> None:
     with pytest.raises(RequestInvalid, match="Idempotency-Key"):
-        headers.idempotency_key(text)
+        headers.idempotency_key([text])
+
+
+def test_there_is_one_idempotency_key() -> None:
+    with pytest.raises(RequestInvalid, match="found 2"):
+        headers.idempotency_key(["k", "k"])
