@@ -110,13 +110,20 @@ class LiveResult:
         try:
             while self._pending and self._cut is None:
                 pending, self._pending = self._pending, []
+                trouble = None
                 if self.taken > self._max_bytes:
-                    self._give_up(f"the result is larger than {self._max_bytes} bytes (limits.result_bytes)")
-                    return
-                try:
-                    await asyncio.to_thread(self._write, pending)
-                except OSError as exc:
-                    self._give_up(f"the broker could not keep the result: {exc.strerror}")
+                    trouble = f"the result is larger than {self._max_bytes} bytes (limits.result_bytes)"
+                else:
+                    try:
+                        await asyncio.to_thread(self._write, pending)
+                    except OSError as exc:
+                        trouble = f"the broker could not keep the result: {exc.strerror}"
+                if trouble is not None:
+                    # Granted all the same: what is on its way must be let in, so that the end can come.
+                    for _, data, stored in pending:
+                        stored(len(data))
+                    self.cut(trouble)
+                    self.on_cut()
                     return
                 for _, data, stored in pending:
                     self.stored += len(data)
@@ -126,10 +133,6 @@ class LiveResult:
             self._flushing = None
             if self._ended or self._cut is not None:
                 self._close()
-
-    def _give_up(self, reason: str) -> None:
-        self.cut(reason)
-        self.on_cut()
 
     def _write(self, pending: Sequence[tuple[_Set, Buffer, Callable[[int], None]]]) -> None:
         if self._file is None:

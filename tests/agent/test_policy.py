@@ -1,0 +1,65 @@
+"""What an error amounts to."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent import errors
+from agent.policy import Verdict, judge, permitted
+from agent.settings import Effect, Settings
+
+CASES: list[tuple[errors.CommandError, Effect, bool, Verdict]] = [
+    (errors.SourceRejected("x"), "once", False, Verdict("rejected", "business", "source_rejected")),
+    (errors.SourceRejected("x"), "once", True, Verdict("rejected", "business", "source_rejected")),
+    (errors.SourceFailed("x"), "once", False, Verdict("failed", "technical", "source_failed")),
+    (errors.SourceFailed("x"), "once", True, Verdict("cancelled", "technical", "cancelled")),
+    (errors.OutcomeUnknown("x"), "once", False, Verdict("in_doubt", "unknown", "outcome_unknown")),
+    (errors.OutcomeUnknown("x"), "at-most-once", True, Verdict("in_doubt", "unknown", "outcome_unknown")),
+    (errors.OutcomeUnknown("x"), "read", False, Verdict("failed", "technical", "outcome_unknown")),
+    (errors.OutcomeUnknown("x"), "read", True, Verdict("cancelled", "technical", "cancelled")),
+    (errors.OutcomeUnknown("x", touched=False), "once", False, Verdict("failed", "technical", "outcome_unknown")),
+    (errors.DriverCrashed("x"), "at-most-once", False, Verdict("in_doubt", "unknown", "driver_crashed")),
+    (errors.DriverCrashed("x"), "idempotent", False, Verdict("failed", "technical", "driver_crashed")),
+    (errors.DeadlinePassed("x"), "read", False, Verdict("expired", "deadline", "deadline_passed")),
+    (errors.ParametersInvalid("x"), "once", False, Verdict("failed", "policy", "parameters_invalid")),
+    (errors.NotAllowed("x"), "once", False, Verdict("failed", "policy", "not_allowed")),
+    (errors.Cancelled("x"), "once", True, Verdict("cancelled", "technical", "cancelled")),
+    (errors.AgentStopping("x"), "once", False, Verdict("failed", "technical", "agent_stopping")),
+    (errors.FileExists("x"), "once", False, Verdict("failed", "technical", "file_exists")),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "effect", "cancelled", "verdict"),
+    CASES,
+    ids=[f"{type(error).__name__}-{effect}-{cancelled}" for error, effect, cancelled, _ in CASES],
+)
+def test_each_error_has_its_verdict(
+    error: errors.CommandError, effect: Effect, cancelled: bool, verdict: Verdict
+) -> None:
+    assert judge(error, effect, cancelled=cancelled) == verdict
+
+
+SETTINGS = Settings.model_validate(
+    {
+        "agent": "a",
+        "state_dir": "s",
+        "connections": {"p": {"type": "synthetic"}},
+        "operations": {
+            "open": {"connection": "p", "synthetic": "echo"},
+            "signed": {"connection": "p", "synthetic": "echo"},
+        },
+        "policy": {"require_signature": ["signed"]},
+    }
+)
+
+
+def test_only_what_the_file_names_may_run() -> None:
+    assert permitted(SETTINGS, "open") is SETTINGS.operations["open"]
+    with pytest.raises(errors.OperationUnknown):
+        permitted(SETTINGS, "other")
+
+
+def test_what_wants_a_signature_is_refused_with_the_rule_and_the_way_out() -> None:
+    with pytest.raises(errors.NotAllowed, match=r"policy\.require_signature.*taking it out"):
+        permitted(SETTINGS, "signed")

@@ -1,0 +1,64 @@
+"""What becomes of a command whose link, agent or broker was lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from cloud_broker.settlement import Decision, lost, settle
+from cloud_broker.store.base import Command, Effect
+from protocol.messages import Held
+from protocol.states import CommandState
+
+RESUME, AGAIN, IN_DOUBT = Decision.RESUME, Decision.AGAIN, Decision.IN_DOUBT
+
+
+def command(effect: Effect) -> Command:
+    return Command(
+        id="cmd_1",
+        tenant="acme",
+        agent="plant-1",
+        group=None,
+        operation="o",
+        connection="c",
+        effect=effect,
+        params=b"{}",
+        fingerprint="",
+        created_at=0.0,
+        expires_at=60.0,
+        state=CommandState.RUNNING,
+        epoch=2,
+        boot="boot-1",
+    )
+
+
+def held(*, epoch: int = 2, first: int = 0, sent: int = 100) -> Held:
+    return Held(id="cmd_1", epoch=epoch, ended=False, first=first, sent=sent)
+
+
+TABLE = [
+    # what the agent holds, its boot, the bytes we have → a read, an effect
+    ("it holds all, we have nothing", held(), "boot-1", 0, RESUME, RESUME),
+    ("it holds all, we have some", held(), "boot-1", 70, RESUME, RESUME),
+    ("it holds all, we have all", held(), "boot-1", 100, RESUME, RESUME),
+    ("it holds the rest of what we have", held(first=50), "boot-1", 60, RESUME, RESUME),
+    ("it let go of what we lost", held(first=50), "boot-1", 0, AGAIN, IN_DOUBT),
+    ("we have more than it ever sent", held(sent=10), "boot-1", 60, AGAIN, IN_DOUBT),
+    ("it holds an older attempt", held(epoch=1), "boot-1", 0, AGAIN, IN_DOUBT),
+    ("the same process never got it", None, "boot-1", 0, AGAIN, AGAIN),
+    ("another process knows nothing", None, "boot-2", 0, AGAIN, IN_DOUBT),
+]
+
+
+@pytest.mark.parametrize(("about", "held_", "boot", "have", "read", "effect"), TABLE, ids=[row[0] for row in TABLE])
+def test_each_case_has_its_decision(
+    about: str, held_: Held | None, boot: str, have: int, read: Decision, effect: Decision
+) -> None:
+    assert settle(command("read"), held_, boot=boot, have=have) is read
+    assert settle(command("idempotent"), held_, boot=boot, have=have) is read
+    assert settle(command("at-most-once"), held_, boot=boot, have=have) is effect
+    assert settle(command("once"), held_, boot=boot, have=have) is effect
+
+
+def test_a_command_whose_agent_never_came_back_is_in_doubt_if_it_may_have_had_an_effect() -> None:
+    assert lost(command("read")) is AGAIN
+    assert lost(command("at-most-once")) is IN_DOUBT
