@@ -46,6 +46,8 @@ def main() -> int:
             running, erp = _start(words.folder.absolute(), story, stack)
             # Left first: what runs now is what must be gone at the end.
             stack.callback(lambda: started.update(processes.descendants(os.getpid())))
+            # A second Ctrl-C must not cut the stopping short.
+            stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             _tell(running, erp, story)
             if not words.once:
                 _stay(running)

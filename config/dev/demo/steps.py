@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import re
+import subprocess
 import time
 import tomllib
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def stream(pair: Pair, erp: Erp, story: Story) -> None:
     story.says("All invoices to a CSV file: rows leave the database while earlier ones already reach the file.")
     words = ["call", AGENT, "all-invoices", "--format", "csv"]
     file = pair.folder / "invoices.csv"
-    story.asks(["outhaul", *words, ">", str(file)])
+    story.asks(["outhaul", *words], into=str(file))
     answer = run(["outhaul", *words], environment=pair.environment())
     file.write_text(answer.out, "utf-8", newline="")
     story.answers("\n".join([*answer.out.splitlines()[:3], "…", answer.err]))
@@ -207,7 +208,7 @@ def agent_away(pair: Pair, erp: Erp, story: Story) -> None:
     before = erp.value("SELECT count(*) FROM orders")
     with begin(words, pair.environment()) as calling:
         try:
-            waiting_for = _waiting_for(pair, "while-away")
+            waiting_for = _waiting_for(pair, "while-away", calling)
             want(waiting_for == "agent", f"wants a command that waits for the agent, found {waiting_for!r}")
             want(erp.value("SELECT count(*) FROM orders") == before, "an order appeared without an agent")
             pair.outhaul(story, "commands", "list", "--correlation-id", "while-away")
@@ -280,10 +281,10 @@ def _status(pair: Pair, operation: str, params: dict[str, str]) -> int:
     return 202
 
 
-def _waiting_for(pair: Pair, correlation_id: str) -> str | None:
+def _waiting_for(pair: Pair, correlation_id: str, calling: subprocess.Popen[str]) -> str | None:
     deadline = time.monotonic() + WAIT_S
     with pair.caller() as client:
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and calling.poll() is None:
             for command in client.commands(correlation_id=correlation_id):
                 if command.waiting_for or command.final:
                     return command.waiting_for or json.dumps(command.state)

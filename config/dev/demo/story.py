@@ -57,9 +57,9 @@ class Story:
         """Print a sentence or two of prose."""
         print(textwrap.fill(text, WIDTH, initial_indent="   ", subsequent_indent="   "), flush=True)
 
-    def asks(self, words: Sequence[str]) -> None:
-        """Print a command as a person would type it."""
-        print(f"   {self._as(CYAN, '$ ' + shlex.join(words))}", flush=True)
+    def asks(self, words: Sequence[str], into: str = "") -> None:
+        """Print a command as a person would type it; ``into`` names the file that takes its output."""
+        print(f"   {self._as(CYAN, '$ ' + shlex.join(words) + (f' > {into}' if into else ''))}", flush=True)
 
     def answers(self, text: str) -> None:
         """Print what a program said, cut after some lines."""

@@ -1,0 +1,255 @@
+"""The house stands: who imports whom, read from the code itself, and which rooms there are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+PROGRAMS: Final = ("protocol", "agent", "cloud_broker")
+HOUSE: Final = (*PROGRAMS, "installer", "config", "tests", "bench")
+
+# Modules that import inside functions, and why; nothing else does.
+DEFERRED: Final = {
+    "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
+    "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
+    "agent.secrets": "a table: loads the store that the file names, and no other",
+    "agent.secrets.keyring_store": "a table: loads the back end of the system it runs on",
+    "cloud_broker.app": "there is no uvloop on Windows",
+    "cloud_broker.cli": "the web framework takes longer to load than any other command takes to run",
+    "cloud_broker.client.call": "rich takes longer to load than a CSV stream takes to begin",
+    "cloud_broker.client.cli": "httpx2 and rich take longer to load than `--help` should take",
+    "cloud_broker.client.cli_shows": "rich takes longer to load than all else",
+    "cloud_broker.client.connect": "httpx2 takes longer to load than a wrong word should take to be told",
+    "cloud_broker.client.progress": "rich is needed on a terminal only",
+}
+
+# An implementation and who may name it: the file that joins a program, or a table; all others know `base.py` only.
+IMPLEMENTATIONS: Final = {
+    "agent.connectors.odbc": {"agent.config_checks"},  # its reader of SQL says which parameters a statement has
+    "agent.connectors.file": set[str](),
+    "agent.connectors.soap": set[str](),
+    "agent.connectors.synthetic": {"agent.app"},
+    "agent.link.websocket": {"agent.app", "agent.check", "agent.enrolment"},  # the latter two dial without the stages
+    "agent.link.memory": set[str](),
+    "agent.secrets.vault": {"agent.secrets"},
+    "cloud_broker.store.sqlite": {"cloud_broker.store.open"},
+    "cloud_broker.link.websocket": {"cloud_broker.app"},
+    "cloud_broker.api.app": {"cloud_broker.app"},
+}
+
+# A library and the rooms it stays in, so that another one can take its place.
+LIBRARIES: Final = {
+    "pyodbc": ("agent.connectors.odbc",),
+    "zeep": ("agent.connectors.soap",),
+    "lxml": ("agent.connectors",),
+    "keyring": ("agent.secrets",),
+    "python_socks": ("agent.link",),
+    "websockets": ("agent.link", "cloud_broker.link", "cloud_broker.app"),
+    "fastapi": ("cloud_broker.api",),
+    "starlette": ("cloud_broker.api",),
+    "uvicorn": ("cloud_broker.app",),
+    "sqlite3": ("cloud_broker.store",),
+    "httpx2": ("cloud_broker.client",),
+    "rich": ("cloud_broker.client",),
+    "msgspec": ("protocol", "agent", "cloud_broker"),
+}
+
+NO_NOUN: Final = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import as it stands: ``typing_only`` under TYPE_CHECKING, ``deferred`` inside a function."""
+
+    importer: str
+    imported: str
+    line: int
+    typing_only: bool
+    deferred: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.imported}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the house by name."""
+    found = {}
+    for package in HOUSE:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if "node_modules" not in path.parts:
+                parts = path.relative_to(ROOT).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    """Every import of the house."""
+    return tuple(found for name, path in modules().items() for found in _imports(name, path))
+
+
+def _imports(name: str, path: Path) -> Iterator[Import]:
+    def visit(node: ast.AST, typing_only: bool, deferred: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for imported in _names(name, path, node):
+                yield Import(name, imported, node.lineno, typing_only, deferred)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for guarded in node.body:
+                yield from visit(guarded, True, deferred)
+            for other in node.orelse:
+                yield from visit(other, typing_only, deferred)
+            return
+        inner = deferred or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, typing_only, inner)
+
+    yield from visit(ast.parse(path.read_text("utf-8")), False, False)
+
+
+def _names(name: str, path: Path, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """The modules an import names: of ``from a import b``, a.b if that is a module, else a."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    base = node.module or ""
+    if node.level:
+        parts = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        above = parts[: len(parts) - node.level + 1]
+        base = ".".join([*above, *([base] if base else [])])
+    for alias in node.names:
+        yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules() else base
+
+
+def within(name: str, *rooms: str) -> bool:
+    """Whether a module is one of ``rooms`` or in it."""
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+def program_imports() -> list[Import]:
+    """Those of the three packages that are installed."""
+    return [found for found in imports() if within(found.importer, *PROGRAMS)]
+
+
+def test_the_rooms_are_there() -> None:
+    assert {"protocol.session", "agent.app", "cloud_broker.app", "cloud_broker.client.cli"} <= modules().keys()
+    assert len(imports()) > 500
+
+
+def test_protocol_imports_the_standard_library_and_its_codec_only() -> None:
+    wrong = [
+        str(found)
+        for found in imports()
+        if within(found.importer, "protocol")
+        and not within(found.imported, "protocol", "msgspec", *sys.stdlib_module_names)
+    ]
+    assert wrong == []
+
+
+def test_protocol_imports_nothing_that_waits_opens_or_reads_a_clock() -> None:
+    waits = ("asyncio", "time", "socket", "ssl", "threading", "subprocess", "os", "io", "pathlib", "queue", "select")
+    assert [
+        str(found) for found in imports() if within(found.importer, "protocol") and within(found.imported, *waits)
+    ] == []
+
+
+def test_agent_and_broker_never_import_each_other() -> None:
+    wrong = [
+        str(found)
+        for found in imports()
+        if (within(found.importer, "agent") and within(found.imported, "cloud_broker"))
+        or (within(found.importer, "cloud_broker") and within(found.imported, "agent"))
+    ]
+    assert wrong == []
+
+
+def test_what_is_installed_imports_nothing_of_what_is_not() -> None:
+    rest = tuple(room for room in HOUSE if room not in PROGRAMS)
+    assert [str(found) for found in program_imports() if within(found.imported, *rest)] == []
+
+
+def test_the_callers_side_knows_the_broker_over_http_only() -> None:
+    wrong = [
+        str(found)
+        for found in imports()
+        if within(found.importer, "cloud_broker.client")
+        and within(found.imported, "cloud_broker")
+        and not within(found.imported, "cloud_broker.client")
+    ]
+    assert wrong == []
+
+
+def test_there_are_no_circles() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in modules()}
+    for found in imports():
+        # A package's own name is left out: its __init__ gathers what lies in it.
+        if not found.typing_only and not found.deferred and found.imported in graph:
+            graph[found.importer].add(found.imported)
+    assert _circle(graph) == []
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle as a path, or nothing."""
+    done: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(graph[name]):
+            if circle := walk(other, [*path, name]):
+                return circle
+        done.add(name)
+        return []
+
+    return next((circle for name in graph if (circle := walk(name, []))), [])
+
+
+def test_a_circle_would_be_found() -> None:
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_an_implementation_is_named_only_by_who_joins_the_program(implementation: str) -> None:
+    assert within(implementation, *PROGRAMS)
+    assert implementation in modules(), f"{implementation} is gone: take it out of the table"
+    importers = {
+        found.importer
+        for found in program_imports()
+        if within(found.imported, implementation) and not within(found.importer, implementation)
+    }
+    assert importers == IMPLEMENTATIONS[implementation]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_stays_in_its_room(library: str) -> None:
+    used = [found for found in program_imports() if within(found.imported, library)]
+    assert used, f"nothing uses {library}: take it out of the table"
+    assert [str(found) for found in used if not within(found.importer, *LIBRARIES[library])] == []
+
+
+def test_imports_inside_functions_have_a_reason() -> None:
+    deferring = {found.importer for found in program_imports() if found.deferred}
+    assert deferring == DEFERRED.keys()
+
+
+def test_every_module_has_a_noun_of_its_own() -> None:
+    assert [name for name in modules() if name.rpartition(".")[2] in NO_NOUN] == []
+
+
+@pytest.mark.parametrize("module", ["agent.app", "agent.cli"])
+def test_the_agents_own_process_loads_no_heavy_library(module: str) -> None:
+    heavy = ("cryptography.x509", "keyring", "zeep", "rich", "pyodbc", "lxml", "requests")
+    code = f"import {module}, sys; print(*(name for name in {heavy!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
