@@ -29,13 +29,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent import identity
+from agent import durable_file, identity
 from agent.errors import EnrolmentError, LinkError, TokenRefused
 from agent.identity import PASSPHRASE, Identity
 from agent.link.proxy import Proxy, proxy_for
 from agent.link.websocket import open_websocket
 from agent.secrets import SecretStore
-from agent.secrets.master_key import write_new
 from agent.settings import Settings
 from protocol import codec
 from protocol.codec import Record
@@ -202,9 +201,9 @@ def _pending(token: Token, passphrase: bytes, state_dir: Path) -> Pending:
     key = ec.generate_private_key(ec.SECP256R1())
     key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
     request = chance.token_urlsafe(16)
-    write_new(folder / "agent.key", key_pem, 0o600)
+    durable_file.write(folder / "agent.key", key_pem, 0o600)
     # Last, as it says that the key beside it is whole.
-    write_new(folder / "pending.json", json.dumps({"request": request, "token": token.sha256}).encode(), 0o600)
+    durable_file.write(folder / "pending.json", json.dumps({"request": request, "token": token.sha256}).encode(), 0o600)
     return Pending(request, key, key_pem)
 
 
@@ -283,12 +282,12 @@ def _keep(
         "not_after": certificate.not_valid_after_utc.timestamp(),
     }
     authority = x509.load_der_x509_certificate(token.ca)
-    write_new(folder / "agent.key", pending.key_pem, 0o600)
-    write_new(folder / "agent.crt", certificate.public_bytes(Encoding.PEM), 0o600)
-    write_new(folder / "ca.crt", authority.public_bytes(Encoding.PEM), 0o600)
-    write_new(folder / "identity.json", json.dumps(facts, indent=2).encode(), 0o600)
+    durable_file.write(folder / "agent.key", pending.key_pem, 0o600)
+    durable_file.write(folder / "agent.crt", certificate.public_bytes(Encoding.PEM), 0o600)
+    durable_file.write(folder / "ca.crt", authority.public_bytes(Encoding.PEM), 0o600)
+    durable_file.write(folder / "identity.json", json.dumps(facts, indent=2).encode(), 0o600)
     before = identity.current_serial(state_dir)
-    write_new(top / "current", serial.encode(), 0o600)
+    durable_file.write(top / "current", serial.encode(), 0o600)
     _clear(top, keep={serial, before})
     return identity.load(state_dir, secrets)
 

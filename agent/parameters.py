@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import string
@@ -12,7 +13,8 @@ from typing import Any, Final
 from agent import exact_json
 from agent.errors import ParametersInvalid
 from agent.settings import CallOperation, DropOperation, FileFormat, Operation, Param, SyntheticOperation
-from agent.values import Reader, as_json, reader, value_schema, wants
+from agent.value_schema import BASE64, value_schema
+from agent.values import Reader, as_json, reader, wants
 
 SHOWN_CHARS: Final = 60  # characters of a refused value that stand in an error
 MAX_PROBLEMS: Final = 20  # problems told at once
@@ -40,7 +42,7 @@ def decode(operation: Operation, raw: bytes) -> dict[str, Any]:
     Return the parameters in ``raw`` (a JSON object) as Python values, in the declared order.
 
     Each declared parameter that goes in is there: its value, its default, or ``None``. The content of a
-    drop (``rows``, ``document``, ``content``) comes last. An operation that takes any object (see
+    drop (``rows``, ``document``, ``content``) comes last; ``content`` as bytes. An operation that takes any object (see
     ``takes_anything``) has it as it is, fractions as Decimal.
 
     Raises:
@@ -144,9 +146,9 @@ class _Decoder:
         self._hidden = {name for name in self._params if _SECRET.search(name) or name in operation.mask}
         self._readers: dict[str, Reader] = {name: reader(param) for name, param in self._params.items()}
         self._absent = {name: self._default(name, param) for name, param in self._params.items() if not param.wanted}
-        self._content: tuple[str, Callable[[Any], list[str]]] | None = None
+        self._content: tuple[str, ContentReader] | None = None
         if isinstance(operation, DropOperation):
-            self._content = CONTENT[operation.format.type], _content_check(operation.format)
+            self._content = CONTENT[operation.format.type], _content_reader(operation.format)
 
     def _default(self, name: str, param: Param) -> Any:
         return self._readers[name](as_json(param.default)) if "default" in param.model_fields_set else None
@@ -173,10 +175,10 @@ class _Decoder:
             else:
                 problems.append(f"{name}: wants {wants(self._params[name])}, found nothing")
         if self._content is not None:
-            name, check = self._content
+            name, read_content = self._content
             if name in given:
-                problems += check(given[name])
-                values[name] = given[name]
+                values[name], wrong = read_content(given[name])
+                problems += wrong
             else:
                 problems.append(f"{name}: wants the content of the file, found nothing")
         # Only if something is there that was not taken: the common case costs one comparison.
@@ -210,14 +212,35 @@ _DECODERS: dict[int, tuple[Operation, _Decoder]] = {}
 # --- content of a drop --------------------------------------------------------------------------
 
 
-def _content_check(form: FileFormat) -> Callable[[Any], list[str]]:
+ContentReader = Callable[[Any], tuple[Any, list[str]]]  # JSON in; what is written and what is wrong with it out
+
+
+def _content_reader(form: FileFormat) -> ContentReader:
     if form.type in ("csv", "fixed-width"):
-        return lambda value: _row_problems(value, form.columns)
+        return lambda value: (value, _row_problems(value, form.columns))
     if form.type == "xml":
-        return lambda value: [] if isinstance(value, dict) else [f"document: wants an object, found {show(value)}"]
+        return _xml_document
     if form.type == "json":
-        return lambda value: [] if value is not None else ["document: wants any JSON value but null, found null"]
-    return lambda value: [] if isinstance(value, str) else [f"content: wants text, found {show(value)}"]
+        return lambda value: (
+            value,
+            [] if value is not None else ["document: wants any JSON value but null, found null"],
+        )
+    return _raw_content
+
+
+def _xml_document(value: Any) -> tuple[Any, list[str]]:
+    if isinstance(value, dict | str):
+        return value, []
+    return value, [f"document: wants an object, or XML as text, found {show(value)}"]
+
+
+def _raw_content(value: Any) -> tuple[Any, list[str]]:
+    try:
+        if type(value) is str:
+            return base64.b64decode(value, validate=True), []
+    except ValueError:
+        pass
+    return None, [f"content: wants bytes in base64, found {show(value)}"]
 
 
 def _row_problems(rows: Any, columns: tuple[str, ...] | None) -> list[str]:
@@ -265,7 +288,7 @@ def _content_schema(form: FileFormat) -> dict[str, Any]:
             row["additionalProperties"] = value
         return {"type": "array", "items": row, "description": "The file's rows."}
     if form.type == "xml":
-        return {"type": "object", "description": "The document: elements as keys."}
+        return {"type": ["object", "string"], "description": "The document: elements as keys, or XML as text."}
     if form.type == "json":
         return {"type": ["object", "array", "string", "number", "boolean"], "description": "The document."}
-    return {"type": "string", "description": "The file's text."}
+    return {**BASE64, "description": "The file's bytes."}

@@ -26,6 +26,9 @@ from pydantic import (
 from agent.windows import parse_window
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+# A name, or several joined by dots, each in the quotes of some database or in none; only quotes hold spaces.
+_PART = r'(?:[\w$#]+|"(?:[\w$#. ]|"")+"|`(?:[\w$#. ]|``)+`|\[[\w$#. ]+\])'
+PROCEDURE = rf"^{_PART}(?:\.{_PART})*$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Effect = Literal["read", "idempotent", "once", "at-most-once"]
 
@@ -186,9 +189,7 @@ class SqlOperation(OperationBase):
 class ProcedureOperation(OperationBase):
     """A stored procedure."""
 
-    procedure: str = Field(
-        pattern=r'^[\w$#."\[\]`]+$', description="Its name; parameters are given in the order of `params`."
-    )
+    procedure: str = Field(pattern=PROCEDURE, description="Its name; parameters are given in the order of `params`.")
     business_errors: tuple[str, ...] = Field((), description="SQLSTATEs or native codes: the ERP said no.")
 
 

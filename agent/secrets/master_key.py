@@ -20,6 +20,7 @@ from typing import Final, Literal
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from agent import durable_file
 from agent.errors import SecretError
 
 Source = Literal["credential", "dpapi", "file"]
@@ -61,35 +62,13 @@ def master_key(source: Source, folder: Path, *, create: bool) -> bytes:
         if not create:
             raise SecretError(f"{path} is missing, without which the vault can't be opened; put it back from a backup")
         fresh = secrets.token_bytes(KEY_BYTES)
-        write_new(path, _protect(fresh) if source == "dpapi" else fresh, 0o400)
+        durable_file.write(path, _protect(fresh) if source == "dpapi" else fresh, 0o400)
     kept = _read(path)
     if source == "dpapi":
         return _mixed(_unprotect(kept, path), b"")
     if len(kept) != KEY_BYTES:
         raise SecretError(f"{path}: wants {KEY_BYTES} bytes, found {len(kept)}; put it back from a backup")
     return _mixed(kept, _machine_id())
-
-
-def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Put ``data`` at ``path`` whole and on disk, or not at all; it replaces what is there."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # Windows can't flush a folder; its file system does so by itself
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _credential() -> Path | None:

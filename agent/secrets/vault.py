@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyring.backend import KeyringBackend
 from keyring.errors import PasswordDeleteError
 
+from agent import durable_file
 from agent.errors import SecretError
 from agent.secrets.keyring_store import KeyringStore
-from agent.secrets.master_key import master_key, source_for_new, write_new
+from agent.secrets.master_key import master_key, source_for_new
 
 if sys.platform == "win32":
     import msvcrt
@@ -127,7 +128,7 @@ class VaultKeyring(KeyringBackend):
 
     def _write(self, vault: dict[str, Any]) -> None:
         try:
-            write_new(self._path, json.dumps(vault, indent=1, sort_keys=True).encode(), 0o600)
+            durable_file.write(self._path, json.dumps(vault, indent=1, sort_keys=True).encode(), 0o600)
         except OSError as exc:
             raise SecretError(
                 f"{self._path} can't be written: {exc.strerror}; run this as the agent's account"

@@ -309,9 +309,12 @@ def test_a_drop_takes_its_names_and_its_rows() -> None:
         (CSV, {"rows": [{"order_no": 1, "qty": "\0"}]}, "rows[1].qty: wants text"),
         (FileFormat(type="csv"), {"rows": [{"a": 1}, {"b": 1}]}, "rows[2].a: wants a value"),
         (CSV, {"rows": [{}] * 1000}, "more"),
-        (FileFormat(type="xml"), {"document": "<a/>"}, 'document: wants an object, found "<a/>"'),
+        (FileFormat(type="xml"), {"document": [1]}, "document: wants an object, or XML as text, found a list of 1"),
         (FileFormat(type="json"), {"document": None}, "document: wants any JSON value but null, found null"),
-        (FileFormat(type="raw"), {"content": 1}, "content: wants text, found 1"),
+        (FileFormat(type="raw"), {"content": 1}, "content: wants bytes in base64, found 1"),
+        (FileFormat(type="raw"), {"content": "no base64"}, 'content: wants bytes in base64, found "no base64"'),
+        (FileFormat(type="raw"), {"content": "é"}, "content: wants bytes in base64"),
+        (FileFormat(type="raw"), {"content": "QQ"}, "content: wants bytes in base64"),
         (FileFormat(type="raw"), {"rows": []}, "rows: is not declared; the parameters are order_no, content"),
     ],
 )
@@ -328,13 +331,23 @@ def test_content_of_the_wrong_shape_is_refused(form: FileFormat, content: dict[s
         (FileFormat(type="fixed-width", columns=("a",), widths=(3,)), {"rows": [{"a": "x"}]}),
         (FileFormat(type="xml"), {"document": {"order": {"no": "1"}}}),
         (FileFormat(type="json"), {"document": [1, {"a": None}]}),
-        (FileFormat(type="raw"), {"content": "UNB+UNOA:1'\n\0"}),
+        (FileFormat(type="xml"), {"document": "<order no='1'/>"}),
     ],
 )
 def test_content_of_the_right_shape_passes_and_fits_the_schema(form: FileFormat, content: dict[str, Any]) -> None:
     given_ = {"order_no": "1", **content}
     assert decode(drop(form), json.dumps(given_).encode()) == given_
     assert jsonschema_rs.validator_for(schema(drop(form))).is_valid(given_)
+
+
+def test_raw_content_is_bytes_in_base64() -> None:
+    given_ = {"order_no": "1", "content": "AP8="}
+    raw = drop(FileFormat(type="raw"))
+    assert decode(raw, json.dumps(given_).encode())["content"] == b"\x00\xff"
+    validator = jsonschema_rs.validator_for(schema(raw))
+    assert validator.is_valid(given_)
+    assert not validator.is_valid({**given_, "content": "no base64"})
+    assert schema(raw)["properties"]["content"]["contentEncoding"] == "base64"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from agent.connectors.odbc.statements import split_name
 from agent.settings import (
     KINDS_OF_CONNECTION,
     OPERATION_KINDS,
     Operation,
     Param,
+    ProcedureOperation,
     Settings,
     SoapAuth,
     per_second,
@@ -107,3 +109,47 @@ def test_a_scheme_wants_all_of_its_parts(written: dict[str, Any]) -> None:
 def test_a_format_wants_all_of_its_parts(written: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         OPERATION.validate_python({"connection": "c", "drop": "x", "format": written})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "post_order",
+        "erp.post$order",
+        '"My Schema"."My Proc"',
+        "[dbo].[My Proc]",
+        "`my proc`",
+        'erp."Say ""hi"""',
+        "Größe",
+    ],
+)
+def test_the_name_of_a_procedure_may_be_quoted_and_have_a_schema(name: str) -> None:
+    assert ProcedureOperation(connection="erp", procedure=name).procedure == name
+    assert ".".join(split_name(name)) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "my proc",
+        " p",
+        "p ",
+        "p()",
+        "p;drop",
+        'a."b c',
+        'a"b c"',
+        "[a b]c",
+        "a..b",
+        ".a",
+        '"a" "b"',
+        "'a b'",
+        "p\n",
+        '"a\nb"',
+        '"a;b"',
+        '""',
+    ],
+)
+def test_what_is_no_name_of_a_procedure_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        ProcedureOperation(connection="erp", procedure=name)

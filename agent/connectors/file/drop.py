@@ -8,8 +8,6 @@ stays until the broker has the result: claim without part means that it happened
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import errno
 import hashlib
@@ -22,8 +20,9 @@ from typing import Any, Final
 
 import msgspec
 
+from agent import durable_file
 from agent.connectors.file import documents, names, publish, tables
-from agent.errors import ContentInvalid, FileExists, OutcomeUnknown, SourceFailed, SourceUnavailable
+from agent.errors import FileExists, OutcomeUnknown, SourceFailed, SourceUnavailable
 from agent.settings import DropOperation
 
 _FIXES: Final = {
@@ -174,15 +173,14 @@ class Drop:
         return Receipt(self.name, size, digest.hexdigest())
 
     def _write_claim(self, claim: Claim) -> None:
-        publish.sync_folder(
-            self.folder
-        )  # the part's name before the claim's, or a power cut could leave only the claim
+        # The part's name before the claim's, or a power cut could leave only the claim.
+        durable_file.sync_folder(self.folder)
         self._claim.unlink(missing_ok=True)
         with self._claim.open("xb") as file:
             file.write(msgspec.json.encode(claim))
             file.flush()
             os.fsync(file.fileno())
-        publish.sync_folder(self.folder)
+        durable_file.sync_folder(self.folder)
 
     def _appear(self) -> None:
         try:
@@ -194,7 +192,7 @@ class Drop:
                 raise
             raise self._unsure(exc) from exc
         try:
-            publish.sync_folder(self.folder)
+            durable_file.sync_folder(self.folder)
         except OSError as exc:
             raise self._unsure(exc) from exc
 
@@ -222,10 +220,7 @@ def content_of(operation: DropOperation, values: Mapping[str, Any]) -> Iterator[
     elif form.type == "json":
         yield documents.json_bytes(values["document"], operation.encoding)
     else:
-        try:
-            yield base64.b64decode(values["content"], validate=True)
-        except (binascii.Error, ValueError) as exc:
-            raise ContentInvalid(f"content: wants bytes as base64, found something else: {exc}", touched=False) from exc
+        yield values["content"]
 
 
 def forget(folder: Path, name: str, command_id: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from agent import durable_file
 from agent.connectors.base import Column, Outputs, Piece, Remark, RowSet
 from agent.connectors.file import documents, names, publish, tables, text
 from agent.connectors.file.drop import failure
@@ -121,8 +122,8 @@ def _archive(path: Path, archive: Path, command_id: str) -> None:
         publish.appear(path, archive / path.name, way)
     except FileExistsError:
         publish.appear(path, archive / f"{path.stem}.{command_id}{path.suffix}", way)
-    publish.sync_folder(archive)
-    publish.sync_folder(path.parent)
+    durable_file.sync_folder(archive)
+    durable_file.sync_folder(path.parent)
 
 
 def _unchanged(path: Path, picked: Picked) -> bool:

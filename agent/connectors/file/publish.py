@@ -74,17 +74,6 @@ def appear(part: Path, final: Path, way: Way) -> None:
         _rename_without_replacing(part, final)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` survive a power cut; Windows does so by itself."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _patiently(act: Callable[[], None]) -> None:
     deadline, pause_s = time.monotonic() + RETRY_FOR_S, 0.02
     while True:

@@ -13,6 +13,7 @@ from agent.connectors.soap.fields import Alternatives, Field, choices_of, fields
 from agent.connectors.soap.types import builtin, for_zeep, param
 from agent.errors import ParametersInvalid
 from agent.parameters import MAX_PROBLEMS, show
+from agent.value_schema import value_schema
 
 _NO_TYPE: Final = frozenset({"anyType", "anySimpleType"})
 
@@ -189,7 +190,7 @@ class RequestShape:
         if not is_complex(kind):
             if builtin(kind) in _NO_TYPE:
                 return {"type": ["string", "number", "boolean"]}
-            return values.value_schema(param(kind, self._facets))
+            return value_schema(param(kind, self._facets))
         if kind.qname is None or not kind.is_global:
             return self._object_schema(fields_of(kind), definitions)
         # Named types go by reference: they may hold themselves.
