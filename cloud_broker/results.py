@@ -190,6 +190,11 @@ class LiveResult:
             self._close()
 
     @property
+    def on_disk(self) -> bool:
+        """Whether it has a file of its own."""
+        return self._file is not None
+
+    @property
     def reason(self) -> str | None:
         """Why it was cut; ``None`` if it was not."""
         return self._cut

@@ -593,7 +593,7 @@ class Router:
         )
         if entry.result is not None:
             entry.result.end()
-            if finish.result == "none":
+            if finish.result == "none" and entry.result.on_disk:
                 await asyncio.to_thread(self._results.remove, entry.scope, command.id)
         self._land(entry)
         del self._entries[command.id]
@@ -601,7 +601,7 @@ class Router:
         for waiter in entry.waiters:
             if not waiter.done():
                 waiter.set_result(final)
-        log.info(
+        log.debug(
             "command ended: %s",
             final.state,
             extra={"event": "command_ended", "tenant": final.tenant, "command": final.id, "state": str(final.state)},
