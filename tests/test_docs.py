@@ -12,7 +12,7 @@ import re
 import subprocess
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -88,19 +88,36 @@ def test_every_command_and_option_has_its_place(words: tuple[str, ...], command:
 
 
 def test_no_page_tells_of_a_command_that_does_not_exist() -> None:
+    assert [f"{path.relative_to(ROOT)}: {name}" for path in PAGES for name in unknown(code(path))] == []
+
+
+def test_no_message_tells_of_a_command_that_does_not_exist() -> None:
+    wrong = []
+    for path in modules("agent", "cloud_broker"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        # Docstrings are not for users, but for those of commands, which stand in the reference.
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+        wrong += [
+            f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+            for node in texts
+            for name in unknown([node.value] if isinstance(node.value, str) else [])
+        ]
+    assert wrong == []
+
+
+def unknown(texts: Iterable[str]) -> list[str]:
+    """The commands of ours in some texts that no program has."""
     known = {" ".join(words) for words, _ in COMMANDS}
     groups = {name.rpartition(" ")[0] for name in known} - set(PROGRAMS)
-    unknown = []
-    for path in PAGES:
-        for program, first, second in re.findall(
-            r"(?<![\w/.-])(outhaul(?:-agent|-broker)?) ([a-z][a-z-]*)(?: ([a-z-]+))?", "\n".join(code(path))
-        ):
-            command = f"{program} {first}"
-            if command in groups and second:
-                command += f" {second}"
-            if command not in known | groups:
-                unknown.append(f"{path.relative_to(ROOT)}: {command}")
-    assert unknown == []
+    named = r"(?<![\w/.-])(outhaul(?:-agent|-broker)?) ([a-z][a-z-]*)(?: ([a-z-]+))?"
+    found = []
+    for program, first, second in re.findall(named, "\n".join(texts)):
+        command = f"{program} {first}"
+        if command in groups and second:
+            command += f" {second}"
+        found.append(command)
+    return sorted(set(found) - known - groups)
 
 
 def code(path: Path) -> Iterator[str]:

@@ -35,8 +35,7 @@ ENDS: Final = {
     "cancelled": "cancelled",
 }
 ADVICE: Final = {
-    "in_doubt": "It may have happened or not: look in the ERP before you call again. "
-    "`outhaul-agent journal show {id}` at the agent tells what is known there.",
+    "in_doubt": "It may have happened or not: look in the ERP before you call again.",
 }
 
 
