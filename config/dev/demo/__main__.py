@@ -70,7 +70,8 @@ def _start(folder: Path, story: Story, stack: ExitStack) -> tuple[Pair, Erp]:
     print("Outhaul: a legacy ERP behind a closed firewall, and a caller in the cloud", flush=True)
     story.says("Behind the firewall: PostgreSQL with stored procedures, a SOAP service, an EDI folder.")
     erp = stack.enter_context(legacy_erp(folder))
-    return stack.enter_context(pair(folder, erp, story)), erp
+    kept = {"erp-password": erp.password, "finance": erp.finance_password}
+    return stack.enter_context(pair(folder, erp.agent_file(), kept, story.says)), erp
 
 
 def _tell(running: Pair, erp: Erp, story: Story) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,6 @@ from typing import Final
 from cloud_broker.client.api import Outhaul
 from cloud_broker.client.errors import OuthaulError
 from config.dev.databases import HOST, free_port
-from config.dev.demo.erp import Erp
 from config.dev.demo.programs import Answer, Program, must, run
 from config.dev.demo.story import Story
 
@@ -64,9 +63,17 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(folder: Path, erp: Erp, story: Story) -> Iterator[Pair]:
+def pair(
+    folder: Path, operator_file: str, kept: Mapping[str, str], says: Callable[[str], None] = lambda _: None
+) -> Iterator[Pair]:
     """
     Set broker and agent up and run them while the block runs.
+
+    Args:
+        folder: where their files go.
+        operator_file: the text of the agent's file; it names the agent ``plant-1``.
+        kept: the values of its secrets.
+        says: told what happens, in sentences.
 
     Raises:
         ProgramError: one of their commands failed; the text has its words.
@@ -78,16 +85,14 @@ def pair(folder: Path, erp: Erp, story: Story) -> Iterator[Pair]:
     with contextlib.ExitStack() as stack:
         stack.callback(broker.stop)
         stack.callback(agent.stop)
-        story.says("In the cloud: a broker, set up and started.")
+        says("In the cloud: a broker, set up and started.")
         url = _set_up_broker(broker_file, api, link)
         broker.start()
         broker.wait_until(lambda: _answers(api) and _answers(link), "listening")
         key, token = _let_in(broker_file)
-        story.says(
-            f"It answers callers at {url}, and agents on port {link}. A tenant, a caller's key, an agent's token."
-        )
-        story.says("Beside the ERP: an agent, with the operator's file, two secrets and a certificate of its own.")
-        _set_up_agent(agent_file, erp, token)
+        says(f"It answers callers at {url}, and agents on port {link}. A tenant, a caller's key, an agent's token.")
+        says("Beside the ERP: an agent, with the operator's file, its secrets and a certificate of its own.")
+        _set_up_agent(agent_file, operator_file, kept, token)
         running = Pair(folder, broker, agent, url, key, link)
         agent.start()
         agent.wait_until(running.online, "linked")
@@ -112,13 +117,13 @@ def _let_in(file: Path) -> tuple[str, str]:
     return str(key["key"]), str(token["token"])
 
 
-def _set_up_agent(file: Path, erp: Erp, token: str) -> None:
+def _set_up_agent(file: Path, operator_file: str, kept: Mapping[str, str], token: str) -> None:
     file.parent.mkdir(parents=True)
-    file.write_text(erp.agent_file(), "utf-8")
+    file.write_text(operator_file, "utf-8")
     config = ("--config", str(file))
     # By standard input: neither a secret nor the token is seen in a list of processes.
-    must(["outhaul-agent", "secret", "set", "erp-password", *config], stdin=erp.password)
-    must(["outhaul-agent", "secret", "set", "finance", *config], stdin=erp.finance_password)
+    for name, value in kept.items():
+        must(["outhaul-agent", "secret", "set", name, *config], stdin=value)
     must(["outhaul-agent", "enroll", "--token", "-", *config], stdin=token + "\n")
 
 
