@@ -45,6 +45,7 @@ class Conversation:
     Args:
         catalogue: returns digest and bytes of what may be run here.
         boot: of this process.
+        silence_s: seconds without a word after which the link is given up.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class Conversation:
         boot: str,
         max_running: int,
         catalogue: Callable[[], tuple[str, bytes]],
+        silence_s: float = limits.SILENCE_S,
     ) -> None:
         self._transport = transport
         self._dispatcher = dispatcher
         self._catalogue = catalogue
-        self._own = Limits(max_running=max_running)
+        self._own = Limits(max_running=max_running, silence_s=silence_s)
         self._session = Session(Side.AGENT, self._own, now=time.monotonic())
         self._hello = Hello(
             versions=[limits.VERSION],

@@ -52,13 +52,19 @@ FILE: dict[str, Any] = {
 
 
 class BrokerEnd(Transport):
-    """The broker's end of a link in memory; ``frozen`` keeps what the agent says to itself."""
+    """The broker's end of a link in memory; ``freeze`` makes it a line on which nothing arrives any more."""
 
     def __init__(self, transport: MemoryTransport) -> None:
         self.address = "memory:0"
         self._transport = transport
+        self._frozen = False
+
+    def freeze(self) -> None:
+        self._frozen = True
 
     async def send(self, data: bytes) -> None:
+        if self._frozen:
+            return
         try:
             await self._transport.send(data)
         except LinkError as exc:
@@ -66,7 +72,10 @@ class BrokerEnd(Transport):
 
     async def receive(self) -> bytes:
         try:
-            return await self._transport.receive()
+            while True:
+                data = await self._transport.receive()
+                if not self._frozen:
+                    return data
         except LinkError as exc:
             raise LinkLost(str(exc)) from exc
 
@@ -93,7 +102,7 @@ class Site:
         }
         self.dispatcher = Dispatcher(self.settings, self.connectors)
 
-    def conversation(self, transport: MemoryTransport) -> AgentConversation:
+    def conversation(self, transport: MemoryTransport, silence_s: float = limits.SILENCE_S) -> AgentConversation:
         built = catalogue.build(self.settings, {})
         return AgentConversation(
             transport,
@@ -102,6 +111,7 @@ class Site:
             boot=self.boot,
             max_running=self.settings.max_running,
             catalogue=lambda: (catalogue.digest(built), catalogue.encode(built)),
+            silence_s=silence_s,
         )
 
 
@@ -147,26 +157,31 @@ class Ring:
         agent = Agent("acme", name, group, "01", now + 3600, now)
         await self.store.spend_token(f"tok-{name}", agent, "r", b"certificate", now)
 
-    async def link(self, site: Site) -> None:
+    async def link(self, site: Site, silence_s: float = limits.SILENCE_S) -> BrokerEnd:
         """Link a site, and wait until commands can be sent to it."""
         ours, theirs = pair()
+        end = BrokerEnd(ours)
         broker = BrokerConversation(
-            BrokerEnd(ours),
+            end,
             Peer("acme", site.name, "01", "memory:0"),
             self.router,
             release="test",
-            own=Limits(stream_window_bytes=limits.STREAM_WINDOW_BYTES, link_window_bytes=limits.LINK_WINDOW_BYTES),
+            own=Limits(
+                stream_window_bytes=limits.STREAM_WINDOW_BYTES,
+                link_window_bytes=limits.LINK_WINDOW_BYTES,
+                silence_s=silence_s,
+            ),
         )
         known = await self.store.agent(SCOPE, site.name)
         if known is not None:
             self.router.know(known)
         serving = asyncio.create_task(broker.serve(), name="broker's end")
-        dialled = asyncio.create_task(site.conversation(theirs).serve(), name="agent's end")
+        dialled = asyncio.create_task(site.conversation(theirs, silence_s).serve(), name="agent's end")
         self._links.append((ours, serving, dialled))
         async with asyncio.timeout(5):
             while True:
                 if broker.ready:
-                    return
+                    return end
                 if serving.done():
                     serving.result()
                 await asyncio.sleep(0)

@@ -380,3 +380,19 @@ async def test_another_tenants_command_is_no_command(broker: Ring, site: Site) -
         with pytest.raises(CommandNotFound):
             await asking
     await broker.commands.cancel(SCOPE, command.id)
+
+
+async def test_a_frozen_link_is_given_up_by_both_sides(broker: Ring) -> None:
+    site = Site()
+    end = await broker.link(site, silence_s=0.5)
+    _, serving, dialled = broker._links[0]
+    # Beats keep an idle link: nothing is said here for longer than the silence that would end it.
+    await asyncio.wait((serving, dialled), timeout=1.2)
+    assert not serving.done()
+    assert not dialled.done()
+    end.freeze()
+    async with asyncio.timeout(5):
+        await asyncio.wait((serving, dialled), return_when=asyncio.ALL_COMPLETED)
+    line = broker.router.line(SCOPE, "plant-1")
+    assert line is not None
+    assert line.link is None
