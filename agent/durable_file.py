@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+RETRY_FOR_S: Final = 2.5  # seconds; a virus scanner or indexer holds a new file about that long
+SHARING_VIOLATIONS: Final = (5, 32, 33)  # ERROR_ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
@@ -25,7 +31,7 @@ def write(path: Path, data: bytes, mode: int) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        patiently(lambda: os.replace(temporary, path))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -41,3 +47,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def patiently(act: Callable[[], None]) -> None:
+    """
+    Move or remove a file, again for a moment where Windows says that another program has it open.
+
+    Raises:
+        OSError: as ``act`` said last; at once where it means something else.
+    """
+    deadline, pause_s = time.monotonic() + RETRY_FOR_S, 0.02
+    while True:
+        try:
+            return act()
+        except OSError as exc:
+            # Only these, and not for long: a true denial has to surface.
+            if getattr(exc, "winerror", None) not in SHARING_VIOLATIONS or time.monotonic() > deadline:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.3)

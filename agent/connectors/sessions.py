@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
@@ -21,6 +22,11 @@ OVERTIME_S: Final = 2.0  # seconds the driver has past its timeout to stop by it
 STOP_S: Final = 3.0  # seconds it has after it was asked; then its process is ended
 OPEN_S: Final = 30.0  # seconds to start the process and connect, besides the driver's own login timeout
 ASK_S: Final = 60.0  # seconds for describe, check and settle
+if sys.platform == "win32":
+    # A console of its own without a window: not the agent's, and none that opens where the agent is a service.
+    _CONSOLE: Final = subprocess.CREATE_NO_WINDOW
+else:
+    _CONSOLE: Final = 0
 
 
 def worker_command() -> list[str]:
@@ -70,6 +76,9 @@ class Session:
             stdout=asyncio.subprocess.PIPE,
             limit=PIPE_BYTES,
             cwd=Path(setup.base_dir),
+            # Ctrl-C on the agent's terminal must not reach drivers: the agent lets them finish, then ends them itself.
+            start_new_session=True,
+            creationflags=_CONSOLE,
         )
         session = cls(process)
         session.say(

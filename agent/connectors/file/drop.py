@@ -35,6 +35,13 @@ _FIXES: Final = {
     "EOPNOTSUPP": "its file system can't claim a name without replacing; use another folder, or overwrite = true",
     "ENOTSUP": "its file system can't claim a name without replacing; use another folder, or overwrite = true",
 }
+# By Windows' own numbers, which all come as EACCES: a file that is open there can be neither replaced nor moved.
+_EITHER: Final = 5
+_WINDOWS_FIXES: Final = {
+    _EITHER: f"another program has it open, or {_FIXES['EACCES']}",
+    32: "another program has it open; close it there",
+    33: "another program has locked a part of it; close it there",
+}
 _NOT_THERE: Final = {
     "ENOENT": "there is no such folder",
     "ENOTDIR": "it is not a folder",
@@ -239,4 +246,8 @@ def failure(exc: OSError, path: Path, wanted: str = "written") -> SourceFailed |
     code = errno.errorcode.get(exc.errno or 0, "")
     if code in _NOT_THERE:
         return SourceUnavailable(f"{path}: {_NOT_THERE[code]}; is the share mounted?", source_code=code, touched=False)
-    return SourceFailed(f"{path} can't be {wanted}: {_FIXES.get(code) or exc.strerror or exc}", source_code=code)
+    fix = _FIXES.get(code)
+    if code == "EACCES" and hasattr(exc, "winerror"):
+        # Without a number where a file could not be opened: then it may be either.
+        fix = _WINDOWS_FIXES.get(getattr(exc, "winerror", None) or _EITHER, fix)
+    return SourceFailed(f"{path} can't be {wanted}: {fix or exc.strerror or exc}", source_code=code)

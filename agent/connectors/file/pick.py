@@ -106,7 +106,7 @@ def put_away(folder: Path, archive: Path | None, files: Sequence[Picked], comman
             if not _unchanged(path, picked):
                 continue
             if archive is None:
-                path.unlink()
+                durable_file.patiently(path.unlink)
             else:
                 archive.mkdir(exist_ok=True)
                 _archive(path, archive, command_id)

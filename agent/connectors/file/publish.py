@@ -12,15 +12,13 @@ import ctypes
 import errno
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+from agent import durable_file
+
 Way = Literal["replace", "rename", "link"]
 
-RETRY_FOR_S: Final = 2.5  # seconds; a virus scanner or indexer holds a new file about that long
-_SHARING_VIOLATIONS: Final = (5, 32, 33)  # ERROR_ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 
@@ -65,26 +63,13 @@ def appear(part: Path, final: Path, way: Way) -> None:
         OSError: as the system says.
     """
     if way == "replace":
-        _patiently(lambda: os.replace(part, final))
+        durable_file.patiently(lambda: os.replace(part, final))
     elif way == "link":
         _link(part, final)
     elif sys.platform == "win32":
-        _patiently(lambda: os.rename(part, final))  # refuses a name that is taken
+        durable_file.patiently(lambda: os.rename(part, final))  # refuses a name that is taken
     else:
         _rename_without_replacing(part, final)
-
-
-def _patiently(act: Callable[[], None]) -> None:
-    deadline, pause_s = time.monotonic() + RETRY_FOR_S, 0.02
-    while True:
-        try:
-            return act()
-        except OSError as exc:
-            # Only these, and not for long: a true denial has to surface.
-            if getattr(exc, "winerror", None) not in _SHARING_VIOLATIONS or time.monotonic() > deadline:
-                raise
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, 0.3)
 
 
 def _link(part: Path, final: Path) -> None:

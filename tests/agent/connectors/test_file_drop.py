@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from lxml import etree
 from agent.connectors.base import DriverSetup
 from agent.connectors.file import documents, names, publish
 from agent.connectors.file.driver import FileDriver
+from agent.connectors.file.drop import failure
 from agent.errors import (
     CommandError,
     ContentInvalid,
@@ -45,6 +47,24 @@ def csv_drop(**more: Any) -> DropOperation:
 
 def visible(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
+
+
+# --- what Windows says -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("winerror", "words"),
+    [
+        (5, "another program has it open, or the agent's account may not"),
+        (32, "another program has it open; close it there"),
+        (33, "another program has locked a part of it"),
+        (None, "another program has it open, or the agent's account may not"),  # from opening it
+    ],
+)
+def test_a_file_that_is_open_elsewhere_is_not_taken_for_missing_rights(winerror: int | None, words: str) -> None:
+    exc = PermissionError(errno.EACCES, "Permission denied")
+    exc.winerror = winerror  # type: ignore[attr-defined,unused-ignore]  # typed on Windows only
+    assert words in failure(exc, Path("ORD-1.csv")).message
 
 
 # --- content ------------------------------------------------------------------------------------

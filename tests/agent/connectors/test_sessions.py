@@ -236,6 +236,12 @@ async def test_the_process_ends_with_the_agent(erp: DriverConnector) -> None:
     await until(lambda: not Path(f"/proc/{session.pid}").exists())
 
 
+async def test_ctrl_c_on_the_agents_terminal_reaches_no_driver(erp: DriverConnector) -> None:
+    await all_of(erp, call("numbers", count=1))
+    assert os.getsid(only_session(erp).pid) != os.getsid(0)
+    assert os.getpgid(only_session(erp).pid) != os.getpgid(0)
+
+
 async def test_outputs_and_findings_come_through(erp: DriverConnector) -> None:
     pieces = await all_of(erp, call("numbers", count=1))
     assert isinstance(pieces[-1], Outputs)
