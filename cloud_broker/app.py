@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 DAY_S: Final = 86_400.0
 TIDY_S: Final = 3_600.0  # seconds between two looks at what is past its retention
+LOOK_AGAIN_S: Final = 5.0  # seconds until a revocation by the command line acts on a live link
 TIDY_COMMANDS: Final = 500  # removed in one transaction
 API_GRACE_S: Final = 5  # seconds that requests under way have when the broker stops
 
@@ -129,6 +130,7 @@ async def _listening(
                 listen(link_host, link_port, tls, admission.admit, converse, admission.enrol)
             )
         tidying = asyncio.create_task(_tidy(settings, store, results), name="tidy what is past its retention")
+        looking = asyncio.create_task(_look_again(router, admission), name="look again at who is linked")
         renewing = asyncio.create_task(_renew(authority, hosts, tls), name="renew the server's certificate")
         try:
             async with _api(settings, services):
@@ -140,9 +142,9 @@ async def _listening(
                 )
                 yield services
         finally:
-            for task in (tidying, renewing):
+            for task in (tidying, looking, renewing):
                 task.cancel()
-            await asyncio.gather(tidying, renewing, return_exceptions=True)
+            await asyncio.gather(tidying, looking, renewing, return_exceptions=True)
             # Before the listener goes, so that every agent hears why and when to come back.
             await router.farewell()
 
@@ -200,6 +202,16 @@ async def _tidy(settings: Settings, store: Store, results: Results) -> None:
             for tenant, command_id in gone:
                 await asyncio.to_thread(results.remove, Scope(tenant), command_id)
         await asyncio.sleep(TIDY_S)
+
+
+async def _look_again(router: Router, admission: Admission) -> None:
+    """End the links of those who were revoked or suspended meanwhile, by the command line for instance."""
+    while True:
+        await asyncio.sleep(LOOK_AGAIN_S)
+        for link in router.links():
+            refusal = await admission.admit(link.peer)
+            if refusal is not None:
+                link.end("revoked", refusal)
 
 
 async def _renew(authority: Authority, hosts: list[str], tls: ssl.SSLContext) -> None:

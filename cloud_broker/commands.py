@@ -16,6 +16,7 @@ import msgspec
 from cloud_broker.catalogues import Operation
 from cloud_broker.errors import (
     AgentNotFound,
+    BrokerError,
     CommandNotFound,
     Conflict,
     IdempotencyKeyReused,
@@ -89,8 +90,14 @@ class Commands:
             IdempotencyKeyReused: the key was used for another request.
             Unavailable: the agent has never been connected, so nobody knows what it can do.
         """
-        operation = await self._operation(scope, submission)
-        _check(operation, submission.params)
+        try:
+            operation = await self._operation(scope, submission)
+            _check(operation, submission.params)
+        except BrokerError:
+            # The operator's file may have changed since the key was first used: its command is still the answer.
+            if (earlier := await self._earlier(scope, submission)) is not None:
+                return earlier, False
+            raise
         now = time.time()
         command = Command(
             id=new_id("cmd", int(now * 1000), os.urandom),
@@ -114,16 +121,30 @@ class Commands:
         try:
             kept, new = await self._store.add_command(scope, command)
         except IdempotencyConflict as exc:
-            raise IdempotencyKeyReused(
-                f"the idempotency key {submission.idempotency_key!r} was used before, for another request; "
-                "use a new key for a new request"
-            ) from exc
+            raise _reused(submission) from exc
         if new:
             self._router.submit(kept)
-        else:
-            entry = self._router.entry(scope, kept.id)
-            kept = entry.command if entry is not None else kept
-        return kept, new
+            return kept, True
+        return self._current(scope, kept), False
+
+    async def _earlier(self, scope: Scope, submission: Submission) -> Command | None:
+        if submission.idempotency_key is None:
+            return None
+        earlier = await self._store.command_by_key(scope, submission.idempotency_key)
+        if earlier is None:
+            return None
+        try:
+            same = earlier.fingerprint == fingerprint(submission)
+        except (msgspec.DecodeError, RecursionError):
+            same = False
+        if not same:
+            raise _reused(submission)
+        return self._current(scope, earlier)
+
+    def _current(self, scope: Scope, kept: Command) -> Command:
+        """Return the command as the router has it, which is ahead of the store."""
+        entry = self._router.entry(scope, kept.id)
+        return entry.command if entry is not None else kept
 
     async def get(self, scope: Scope, command_id: str) -> Command:
         """
@@ -240,6 +261,13 @@ class Commands:
         if not living:
             raise Conflict(f"{submission.agent or submission.group} is revoked and takes no commands")
         return [self._router.know(agent) for agent in living]
+
+
+def _reused(submission: Submission) -> IdempotencyKeyReused:
+    return IdempotencyKeyReused(
+        f"the idempotency key {submission.idempotency_key!r} was used before, for another request; "
+        "use a new key for a new request"
+    )
 
 
 def _check(operation: Operation, params: bytes) -> None:

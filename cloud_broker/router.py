@@ -18,6 +18,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import msgspec
+
 from cloud_broker import catalogues
 from cloud_broker.catalogues import Catalogue, CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
@@ -49,6 +51,7 @@ from protocol.states import PHASES, CommandState, Phase
 
 log = logging.getLogger(__name__)
 
+_OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 SWEEP_S: Final = 0.5  # seconds between two looks at what has expired
 FAREWELL_S: Final = 2.0  # seconds
 STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
@@ -150,7 +153,7 @@ class Router:
 
     async def farewell(self) -> None:
         """Say goodbye to all agents, and wait until they are gone, but not long."""
-        links = [line.link for line in self._lines.values() if line.link is not None]
+        links = self.links()
         for link in links:
             link.end("stopping", "the broker is stopping", retry_after_s=1.0)
         with contextlib.suppress(TimeoutError):
@@ -240,6 +243,10 @@ class Router:
             line.catalogue = catalogues.read(agent.catalogue)
             line.digest = agent.catalogue_digest
         return line
+
+    def links(self) -> list[Conversation]:
+        """Return every link there is."""
+        return [line.link for line in self._lines.values() if line.link is not None]
 
     def revoke(self, scope: Scope, agent: str) -> None:
         """Cut an agent off."""
@@ -493,6 +500,11 @@ class Router:
         entry.uncredited = 0
 
     def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
+        if outputs:
+            try:
+                _OUTPUTS.decode(outputs)
+            except msgspec.DecodeError as exc:
+                raise RemoteProtocolError(f"{message.id}: outputs that are no JSON object: {exc}") from exc
         entry = self._flying(link, message.id)
         if entry is None or entry.finishing:
             link.say(Ack(message.id, message.epoch))

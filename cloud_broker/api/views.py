@@ -53,6 +53,7 @@ class CommandView(msgspec.Struct, frozen=True):
         attempts: how often it was sent to an agent.
         expires_at: it may not start after this.
         outputs: OUT parameters, SOAP body or file receipt, as the agent wrote them.
+        warnings: what the caller should know besides, such as a type that a driver is known to spoil.
     """
 
     id: str
@@ -73,6 +74,7 @@ class CommandView(msgspec.Struct, frozen=True):
     outputs: msgspec.Raw | None
     row_sets: list[RowSetView]
     error: ErrorView | None
+    warnings: list[str]
     links: CommandLinks
 
 
@@ -200,6 +202,7 @@ def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[R
         outputs=msgspec.Raw(command.outputs) if command.outputs else None,
         row_sets=[_row_set(info) for info in row_sets],
         error=_error(command.error),
+        warnings=list(command.warnings),
         links=CommandLinks(here, f"{here}/rows", f"{here}/cancel"),
     )
 

@@ -318,6 +318,10 @@ class Store(abc.ABC):
         """Return one command."""
 
     @abc.abstractmethod
+    async def command_by_key(self, scope: Scope, idempotency_key: str) -> Command | None:
+        """Return the command that an idempotency key was used for."""
+
+    @abc.abstractmethod
     async def inline_result(self, scope: Scope, command_id: str) -> bytes | None:
         """Return the bytes of a result kept inline."""
 

@@ -166,6 +166,10 @@ class SqliteStore(Store):
     async def command(self, scope: Scope, command_id: str) -> Command | None:
         return await self._one(records.command, "command", tenant=scope.tenant, id=command_id)
 
+    async def command_by_key(self, scope: Scope, idempotency_key: str) -> Command | None:
+        bound = {"tenant": scope.tenant, "idempotency_key": idempotency_key}
+        return await self._one(records.command, "command_by_idempotency_key", **bound)
+
     async def inline_result(self, scope: Scope, command_id: str) -> bytes | None:
         bound = {"tenant": scope.tenant, "id": command_id}
         return await self._one(lambda row: bytes(row[0]), "inline_result", **bound)

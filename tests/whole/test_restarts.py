@@ -176,9 +176,13 @@ def test_a_second_link_with_the_same_identity_replaces_the_first_at_once(
         copy.program.stop()
 
 
-def test_a_revoked_agent_is_cut_off(platform: tuple[Broker, Caller], site: AgentSite) -> None:
-    _, caller = platform
-    assert caller.post("/v1/agents/plant-1/revoke").status_code in (200, 204)
+@pytest.mark.parametrize("by", ["API", "command line"])
+def test_a_revoked_agent_is_cut_off(platform: tuple[Broker, Caller], site: AgentSite, by: str) -> None:
+    made, caller = platform
+    if by == "API":
+        assert caller.post("/v1/agents/plant-1/revoke").status_code in (200, 204)
+    else:
+        assert made.cli("agent", "revoke", "--tenant", "acme", "plant-1").exit_code == 0
     site.program.wait_until(lambda: "revoked" in site.program.log.read_text(), "revoked")
     assert caller.agent()["state"] == "revoked"
 

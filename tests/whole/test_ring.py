@@ -308,6 +308,19 @@ async def test_the_same_key_is_the_same_command(broker: Ring, site: Site) -> Non
         await broker.submit("echo", params={"a": 2}, idempotency_key="k")
 
 
+async def test_the_same_key_is_the_same_command_when_the_operation_is_gone(broker: Ring, site: Site) -> None:
+    first = await broker.run("rows", params={"count": 1}, idempotency_key="k")
+    await broker.cut()
+    operations = {name: body for name, body in FILE["operations"].items() if name != "rows"}
+    await broker.link(Site(file={**FILE, "operations": operations}))
+    again = await broker.submit("rows", params={"count": 1}, idempotency_key="k")
+    assert (again.id, again.state) == (first.id, CommandState.SUCCEEDED)
+    with pytest.raises(IdempotencyKeyReused):
+        await broker.submit("rows", params={"count": 2}, idempotency_key="k")
+    with pytest.raises(OperationNotFound):
+        await broker.submit("rows", params={"count": 1}, idempotency_key="other")
+
+
 async def test_a_second_link_of_an_agent_replaces_the_first_at_once(broker: Ring, site: Site) -> None:
     await broker.link(site)
     assert (await broker.run("echo")).state is CommandState.SUCCEEDED

@@ -37,6 +37,7 @@ MEMBERS = [
     "outputs",
     "row_sets",
     "error",
+    "warnings",
     "links",
 ]
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
