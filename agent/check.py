@@ -53,24 +53,18 @@ async def _link(loaded: Loaded, secrets: SecretStore) -> Finding:
     )
 
 
-async def _connections(loaded: Loaded, secrets: SecretStore, only: str | None) -> list[Finding]:
+async def _connections(loaded: Loaded, secrets: SecretStore, operation: str | None) -> list[Finding]:
     findings: list[Finding] = []
     made = connectors(loaded, secrets)
     try:
         for name, connector in made.items():
-            names = [
-                key
-                for key, operation in loaded.settings.operations.items()
-                if operation.connection == name and only in (None, key)
-            ]
-            if only is not None and not names:
-                continue
-            found = await connector.check()
-            findings += found or [Finding(f"connection {name}", True, "needs nothing")]
-            if any(finding.ok is False for finding in found):
-                continue
-            for key in names:
-                findings += await connector.check(key) or [Finding(f"operation {key}", True, "needs nothing")]
+            if operation is None:
+                # The connection, and each operation on it.
+                findings += await connector.check() or [Finding(f"connection {name}", True, "needs nothing")]
+            elif loaded.settings.operations[operation].connection == name:
+                findings += await connector.check(operation) or [
+                    Finding(f"operation {operation}", True, "needs nothing")
+                ]
     finally:
         for connector in made.values():
             with contextlib.suppress(AgentError):
