@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from agent.connectors import pipes
 from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Remark, Rows, RowSet
-from agent.errors import CommandError, DriverCrashed
+from agent.errors import CommandError, DriverCrashed, SourceUnavailable
 from agent.settings import Connection, Operation
 from protocol import framing
 
@@ -29,9 +29,19 @@ _OPERATION: TypeAdapter[Operation] = TypeAdapter(Operation)
 
 
 def load(name: str) -> Callable[[DriverSetup], Driver]:
-    """Return the driver class that a line of ``CONNECTORS`` names, such as ``package.module:Class``."""
+    """
+    Return the driver class that a line of ``CONNECTORS`` names, such as ``package.module:Class``.
+
+    Raises:
+        SourceUnavailable: a library that it needs is not on this machine.
+    """
     module, _, attribute = name.partition(":")
-    found: Callable[[DriverSetup], Driver] = getattr(importlib.import_module(module), attribute)
+    try:
+        found: Callable[[DriverSetup], Driver] = getattr(importlib.import_module(module), attribute)
+    except ImportError as exc:
+        raise SourceUnavailable(
+            f"{module} can't be loaded: {exc}; install the library that is missing", touched=False
+        ) from exc
     return found
 
 
@@ -52,7 +62,6 @@ class Worker:
         setup, _ = self._asked.get()
         if not isinstance(setup, pipes.Setup):
             raise TypeError(f"the first word must be Setup, not {type(setup).__name__}")
-        make = load(setup.driver)
         driver_setup = DriverSetup(
             name=setup.name,
             connection=_CONNECTION.validate_python(setup.connection),
@@ -63,7 +72,7 @@ class Worker:
         while True:
             asked, payload = self._asked.get()
             try:
-                answer = self._serve_one(asked, payload, make, driver_setup)
+                answer = self._serve_one(asked, payload, setup.driver, driver_setup)
             except CommandError as exc:
                 self._tell(pipes.failure(exc))
             except Exception as exc:  # vendor code may raise anything: this session is over, the reason is told
@@ -76,13 +85,13 @@ class Worker:
         self,
         asked: pipes.ToDriver,
         payload: bytes,
-        make: Callable[[DriverSetup], Driver],
+        name: str,
         setup: DriverSetup,
     ) -> bytes:
         if isinstance(asked, pipes.Stop):
             # It came after what it was meant for had ended.
             return b""
-        driver = self._opened(make, setup)
+        driver = self._opened(name, setup)
         if isinstance(asked, pipes.Do):
             self._run(driver, Call(asked.command_id, asked.operation, payload, asked.timeout_s))
         elif isinstance(asked, pipes.Settle):
@@ -95,12 +104,12 @@ class Worker:
                 self._tell(pipes.Found(finding))
         return b""
 
-    def _opened(self, make: Callable[[DriverSetup], Driver], setup: DriverSetup) -> Driver:
+    def _opened(self, name: str, setup: DriverSetup) -> Driver:
         if self._driver is not None and not self._driver.alive():
             self._driver.close()
             self._driver = None
         if self._driver is None:
-            driver = make(setup)
+            driver = load(name)(setup)
             driver.open()
             self._driver = driver
         return self._driver

@@ -222,10 +222,11 @@ async def test_a_database_that_is_not_there_is_unavailable_and_untouched(tmp_pat
     await connector.close()
 
 
-async def test_a_driver_that_can_not_be_loaded_is_a_crash_that_says_why(tmp_path: Path) -> None:
+async def test_a_driver_that_can_not_be_loaded_says_why_and_touched_nothing(tmp_path: Path) -> None:
     connector = DriverConnector(setup("x", tmp_path), "agent.connectors.nowhere:Driver")
-    with pytest.raises(errors.DriverCrashed):
-        await all_of(connector, call("numbers", count=1))
+    with pytest.raises(errors.SourceUnavailable, match="No module named 'agent.connectors.nowhere'") as caught:
+        await all_of(connector, call("slow-write", seconds=1))
+    assert not caught.value.touched
     await connector.close()
 
 
