@@ -55,6 +55,7 @@ class Worker:
         self._driver: Driver | None = None
         self._fresh = False
         self._busy = threading.Event()
+        self._stopped = False  # whether the last Do was followed by a Stop
 
     def serve(self) -> None:
         """Serve until the pipe ends; does not return."""
@@ -117,6 +118,9 @@ class Worker:
     def _run(self, driver: Driver, call: Call) -> None:
         pieces = driver.run(call)
         self._busy.set()
+        if self._stopped:
+            # It came before there was anything to stop, such as while the driver was connecting.
+            driver.cancel()
         try:
             for piece in pieces:
                 if isinstance(piece, Rows):
@@ -145,9 +149,11 @@ class Worker:
             asked = pipes.TO_DRIVER.decode(header)
             if isinstance(asked, pipes.Stop):
                 # From this thread: the other one is inside the driver.
+                self._stopped = True
                 if self._driver is not None and self._busy.is_set():
                     self._driver.cancel()
             else:
+                self._stopped = False
                 self._asked.put((asked, payload))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pyodbc
 
-from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
+from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Remark
 from agent.connectors.odbc import check, types
 from agent.connectors.odbc.dialects import Dialect, Invocation, Query
 from agent.connectors.odbc.mariadb import MariaDB
@@ -22,13 +22,14 @@ from agent.connectors.odbc.results import Fetch, ahead, outputs, row_set
 from agent.connectors.odbc.sqlite import SQLite
 from agent.connectors.odbc.sqlstates import TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
 from agent.connectors.odbc.statements import StatementError, parse
-from agent.connectors.odbc.types import Field
+from agent.connectors.odbc.types import Field, Spoiled
 from agent.connectors.odbc.untried import DB2, Oracle, SQLServer
 from agent.errors import (
     Cancelled,
     CommandError,
     OperationUnknown,
     OutcomeUnknown,
+    ParametersInvalid,
     SourceFailed,
     SourceRejected,
     SourceUnavailable,
@@ -159,11 +160,15 @@ class OdbcDriver(Driver):
 
     def run(self, call: Call) -> Iterator[Piece]:
         """As ``Driver.run``: one transaction."""
+        # Now, and not when the first piece is asked for: a cancel may come before that.
+        self._cancelled = self._late = False
+        return self._pieces(call)
+
+    def _pieces(self, call: Call) -> Iterator[Piece]:
         operation = self._operation(call.operation)
         values = self._bound(operation, decode(operation, call.params))
         start = time.monotonic()
         statement_s = _server_timeout(call.timeout_s)
-        self._cancelled = self._late = False
         self._end = start + statement_s
         began = False
         outputs: dict[str, Any] = {}
@@ -208,7 +213,10 @@ class OdbcDriver(Driver):
         bound = {}
         for name, value in values.items():
             is_json = operation.params[name].type == "json" and value is not None
-            bound[name] = self._dialect.bind(self._dialect.bind_json(value) if is_json else value)
+            try:
+                bound[name] = self._dialect.bind(self._dialect.bind_json(value) if is_json else value)
+            except (Spoiled, OverflowError) as exc:
+                raise ParametersInvalid(f"{name}: {exc}", touched=False) from exc
         return bound
 
     def _work(self, operation: SqlOperation | ProcedureOperation, values: Mapping[str, Any]) -> Iterator[Piece]:
@@ -256,6 +264,9 @@ class OdbcDriver(Driver):
     def _fields(self, cursor: pyodbc.Cursor) -> list[Field]:
         return [self._dialect.field(column) for column in describe(cursor)]
 
+    def _remarks(self, fields: Sequence[Field]) -> Iterator[Piece]:
+        yield from (Remark(remark) for remark in self._dialect.remarks(fields))
+
     def _row_set(self, fetch: Fetch, fields: Sequence[Field], mask: Sequence[str]) -> Iterator[Piece]:
         yield from row_set(fetch, fields, mask, self._dialect.remarks(fields))
 
@@ -288,6 +299,7 @@ class OdbcDriver(Driver):
             row = cursor.fetchone()
             while cursor.nextset():
                 pass
+            yield from self._remarks([f for i, f in enumerate(fields) if i not in call.cursors])
             values = types.convert(fields, [row])[0] if row is not None else [None] * len(call.outputs)
             for i in call.cursors:
                 if values[i] is not None:
@@ -328,6 +340,7 @@ class OdbcDriver(Driver):
                 f"{operation.procedure}: returned no OUT parameters; declare those that it has, and no more"
             )
         fields, rows = held
+        yield from self._remarks(fields)
         yield outputs(operation, dict(zip(call.outputs, types.convert(fields, rows)[0], strict=True)))
 
     # --- ends ---------------------------------------------------------------------------------------------

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Any, Final, Literal
 
 import pyodbc
 
 from agent.connectors.base import Column, ColumnType
 from agent.connectors.odbc import types
+from agent.connectors.odbc.clock import Clock
 from agent.connectors.odbc.dialects import (
     UNLIMITED,
     Argument,
@@ -39,12 +40,16 @@ _AS_TEXT: Final = (
 )
 _TEXTS: Final = (1, 12, -1, -8, -9, -10)  # as text of the driver they would end at U+0000
 
+_EPOCH: Final = date(1970, 1, 1)
+_INSTANTS: Final = (2**31, 2**32 - 1)  # where TIMESTAMP ends: before the first, since MariaDB 11.5 with the second
+_YEAR_S: Final = 31_556_952  # seconds, on average
+_SECONDS: Final = len("2024-02-29T12:34:56")
+
 _EXPLAINED: Final = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "REPLACE", "VALUES")
 
 _READERS: Final[dict[str, tuple[ColumnType, types.Reader]]] = {
     "date": ("date", types.read_date),
     "datetime": ("datetime", types.read_datetime),
-    "timestamp": ("datetime", types.read_utc),
     "time": ("time", types.read_time),
     "float": ("number", types.read_number),
 }
@@ -54,7 +59,8 @@ class MariaDB(Dialect):
     """
     MariaDB and MySQL.
 
-    Sessions speak UTC, so that TIMESTAMP has a known zone. OUT parameters come back as the last row set.
+    Sessions keep the server's time zone. TIMESTAMP arrives without it, and is turned into the instant that it is.
+    OUT parameters come back as the last row set.
     """
 
     name = "mariadb"
@@ -69,28 +75,46 @@ class MariaDB(Dialect):
         connection.maxwrite = UNLIMITED
         for code in (*_AS_TEXT, *_TEXTS):
             connection.add_output_converter(code, operator.methodcaller("decode"))
-        connection.execute("SET time_zone = '+00:00'")
-        self._timeout_s = 0.0
+        row = connection.execute(f"SELECT @@SESSION.time_zone, FROM_UNIXTIME({_INSTANTS[0]}) IS NULL").fetchone()
+        assert row is not None  # noqa: S101 # a SELECT without FROM has one row
+        self._zone = str(row[0])
+        last = _INSTANTS[0] - 1 if int(row[1]) else _INSTANTS[1]
+        self._clock = Clock(self._offsets, first=0, last=last)
+        # All of them now: while the row sets of a procedure come, nothing else can be asked.
+        self._clock.learn(range(_EPOCH.year, _EPOCH.year + last // _YEAR_S + 1))
         self._routines: dict[str, list[Routine]] = {}
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
-        if timeout_s != self._timeout_s:
-            self.connection.execute(f"SET SESSION max_statement_time = {timeout_s:.3f}")
-            self._timeout_s = timeout_s
+        # The zone again, as a procedure may have left another.
+        zone = self._zone.replace("'", "''")
+        self.connection.execute(f"SET SESSION max_statement_time = {timeout_s:.3f}, SESSION time_zone = '{zone}'")
         self.connection.execute("START TRANSACTION READ ONLY" if read_only else "START TRANSACTION")
 
     def bind(self, value: Any) -> Any:
         if isinstance(value, datetime) and value.tzinfo is not None:
-            value = value.astimezone(UTC).replace(tzinfo=None)
+            value = self._clock.wall(value)
         return plain_time(super().bind(value))
 
     def field(self, column: Described) -> Field:
         if column.code == SQL_INTEGER:
             return Field(Column(column.name, "integer", column.source_type), types.read_integer)
+        if column.source_type == "timestamp":
+            return Field(Column(column.name, "datetime", column.source_type), self._instant)
         if column.source_type not in _READERS:
             return types.plain_field(column)
         kind, read = _READERS[column.source_type]
         return Field(Column(column.name, kind, column.source_type), read)
+
+    def _instant(self, text: str) -> str:
+        plain = types.read_datetime(text)
+        instant = self._clock.utc(datetime.fromisoformat(plain[:_SECONDS]))
+        return f"{instant.isoformat()[:_SECONDS]}{plain[_SECONDS:]}Z"
+
+    def _offsets(self, instants: Sequence[int]) -> list[int]:
+        ahead = ", ".join(f"TIMESTAMPDIFF(SECOND, '{_EPOCH}', FROM_UNIXTIME({n})) - {n}" for n in instants)
+        row = self.connection.execute(f"SELECT CONCAT_WS(',', {ahead})").fetchone()  # numbers of ours
+        assert row is not None  # noqa: S101 # a SELECT without FROM has one row
+        return [int(offset) for offset in row[0].split(",")]
 
     def explain(self, sql: str) -> str | None:
         return f"EXPLAIN {sql}" if first_word(sql, self.syntax) in _EXPLAINED else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime, time
 from typing import Any, Final
 
 import pyodbc
 
 from agent.connectors.base import Column, ColumnType
 from agent.connectors.odbc import types
+from agent.connectors.odbc.clock import Clock
 from agent.connectors.odbc.dialects import (
     Argument,
     Dialect,
@@ -53,11 +54,12 @@ def _one_line(text: str) -> str:
 
 # Cast to text in the statement itself: the driver turns infinity, years before Christ and years beyond 9999
 # into other dates without a sign. Money would come as a float.
-_DATE: Final = _Reading("date", "text", types.read_date)
-_TIMESTAMP: Final = _Reading("datetime", "text", types.read_datetime)
-_TIMESTAMPTZ: Final = _Reading("datetime", "text", types.read_utc)
-_TIME: Final = _Reading("time", "text", types.read_time)
-_JSON: Final = _Reading("json", "text", _one_line)
+_TEXT: Final = "{}::text"
+_DATE: Final = _Reading("date", _TEXT, types.read_date)
+_TIMESTAMP: Final = _Reading("datetime", _TEXT, types.read_datetime)
+_TIMESTAMPTZ: Final = _Reading("datetime", "({} AT TIME ZONE 'UTC')::text", types.read_utc)
+_TIME: Final = _Reading("time", _TEXT, types.read_time)
+_JSON: Final = _Reading("json", _TEXT, _one_line)
 READINGS: Final[dict[str, _Reading]] = {
     "date": _DATE,
     "timestamp": _TIMESTAMP,
@@ -66,12 +68,11 @@ READINGS: Final[dict[str, _Reading]] = {
     "timestamp with time zone": _TIMESTAMPTZ,
     "time": _TIME,
     "time without time zone": _TIME,
-    "money": _Reading("decimal", "numeric"),
+    "money": _Reading("decimal", "{}::numeric"),
     "json": _JSON,
     "jsonb": _JSON,
     "uuid": _Reading("uuid", "", types.read_uuid),
 }
-_SPOILED: Final = ("date", "timestamp", "timestamp without time zone", "timestamptz", "money")
 _UNNAMED: Final = ("", "unknown")  # types that the driver has no name for
 _SELECTS: Final = ("SELECT", "WITH", "VALUES", "TABLE")
 _EXPLAINED: Final = (*_SELECTS, "INSERT", "UPDATE", "DELETE", "MERGE")
@@ -89,6 +90,11 @@ WHERE p.proname = ? AND p.prokind IN ('f', 'p')
   AND (n.nspname = ? OR (? = '' AND pg_catalog.pg_function_is_visible(p.oid)))
   AND has_function_privilege(p.oid, 'EXECUTE')
 """
+_OFFSETS: Final = """
+SELECT string_agg(extract(epoch FROM to_timestamp(n)::timestamp - (to_timestamp(n) AT TIME ZONE 'UTC'))::int::text,
+                  ',' ORDER BY i)
+FROM unnest(?::bigint[]) WITH ORDINALITY AS u(n, i)
+"""
 _DIRECTIONS: Final = {"i": "in", "o": "out", "b": "inout", "v": "in", "t": "out"}
 
 
@@ -96,8 +102,8 @@ class PostgreSQL(Dialect):
     """
     PostgreSQL.
 
-    Sessions speak UTC. A SELECT is described once and then run with casts around it where the
-    driver would spoil a column; its rows stream from a cursor on the server.
+    Sessions keep the time zone of the server or the account. A SELECT is described once and then run with casts
+    around it where the driver would spoil a column; its rows stream from a cursor on the server.
     """
 
     name = "postgresql"
@@ -116,12 +122,12 @@ class PostgreSQL(Dialect):
 
     def configure(self, connection: pyodbc.Connection) -> None:
         super().configure(connection)
-        connection.execute("SET TIME ZONE 'UTC'")
         connection.execute("SET DateStyle = 'ISO'")
         connection.commit()
         self._wrappable: set[str] = set()
         self._raw: set[str] = set()
         self._routines: dict[str, list[Routine]] = {}
+        self._clocks: dict[str, Clock] = {}
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
         mode = "SET TRANSACTION READ ONLY; " if read_only else ""
@@ -135,20 +141,33 @@ class PostgreSQL(Dialect):
         if reading is None or column.source_type == "money":
             return types.plain_field(column)
         told = Column(column.name, reading.type, column.source_type)
-        if reading.cast:
-            return Field(told, _spotted_utc if reading is _TIMESTAMPTZ else _spotted)
-        return Field(told, reading.read)
+        if reading is _TIMESTAMPTZ:
+            return Field(told, _Instant(self._clock()))
+        return Field(told, _spotted if reading.cast else reading.read)
+
+    def _clock(self) -> Clock:
+        # Asked each time, as whatever has just run may have set another zone.
+        name = str(self.connection.execute("SELECT current_setting('TimeZone')").fetchval())
+        if name not in self._clocks:
+            self._clocks[name] = Clock(self._offsets)
+        return self._clocks[name]
+
+    def _offsets(self, instants: Sequence[int]) -> list[int]:
+        found = self.connection.execute(_OFFSETS, f"{{{','.join(map(str, instants))}}}").fetchval()
+        return [int(offset) for offset in found.split(",")]
 
     def remarks(self, fields: Sequence[Field]) -> list[str]:
-        doubtful = [
-            f.column.name for f in fields if f.column.source_type in _SPOILED and f.read in (_spotted, _spotted_utc)
-        ]
-        if not doubtful:
-            return []
-        return [
-            "PostgreSQL's ODBC driver changes dates that are infinite, before Christ or after 9999 in "
-            f"{', '.join(doubtful)}; read them with a SELECT where they occur"
-        ]
+        dates = [f.column.name for f in fields if f.read is _spotted or isinstance(f.read, _Instant)]
+        money = [f.column.name for f in fields if f.column.source_type == "money" and f.column.type != "decimal"]
+        told = []
+        if dates:
+            told.append(
+                "PostgreSQL's ODBC driver changes dates that are infinite, before Christ or after 9999 in "
+                f"{', '.join(dates)}; read them with a SELECT where they occur"
+            )
+        if money:
+            told.append(f"PostgreSQL's ODBC driver rounds large money in {', '.join(money)}; read it with a SELECT")
+        return told
 
     def query(self, statement: Statement, values: Sequence[Any]) -> Query:
         fields = self._plan(statement.sql, values)
@@ -243,7 +262,7 @@ def _wrapped_field(column: Described) -> Field:
 def _wrapped(sql: str, fields: Sequence[Field]) -> str:
     names = [f"c{i}" for i in range(len(fields))]
     casts = [READINGS[f.column.source_type].cast if f.column.source_type in READINGS else "" for f in fields]
-    selected = ", ".join(f"q.{name}::{cast}" if cast else f"q.{name}" for name, cast in zip(names, casts, strict=True))
+    selected = ", ".join((cast or "{}").format(f"q.{name}") for name, cast in zip(names, casts, strict=True))
     # A subquery with an ORDER BY keeps its order: it is not flattened, and nothing above it sorts or joins.
     return f"SELECT {selected} FROM (\n{sql}\n) AS q({', '.join(names)})"  # noqa: S608 # the operator's own statement
 
@@ -255,8 +274,14 @@ def _spotted(value: Any) -> Any:
     return value if isinstance(value, date | datetime | time) else _one_line(value)
 
 
-def _spotted_utc(value: Any) -> Any:
-    return _spotted(value).replace(tzinfo=UTC)
+@dataclass(frozen=True, slots=True)
+class _Instant:
+    """Reads what the driver made of a timestamptz: the time on the session's clock."""
+
+    clock: Clock
+
+    def __call__(self, value: Any) -> Any:
+        return self.clock.utc(_spotted(value))
 
 
 _INFINITE: Final = datetime(9999, 12, 31, 23, 59, 59)  # as the driver returns it

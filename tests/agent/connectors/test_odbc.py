@@ -527,6 +527,15 @@ def test_cancel_from_another_thread_stops_the_work_and_undoes_it(erp: Session) -
     assert erp.driver.alive()
 
 
+@BOTH
+def test_a_cancel_that_comes_before_the_first_row_is_asked_for_is_not_lost(erp: Session) -> None:
+    work = erp.pieces(erp.define(procedure="hangs"))
+    erp.driver.cancel()
+    with pytest.raises(Cancelled):
+        list(work)
+    assert erp.run({"n": 700}, procedure="quiet", params={"n": IN_INT}).rows == []
+
+
 ENDLESS = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1000000000) SELECT max(n) FROM c"
 
 

@@ -178,6 +178,17 @@ async def test_cancel_ends_a_running_statement_soon(erp: DriverConnector, postgr
         assert connection.execute("SELECT count(*) FROM written").fetchval() == 0
 
 
+async def test_a_cancel_while_the_driver_connects_is_not_lost(erp: DriverConnector, postgres: Postgres) -> None:
+    # The words are read in order: that there is a process means that it has not yet connected.
+    running_call = asyncio.ensure_future(all_of(erp, call("slow-write", seconds=30)))
+    await until(lambda: erp._running)
+    erp.cancel("cmd_test")
+    with pytest.raises(errors.Cancelled) as caught:
+        await running_call
+    assert "its process was ended" not in caught.value.message
+    assert running(postgres, "pg_sleep") == 0
+
+
 async def test_a_slow_consumer_makes_the_source_wait(erp: DriverConnector) -> None:
     pieces = erp.run(call("numbers", count=5_000_000))
     rows = 0
@@ -224,7 +235,7 @@ async def test_a_database_that_is_not_there_is_unavailable_and_untouched(tmp_pat
 
 async def test_a_driver_that_can_not_be_loaded_says_why_and_touched_nothing(tmp_path: Path) -> None:
     connector = DriverConnector(setup("x", tmp_path), "agent.connectors.nowhere:Driver")
-    with pytest.raises(errors.SourceUnavailable, match="No module named 'agent.connectors.nowhere'") as caught:
+    with pytest.raises(errors.SourceUnavailable, match=r"No module named 'agent\.connectors\.nowhere'") as caught:
         await all_of(connector, call("slow-write", seconds=1))
     assert not caught.value.touched
     await connector.close()
