@@ -62,7 +62,9 @@ def master_key(source: Source, folder: Path, *, create: bool) -> bytes:
         if not create:
             raise SecretError(f"{path} is missing, without which the vault can't be opened; put it back from a backup")
         fresh = secrets.token_bytes(KEY_BYTES)
-        durable_file.write(path, _protect(fresh) if source == "dpapi" else fresh, 0o400)
+        # On Windows this would be the read-only flag, which keeps nobody out and stands in the way of a backup.
+        mode = 0o600 if sys.platform == "win32" else 0o400
+        durable_file.write(path, _protect(fresh) if source == "dpapi" else fresh, mode)
     kept = _read(path)
     if source == "dpapi":
         return _mixed(_unprotect(kept, path), b"")

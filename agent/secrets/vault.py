@@ -28,14 +28,34 @@ from agent.errors import SecretError
 from agent.secrets.keyring_store import KeyringStore
 from agent.secrets.master_key import master_key, source_for_new
 
+FORMAT: Final = "outhaul-vault-1"
+LOCK_S: Final = 30.0  # seconds to wait for other programs, each of which needs milliseconds
+LOOK_S: Final = 0.01  # seconds between two looks at a lock
+_NONCE_BYTES: Final = 12
+_PROOF: Final = b"outhaul vault 1 proof"  # locked with the key, so that a wrong key is told from a damaged value
+
 if sys.platform == "win32":
     import msvcrt
+
+    def _lock(descriptor: int, folder: Path) -> None:
+        """Wait for our turn; LK_LOCK would look once a second only, and give up after ten."""
+        deadline = time.monotonic() + LOCK_S
+        while True:
+            try:
+                return msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            except OSError as exc:
+                if time.monotonic() > deadline:
+                    raise SecretError(
+                        f"{folder}: another program has used the vault for {LOCK_S:.0f} s; end it, and try again"
+                    ) from exc
+            time.sleep(LOOK_S)
+
 else:
     import fcntl
 
-FORMAT: Final = "outhaul-vault-1"
-_NONCE_BYTES: Final = 12
-_PROOF: Final = b"outhaul vault 1 proof"  # locked with the key, so that a wrong key is told from a damaged value
+    def _lock(descriptor: int, folder: Path) -> None:
+        """Wait for our turn."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 class VaultKeyring(KeyringBackend):
@@ -143,10 +163,7 @@ class VaultKeyring(KeyringBackend):
         except OSError as exc:
             raise SecretError(f"{self._folder} can't be used: {exc.strerror}; run this as the agent's account") from exc
         try:
-            if sys.platform == "win32":
-                msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-            else:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, self._folder)
             yield
         finally:
             os.close(descriptor)  # which ends the lock
