@@ -115,7 +115,9 @@ class Session:
             code = await self._process.wait()
             if self.ended is not None:
                 raise DriverCrashed(self.ended) from exc
-            raise DriverCrashed(f"the driver's process died ({_how(code)})") from exc
+            raise DriverCrashed(
+                f"the driver's process died ({_how(code)}); if it said why, that stands in the agent's log"
+            ) from exc
         return pipes.FROM_DRIVER.decode(header), payload
 
     def end(self, why: str) -> None:

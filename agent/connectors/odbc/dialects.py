@@ -95,6 +95,9 @@ class Dialect:
 
     connection: pyodbc.Connection
 
+    def __init__(self) -> None:
+        self._routines: dict[str, list[Routine]] = {}
+
     def options(self) -> Mapping[str, str]:
         """Return what is added to the connection string where the operator says nothing else."""
         return {}
@@ -137,7 +140,16 @@ class Dialect:
         return None
 
     def find(self, procedure: str) -> list[Routine] | None:
-        """Look a procedure up in the catalogue: all of that name; ``None`` where this can't be told."""
+        """Look a procedure up in the catalogue, once: all of that name; ``None`` where this can't be told."""
+        if procedure not in self._routines:
+            found = self.look_up(procedure)
+            if not found:
+                return found
+            self._routines[procedure] = found
+        return self._routines[procedure]
+
+    def look_up(self, procedure: str) -> list[Routine] | None:
+        """As ``find``, asking the database."""
         return None
 
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:

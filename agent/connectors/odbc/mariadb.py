@@ -82,7 +82,6 @@ class MariaDB(Dialect):
         self._clock = Clock(self._offsets, first=0, last=last)
         # All of them now: while the row sets of a procedure come, nothing else can be asked.
         self._clock.learn(range(_EPOCH.year, _EPOCH.year + last // _YEAR_S + 1))
-        self._routines: dict[str, list[Routine]] = {}
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
         # The zone again, as a procedure may have left another.
@@ -119,15 +118,7 @@ class MariaDB(Dialect):
     def explain(self, sql: str) -> str | None:
         return f"EXPLAIN {sql}" if first_word(sql, self.syntax) in _EXPLAINED else None
 
-    def find(self, procedure: str) -> list[Routine] | None:
-        if procedure not in self._routines:
-            found = self._look_up(procedure)
-            if not found:
-                return found
-            self._routines[procedure] = found
-        return self._routines[procedure]
-
-    def _look_up(self, procedure: str) -> list[Routine]:
+    def look_up(self, procedure: str) -> list[Routine]:
         parts = [bare(part) for part in split_name(procedure)]
         schema = parts[-2] if len(parts) > 1 else None
         where = "= ?" if schema else "= COALESCE(?, DATABASE())"

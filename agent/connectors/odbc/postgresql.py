@@ -12,17 +12,9 @@ import pyodbc
 from agent.connectors.base import Column, ColumnType
 from agent.connectors.odbc import types
 from agent.connectors.odbc.clock import Clock
-from agent.connectors.odbc.dialects import (
-    Argument,
-    Dialect,
-    Invocation,
-    Query,
-    Routine,
-    mismatch,
-    out_names,
-    plain_time,
-)
+from agent.connectors.odbc.dialects import Dialect, Invocation, Query, Routine, mismatch, plain_time
 from agent.connectors.odbc.metadata import Described, describe
+from agent.connectors.odbc.postgresql_routines import FIND, invocation, pairs_of, routine_of
 from agent.connectors.odbc.statements import Statement, Syntax, bare, first_word, split_name
 from agent.connectors.odbc.types import Field, Spoiled
 from agent.errors import SourceFailed
@@ -77,25 +69,11 @@ _UNNAMED: Final = ("", "unknown")  # types that the driver has no name for
 _SELECTS: Final = ("SELECT", "WITH", "VALUES", "TABLE")
 _EXPLAINED: Final = (*_SELECTS, "INSERT", "UPDATE", "DELETE", "MERGE")
 
-_FIND: Final = """
-SELECT p.prokind::text, p.proretset, format_type(p.prorettype, NULL),
-       array_to_json(coalesce(p.proargnames, '{}'))::text,
-       array_to_json(coalesce(p.proargmodes::text[], '{}'))::text,
-       array_to_json(ARRAY(SELECT format_type(t, NULL)
-                           FROM unnest(coalesce(p.proallargtypes, p.proargtypes::oid[])) WITH ORDINALITY a(t, n)
-                           ORDER BY n))::text,
-       p.pronargdefaults
-FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE p.proname = ? AND p.prokind IN ('f', 'p')
-  AND (n.nspname = ? OR (? = '' AND pg_catalog.pg_function_is_visible(p.oid)))
-  AND has_function_privilege(p.oid, 'EXECUTE')
-"""
 _OFFSETS: Final = """
 SELECT string_agg(extract(epoch FROM to_timestamp(n)::timestamp - (to_timestamp(n) AT TIME ZONE 'UTC'))::int::text,
                   ',' ORDER BY i)
 FROM unnest(?::bigint[]) WITH ORDINALITY AS u(n, i)
 """
-_DIRECTIONS: Final = {"i": "in", "o": "out", "b": "inout", "v": "in", "t": "out"}
 
 
 class PostgreSQL(Dialect):
@@ -126,7 +104,6 @@ class PostgreSQL(Dialect):
         connection.commit()
         self._wrappable: set[str] = set()
         self._raw: set[str] = set()
-        self._routines: dict[str, list[Routine]] = {}
         self._clocks: dict[str, Clock] = {}
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
@@ -157,7 +134,11 @@ class PostgreSQL(Dialect):
         return [int(offset) for offset in found.split(",")]
 
     def remarks(self, fields: Sequence[Field]) -> list[str]:
-        dates = [f.column.name for f in fields if f.read is _spotted or isinstance(f.read, _Instant)]
+        dates = [
+            f.column.name
+            for f in fields
+            if f.column.type in ("date", "datetime") and (f.read is _spotted or isinstance(f.read, _Instant))
+        ]
         money = [f.column.name for f in fields if f.column.source_type == "money" and f.column.type != "decimal"]
         told = []
         if dates:
@@ -170,10 +151,11 @@ class PostgreSQL(Dialect):
         return told
 
     def query(self, statement: Statement, values: Sequence[Any]) -> Query:
-        fields = self._plan(statement.sql, values)
-        return (
-            Query(statement.sql, values) if fields is None else Query(_wrapped(statement.sql, fields), values, fields)
-        )
+        return self._query(statement.sql, values)
+
+    def _query(self, sql: str, values: Sequence[Any]) -> Query:
+        fields = self._plan(sql, values)
+        return Query(sql, values) if fields is None else Query(_wrapped(sql, fields), values, fields)
 
     def _plan(self, sql: str, values: Sequence[Any]) -> tuple[Field, ...] | None:
         """
@@ -218,19 +200,11 @@ class PostgreSQL(Dialect):
     def explain(self, sql: str) -> str | None:
         return f"EXPLAIN {sql}" if first_word(sql, self.syntax) in _EXPLAINED else None
 
-    def find(self, procedure: str) -> list[Routine] | None:
-        if procedure not in self._routines:
-            found = self._look_up(procedure)
-            if not found:
-                return found
-            self._routines[procedure] = found
-        return self._routines[procedure]
-
-    def _look_up(self, procedure: str) -> list[Routine]:
+    def look_up(self, procedure: str) -> list[Routine]:
         parts = [bare(part, fold="lower") for part in split_name(procedure)]
         schema = parts[-2] if len(parts) > 1 else ""
-        rows = self.connection.execute(_FIND, parts[-1], schema, schema).fetchall()
-        return [_routine(*row) for row in rows]
+        rows = self.connection.execute(FIND, parts[-1], schema, schema).fetchall()
+        return [routine_of(*row) for row in rows]
 
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         routines = self.find(operation.procedure)
@@ -241,10 +215,9 @@ class PostgreSQL(Dialect):
                 touched=False,
             )
         for routine in routines:
-            pairs = _pairs(routine, operation)
+            pairs = pairs_of(routine, operation)
             if pairs is not None:
-                call = _call if routine.kind == "procedure" else _select
-                return call(operation, routine, pairs, values, self._plan)
+                return invocation(operation, routine, pairs, values, self._query)
         raise SourceFailed(mismatch(operation, routines), touched=False)
 
     def fetch(self, cursor_name: str, count: int) -> str:
@@ -285,102 +258,3 @@ class _Instant:
 
 
 _INFINITE: Final = datetime(9999, 12, 31, 23, 59, 59)  # as the driver returns it
-
-
-# --- procedures and functions ---------------------------------------------------------------------------
-
-
-def _routine(
-    kind: str, returns_set: bool, returns: str, names: str, modes: str, arg_types: str, defaults: int
-) -> Routine:
-    all_names, all_modes, all_types = (types.output("catalogue", "json", text) for text in (names, modes, arg_types))
-    arguments = []
-    for i, type_name in enumerate(all_types):
-        name = all_names[i] if i < len(all_names) else ""
-        mode = all_modes[i] if i < len(all_modes) else "i"
-        if mode == "t":
-            continue  # a column of RETURNS TABLE
-        arguments.append(Argument(name, _DIRECTIONS[mode], type_name))  # type: ignore[arg-type] # the table's values are directions
-    return Routine("procedure" if kind == "p" else "function", tuple(arguments), returns, returns_set)
-
-
-def _pairs(routine: Routine, operation: ProcedureOperation) -> list[tuple[Argument, str | None]] | None:
-    """
-    Return each argument with the declared parameter that it is, or ``None`` if they do not fit.
-
-    Arguments that are cursors need not be declared: they become row sets. The one OUT parameter
-    declared for a function may be what it returns.
-    """
-    names = list(operation.params)
-    pairs: list[tuple[Argument, str | None]] = []
-    for argument in routine.arguments:
-        if argument.type == "refcursor" and argument.direction != "in":
-            named = (
-                names[:1]
-                if names and operation.params[names[0]].direction != "in" and names[0] == argument.name
-                else []
-            )
-            pairs.append((argument, None))
-            names = names[len(named) :]
-            continue
-        if not names or operation.params[names[0]].direction != argument.direction:
-            return None
-        pairs.append((argument, names.pop(0)))
-    if not names:
-        return pairs
-    scalar = routine.kind == "function" and not routine.returns_set and len(names) == 1
-    no_outs = all(argument.direction == "in" for argument in routine.arguments)
-    return pairs if scalar and no_outs and operation.params[names[0]].direction == "out" else None
-
-
-def _placeholders(
-    pairs: Sequence[tuple[Argument, str | None]], values: Mapping[str, Any]
-) -> tuple[list[str], list[Any]]:
-    marks, bound = [], []
-    for argument, name in pairs:
-        if name is None or argument.direction == "out":
-            marks.append(f"NULL::{argument.type}")
-        else:
-            marks.append(f"?::{argument.type}")
-            bound.append(values.get(name))
-    return marks, bound
-
-
-def _call(
-    operation: ProcedureOperation,
-    routine: Routine,
-    pairs: Sequence[tuple[Argument, str | None]],
-    values: Mapping[str, Any],
-    plan: Any,
-) -> Invocation:
-    marks, bound = _placeholders(pairs, values)
-    coming = [(argument, name) for argument, name in pairs if argument.direction != "in"]
-    cursors = tuple(i for i, (_, name) in enumerate(coming) if name is None)
-    outputs = tuple(name or "" for _, name in coming)
-    query = Query(f"CALL {operation.procedure}({', '.join(marks)})", bound)
-    return Invocation(query, outputs, "row" if outputs else "rows", cursors)
-
-
-def _select(
-    operation: ProcedureOperation,
-    routine: Routine,
-    pairs: Sequence[tuple[Argument, str | None]],
-    values: Mapping[str, Any],
-    plan: Any,
-) -> Invocation:
-    marks, bound = _placeholders([pair for pair in pairs if pair[0].direction != "out"], values)
-    sql = f"SELECT * FROM {operation.procedure}({', '.join(marks)})"  # noqa: S608 # the operator's own name
-    if routine.returns == "void":
-        return Invocation(Query(f"SELECT {operation.procedure}({', '.join(marks)})", bound), (), "row")
-    if routine.returns == "refcursor" and not any(a.direction != "in" for a in routine.arguments):
-        return Invocation(Query(sql, bound), (), "cursors")
-    fields = plan(sql, bound)
-    query = Query(sql, bound) if fields is None else Query(_wrapped(sql, fields), bound, fields)
-    if routine.returns_set:
-        return Invocation(query)
-    coming = [(argument, name) for argument, name in pairs if argument.direction != "in"]
-    if coming:
-        cursors = tuple(i for i, (_, name) in enumerate(coming) if name is None)
-        return Invocation(query, tuple(name or "" for _, name in coming), "row", cursors)
-    outputs = out_names(operation)
-    return Invocation(query, outputs, "row" if outputs else "rows")

@@ -65,7 +65,7 @@ class SQLite(Dialect):
     def explain(self, sql: str) -> str | None:
         return f"EXPLAIN {sql}"
 
-    def find(self, procedure: str) -> list[Routine] | None:
+    def look_up(self, procedure: str) -> list[Routine] | None:
         return []
 
 

@@ -137,11 +137,14 @@ def pg(pg_server: Postgres) -> Iterator[Session]:
         yield opened
 
 
+TODAY = {
+    name: {"type": kind, "direction": "out"}
+    for name, kind in (("zone", "string"), ("day", "date"), ("clock", "string"))
+}
+
+
 def today(erp: Session) -> dict[str, Any]:
-    kinds = {"zone": "string", "day": "date", "clock": "string"}
-    return erp.run(
-        procedure="today", params={name: {"type": kind, "direction": "out"} for name, kind in kinds.items()}
-    ).outputs
+    return erp.run(procedure="today", params=TODAY).outputs
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])  # one of them has another date than UTC
@@ -197,9 +200,10 @@ def test_a_procedure_that_leaves_another_zone_behind_spoils_nothing(pg: Session)
 
 
 def test_out_parameters_that_the_driver_may_spoil_are_warned_of(pg: Session) -> None:
-    result = pg.run({"at": TOLD_APART[0]}, procedure="moment_out", params=AT_OUT)
-    assert len(result.remarks) == 1
-    assert "in out_at;" in result.remarks[0]
+    [remark] = pg.run({"at": TOLD_APART[0]}, procedure="moment_out", params=AT_OUT).remarks
+    assert "in out_at;" in remark
+    [remark] = pg.run(procedure="today", params=TODAY).remarks
+    assert "in day;" in remark
 
 
 # --- MariaDB ----------------------------------------------------------------------------------------------

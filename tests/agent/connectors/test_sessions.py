@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -236,6 +237,26 @@ async def test_a_database_that_is_not_there_is_unavailable_and_untouched(tmp_pat
 async def test_a_driver_that_can_not_be_loaded_says_why_and_touched_nothing(tmp_path: Path) -> None:
     connector = DriverConnector(setup("x", tmp_path), "agent.connectors.nowhere:Driver")
     with pytest.raises(errors.SourceUnavailable, match=r"No module named 'agent\.connectors\.nowhere'") as caught:
+        await all_of(connector, call("slow-write", seconds=1))
+    assert not caught.value.touched
+    await connector.close()
+
+
+async def test_a_process_that_dies_at_once_says_where_its_reason_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As an installation that is not whole: Python tells that there is no such module, and ends.
+    broken = [sys.executable, "-P", "-m", "agent.connectors.nowhere"]
+    monkeypatch.setattr(sessions, "worker_command", lambda: broken)
+    connector = DriverConnector(setup("x", tmp_path), CONNECTORS["odbc"])
+    with pytest.raises(errors.DriverCrashed, match=r"exit code 1.*stands in the agent's log"):
+        await all_of(connector, call("numbers", count=1))
+    await connector.close()
+
+
+async def test_a_process_that_can_not_be_started_touched_nothing_and_names_the_place(tmp_path: Path) -> None:
+    connector = DriverConnector(setup("x", tmp_path / "missing"), CONNECTORS["odbc"])
+    with pytest.raises(errors.SourceUnavailable, match=r"could not be started: .*missing") as caught:
         await all_of(connector, call("slow-write", seconds=1))
     assert not caught.value.touched
     await connector.close()
