@@ -28,7 +28,8 @@ def value_schema(param: Param) -> dict[str, Any]:
     if param.nullable:
         found = _or_null(found)
     words = [param.description] if param.description else []
-    if not complete:
+    # Beside a pattern too: who is refused by one should not have to read it.
+    if not complete or "pattern" in found or "anyOf" in found:
         words.append(f"Wants {wants(param)}.")
     if words:
         found["description"] = " ".join(words)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import jsonschema_rs
 import msgspec
 
 from cloud_broker.store.base import Effect
+
+MAX_REASON_CHARS: Final = 200  # of what a validator says, which shows the value
+
+_Kind = jsonschema_rs.ValidationErrorKind
 
 
 class _Operation(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ class Operation:
         self.name = entry.name
         self.connection = entry.connection
         self.effect: Effect = entry.effect
+        self._schema = entry.params
         try:
             self._validator = jsonschema_rs.Draft202012Validator(
                 entry.params,
@@ -64,10 +69,42 @@ class Operation:
 
     def problems(self, params: Any) -> list[Problem]:
         """Return what is wrong with ``params``, a decoded JSON value; empty if it fits."""
-        return [
-            Problem(".".join(str(step) for step in error.instance_path), error.message)
-            for error in self._validator.iter_errors(params)
-        ]
+        return [problem for error in self._validator.iter_errors(params) for problem in _told(error, self._schema)]
+
+
+def _told(error: jsonschema_rs.ValidationError, schema: Any) -> list[Problem]:
+    """Say what a schema's validator found in the words of one who calls an operation."""
+    place = [str(step) for step in error.instance_path]
+    parent = _at(schema, error.schema_path[:-1])
+    kind = error.kind
+    if isinstance(kind, _Kind.Required):
+        return [Problem(".".join([*place, kind.property]), "is required")]
+    if isinstance(kind, _Kind.AdditionalProperties):
+        known = ", ".join(parent.get("properties", {})) or "none"
+        return [Problem(".".join([*place, name]), f"is not known; known are {known}") for name in kind.unexpected]
+    wanted = parent.get("description")
+    if isinstance(kind, _Kind.Pattern | _Kind.AnyOf) and wanted:
+        # The agent's own words: a regular expression says to nobody what to do.
+        found = msgspec.json.encode(error.instance).decode()
+        return [Problem(".".join(place), f"{_short(found)} does not fit. {wanted}")]
+    return [Problem(".".join(place), _short(error.message))]
+
+
+def _at(schema: Any, path: Sequence[str | int]) -> dict[str, Any]:
+    """Return the part of a schema at ``path``; empty behind a reference, which the path does not show."""
+    for step in path:
+        try:
+            schema = schema[step]
+        except (LookupError, TypeError):
+            return {}
+    return schema if isinstance(schema, dict) else {}
+
+
+def _short(text: str) -> str:
+    """Return ``text`` without the middle of a huge value in it."""
+    return (
+        text if len(text) <= MAX_REASON_CHARS else f"{text[: MAX_REASON_CHARS // 2]}…{text[-MAX_REASON_CHARS // 2 :]}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

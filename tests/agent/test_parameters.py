@@ -402,7 +402,12 @@ def test_the_schema_says_what_the_file_says() -> None:
     found = schema(op)
     assert found["required"] == ["customer", "kind"]
     assert found["additionalProperties"] is False
-    customer = {"type": "string", "maxLength": 20, "pattern": "^(?:C[0-9]+)$", "description": "Its number."}
+    customer = {
+        "type": "string",
+        "maxLength": 20,
+        "pattern": "^(?:C[0-9]+)$",
+        "description": "Its number. Wants text of at most 20 characters that matches C[0-9]+.",
+    }
     assert found["properties"]["customer"] == customer
     assert found["properties"]["since"]["type"] == ["string", "null"]
     assert found["properties"]["since"]["default"] == "2000-01-01"
