@@ -506,6 +506,16 @@ def test_a_procedure_that_hangs_is_stopped_by_the_database_and_undone(erp: Sessi
 
 
 @BOTH
+def test_a_clock_that_ticks_seldom_as_that_of_windows_lets_no_interrupted_procedure_through(
+    erp: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    with pytest.raises(TimedOut, match="timeout of 1 s"):
+        erp.run(procedure="hangs", timeout_s=1.0)
+    assert orders(erp, "hangs") == 0
+
+
+@BOTH
 def test_cancel_from_another_thread_stops_the_work_and_undoes_it(erp: Session) -> None:
     name = erp.define(procedure="hangs")
     stop = threading.Event()
