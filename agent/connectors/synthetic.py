@@ -39,7 +39,7 @@ class SyntheticConnector(Connector):
         stop = self._running[call.command_id] = asyncio.Event()
         try:
             if operation.synthetic == "echo":
-                yield Outputs(msgspec.json.decode(call.params))
+                yield Outputs(msgspec.json.decode(call.params, type=dict[str, msgspec.Raw]))
             elif operation.synthetic == "rows":
                 async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), stop):
                     yield piece
