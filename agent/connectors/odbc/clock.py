@@ -64,6 +64,14 @@ class Clock:
                 _Span(edge, until, after[edge]) for edge, until in pairwise(edges) if edge < until
             )
 
+    @property
+    def steady(self) -> bool:
+        """Whether the clock was never put in the years that were learned."""
+        return len(self._offsets()) == 1
+
+    def _offsets(self) -> set[int]:
+        return {span.offset for spans in self._years.values() for span in spans}
+
     def utc(self, wall: datetime) -> datetime:
         """
         Return the instant at which the clock showed ``wall``.
@@ -90,7 +98,7 @@ class Clock:
         seconds = (plain - _EPOCH) // _SECOND
         offsets = [span.offset for span in self._spans(plain.year) if span.start <= seconds < span.end]
         if not offsets:
-            offsets = list({span.offset for spans in self._years.values() for span in spans})
+            offsets = list(self._offsets())
         if len(offsets) != 1:
             raise Spoiled("lies where the database's time zone is not known; give it without an offset")
         shown = plain + timedelta(seconds=offsets[0])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final, Literal
 
 import pyodbc
@@ -24,8 +25,8 @@ from agent.connectors.odbc.dialects import (
     out_names,
     plain_time,
 )
-from agent.connectors.odbc.metadata import Described
-from agent.connectors.odbc.statements import Syntax, bare, first_word, split_name
+from agent.connectors.odbc.metadata import Described, describe
+from agent.connectors.odbc.statements import Statement, Syntax, bare, first_word, split_name
 from agent.connectors.odbc.types import Field
 from agent.errors import SourceFailed
 from agent.settings import ProcedureOperation
@@ -43,6 +44,7 @@ _TEXTS: Final = (1, 12, -1, -8, -9, -10)  # as text of the driver they would end
 _EPOCH: Final = date(1970, 1, 1)
 _INSTANTS: Final = (2**31, 2**32 - 1)  # where TIMESTAMP ends: before the first, since MariaDB 11.5 with the second
 _YEAR_S: Final = 31_556_952  # seconds, on average
+_ALL_ROWS: Final = 2**64 - 1
 _SECONDS: Final = len("2024-02-29T12:34:56")
 
 _EXPLAINED: Final = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "REPLACE", "VALUES")
@@ -59,7 +61,8 @@ class MariaDB(Dialect):
     """
     MariaDB and MySQL.
 
-    Sessions keep the server's time zone. TIMESTAMP arrives without it, and is turned into the instant that it is.
+    Sessions keep the server's time zone. TIMESTAMP arrives without it, and is turned into the instant that it is;
+    a SELECT that only reads hands over the instant itself.
     OUT parameters come back as the last row set.
     """
 
@@ -78,12 +81,15 @@ class MariaDB(Dialect):
         row = connection.execute(f"SELECT @@SESSION.time_zone, FROM_UNIXTIME({_INSTANTS[0]}) IS NULL").fetchone()
         assert row is not None  # noqa: S101 # a SELECT without FROM has one row
         self._zone = str(row[0])
+        self._read_only = False
+        self._untouched: set[str] = set()  # statements that are run in their own words
         last = _INSTANTS[0] - 1 if int(row[1]) else _INSTANTS[1]
         self._clock = Clock(self._offsets, first=0, last=last)
         # All of them now: while the row sets of a procedure come, nothing else can be asked.
         self._clock.learn(range(_EPOCH.year, _EPOCH.year + last // _YEAR_S + 1))
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
+        self._read_only = read_only
         # The zone again, as a procedure may have left another.
         zone = self._zone.replace("'", "''")
         self.connection.execute(f"SET SESSION max_statement_time = {timeout_s:.3f}, SESSION time_zone = '{zone}'")
@@ -103,6 +109,44 @@ class MariaDB(Dialect):
             return types.plain_field(column)
         kind, read = _READERS[column.source_type]
         return Field(Column(column.name, kind, column.source_type), read)
+
+    def query(self, statement: Statement, values: Sequence[Any]) -> Query:
+        columns = self._with_instants(statement.sql, values)
+        if not columns:
+            return super().query(statement, values)
+        names = [f"c{i}" for i in range(len(columns))]
+        selected = [
+            f"UNIX_TIMESTAMP({name})" if column.source_type == "timestamp" else name
+            for name, column in zip(names, columns, strict=True)
+        ]
+        # A subquery keeps its order only if it has a LIMIT.
+        sql = (
+            f"WITH q({', '.join(names)}) AS (({statement.sql}\n) LIMIT {_ALL_ROWS}) "  # noqa: S608 # the operator's own statement
+            f"SELECT {', '.join(selected)} FROM q"
+        )
+        fields = [
+            Field(Column(column.name, "datetime", "timestamp"), _read_epoch)
+            if column.source_type == "timestamp"
+            else self.field(column)
+            for column in columns
+        ]
+        return Query(sql, values, tuple(fields))
+
+    def _with_instants(self, sql: str, values: Sequence[Any]) -> list[Described]:
+        """
+        Return the columns of a SELECT with timestamps in it, which local time might not tell; else nothing.
+
+        Only where nothing can be written: asked for its columns, a statement may run the functions in it.
+        """
+        if not self._read_only or self._clock.steady or sql in self._untouched:
+            return []
+        if first_word(sql, self.syntax) == "SELECT":
+            with contextlib.suppress(pyodbc.Error):  # not to be put in brackets, or wrong: then in its own words
+                columns = describe(self.connection.execute(f"({sql}\n) LIMIT 0", *values))
+                if any(column.source_type == "timestamp" for column in columns):
+                    return columns
+        self._untouched.add(sql)
+        return []
 
     def _instant(self, text: str) -> str:
         plain = types.read_datetime(text)
@@ -162,6 +206,15 @@ class MariaDB(Dialect):
         answer: Literal["rows", "last"] = "last" if outputs else "rows"
         sql = f"CALL {operation.procedure}({', '.join('?' * len(operation.params))})"
         return Invocation(Query(sql, given(operation, values)), outputs, answer)
+
+
+def _read_epoch(value: Any) -> str:
+    """Turn seconds since 1970 into RFC 3339, with the digits that they have."""
+    seconds, _, fraction = str(value).partition(".")
+    if not float(value):
+        raise types.Spoiled("is a zero date")  # which is how TIMESTAMP keeps them
+    shown = datetime.fromtimestamp(int(seconds), UTC).isoformat()[:_SECONDS]
+    return f"{shown}.{fraction}Z" if fraction else f"{shown}Z"
 
 
 def _fits(routine: Routine, operation: ProcedureOperation) -> bool:

@@ -260,20 +260,66 @@ def test_mariadbs_timestamps_are_exact(maria: Session, at: str) -> None:
     assert called.rows[1] == [{"one": 1}]
 
 
+def write_in_utc(server: MariaDB, at: str) -> None:
+    in_utc = "SET time_zone = '+00:00'; DELETE FROM moments; INSERT INTO moments VALUES"
+    server.execute_script(f"{in_utc} ('{at.rstrip('Z')}')", "zones")
+
+
 @pytest.mark.parametrize("at", TWICE)
-def test_the_hour_that_comes_twice_is_refused_in_mariadb_both_ways(
+def test_the_hour_that_comes_twice_is_exact_where_mariadb_only_reads(
     maria: Session, maria_server: MariaDB, at: str
 ) -> None:
+    write_in_utc(maria_server, at)
+    assert maria.value("SELECT at FROM moments") == at.replace("Z", ".000000Z")
+    # As any other statement, and as a procedure, it has local time only.
+    with pytest.raises(ValueUnreadable, match=r"column at: .*twice"):
+        maria.run(sql="SELECT at FROM moments")
+    # What the reference advises.
+    with session(f"{maria_server.odbc('zones')};InitStmt={{SET time_zone = '+00:00'}}") as erp:
+        assert same(erp.run(sql="SELECT at FROM moments").rows[0][0]["at"], at)
+
+
+@pytest.mark.parametrize("at", TWICE)
+def test_the_hour_that_comes_twice_can_not_be_said_to_mariadb(maria: Session, at: str) -> None:
     with pytest.raises(ParametersInvalid, match=r"at: .*twice"):
         maria.run({"at": at}, sql="INSERT INTO moments VALUES (:at)", params=AT)
-    in_utc = "SET time_zone = '+00:00'; DELETE FROM moments; INSERT INTO moments VALUES"
-    maria_server.execute_script(f"{in_utc} ('{at.rstrip('Z')}')", "zones")
-    with pytest.raises(ValueUnreadable, match=r"column at: .*twice"):
-        maria.value("SELECT at FROM moments")
-    # What the reference advises.
-    fixed = f"{maria_server.odbc('zones')};InitStmt={{SET time_zone = '+00:00'}}"
-    with session(fixed) as erp:
-        assert same(erp.value("SELECT at FROM moments"), at)
+
+
+def test_a_select_of_mariadb_keeps_its_order_names_and_types_around_instants(
+    maria: Session, maria_server: MariaDB
+) -> None:
+    write_in_utc(maria_server, TOLD_APART[3])
+    columns = """seq AS n, at, at AS at, 1.50 AS price, 'é' AS t, x'00ff' AS b, CAST(seq AS UNSIGNED) AS u,
+        CAST(NULL AS DATE) AS d, CURRENT_DATE AS today"""
+    sql = f"SELECT {columns} FROM seq_1_to_5000, moments ORDER BY MD5(seq) -- so\n"  # noqa: S608 # the test's own text
+    reads, writes = maria.run(sql=sql, effect="read"), maria.run(sql=sql)
+    assert reads.columns == writes.columns
+    assert reads.rows == writes.rows
+    assert list(reads.rows[0][0]) == ["n", "at", "at_2", "price", "t", "b", "u", "d", "today"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH m AS (SELECT at FROM moments) SELECT at FROM m",
+        "SELECT at FROM moments UNION SELECT NULL ORDER BY at DESC LIMIT :n",
+        "SELECT at FROM moments WHERE :n = 1",
+        "(SELECT at FROM moments)",
+    ],
+)
+def test_any_select_of_mariadb_can_be_asked_for_its_columns(maria: Session, maria_server: MariaDB, sql: str) -> None:
+    write_in_utc(maria_server, TOLD_APART[3])
+    params = {"n": {"type": "integer", "default": 1}} if ":n" in sql else {}
+    assert same(maria.value(sql, params=params), TOLD_APART[3])
+
+
+def test_a_zero_date_of_mariadb_is_refused_in_any_zone(maria: Session, maria_server: MariaDB) -> None:
+    maria_server.execute_script(
+        "SET sql_mode = ''; DELETE FROM moments; INSERT INTO moments VALUES ('0000-00-00')", "zones"
+    )
+    for effect in ("read", "idempotent"):
+        with pytest.raises(ValueUnreadable, match="column at: "):
+            maria.run(sql="SELECT at FROM moments", effect=effect)
 
 
 def test_a_zone_that_a_procedure_of_mariadb_left_behind_is_put_back(maria: Session) -> None:
