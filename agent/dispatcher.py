@@ -24,7 +24,7 @@ from agent.gate import Gate
 from agent.parameters import decode
 from agent.policy import judge, permitted
 from agent.results import Result
-from agent.settings import Effect, Operation, PickOperation, Settings
+from agent.settings import DropOperation, Effect, Operation, PickOperation, Settings
 from protocol.messages import Accepted, AnyMessage, Completed, Held, Run, Started
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Dispatcher:
             running.result.abandon()
             if running.effect == "read":
                 connector.cancel(command_id)
-        elif running.succeeded and isinstance(running.operation, PickOperation):
+        elif running.succeeded and _settles(running.operation):
             task = asyncio.create_task(self._settle(connector, running), name=f"settle {command_id}")
             self._aside.add(task)
             task.add_done_callback(self._aside.discard)
@@ -293,6 +293,13 @@ class Dispatcher:
                 exc.message,
                 extra={"event": "settle_failed", "command": running.run.id},
             )
+
+
+def _settles(operation: Operation) -> bool:
+    """Whether something is left to do at the source once the broker has the result."""
+    if isinstance(operation, PickOperation):
+        return operation.then != "keep"
+    return isinstance(operation, DropOperation) and operation.effect == "once"
 
 
 def _masked(values: dict[str, Any], mask: tuple[str, ...]) -> dict[str, Any]:
