@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from agent.settings import Log
+from protocol.plain_text import plain
 
 # What every log record has; whatever else is on one was given as `extra` and is a fact to show.
 _USUAL: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -25,7 +26,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         told = "".join(f" {name}={value}" for name, value in facts(record).items() if name != "event")
-        text = f"{time} {record.levelname:<7} {record.getMessage()}{' ' if told else ''}{told}"
+        # Correlation ids and names come from the cloud: nobody there may write lines of ours.
+        text = plain(f"{time} {record.levelname:<7} {record.getMessage()}{' ' if told else ''}{told}")
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return text

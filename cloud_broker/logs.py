@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from cloud_broker.settings import LogSettings
+from protocol.plain_text import plain
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -35,9 +36,7 @@ class TextLines(logging.Formatter):
         """Return one line, and the traceback below it if there is one."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         told = "".join(f" {name}={value}" for name, value in facts(record).items() if name != "event")
-        line = f"{time} {record.levelname.lower()} {record.getMessage()}{told}".replace("\r", "\\r").replace(
-            "\n", "\\n"
-        )
+        line = plain(f"{time} {record.levelname.lower()} {record.getMessage()}{told}")
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -17,17 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cloud_broker.client.records import Column
+from protocol.plain_text import plain
 
 PIPE_WIDTH: Final = 1_000_000  # characters: in a file nothing is shortened
 NARROW: Final = 8  # characters a column needs to be of use on a terminal
 GAP: Final = 2  # characters between two columns
 NUMBERS: Final = frozenset({"integer", "decimal", "number"})
-
-# What a terminal would obey instead of show: an ERP's text must not move the cursor.
-_CONTROLS: Final = {
-    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-} | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 
 
 class Number(str):
@@ -149,8 +144,3 @@ def compact(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(compact, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
-
-
-def plain(text: str) -> str:
-    """Return a text without anything that a terminal would obey."""
-    return str(text).translate(_CONTROLS).encode("utf-8", "backslashreplace").decode("utf-8")

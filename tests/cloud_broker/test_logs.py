@@ -24,6 +24,12 @@ def test_text_is_one_line_whatever_is_in_it() -> None:
     assert line == "1970-01-01T00:00:00.000+00:00 warning rows cut\\nERROR all is lost\\r command=cmd_1"
 
 
+def test_a_caller_moves_no_cursor() -> None:
+    line = TextLines().format(record("rows cut", correlation_id="\x1b[2J\x9b2J\u2028ü"))
+
+    assert line.endswith("rows cut correlation_id=\\x1b[2J\\x9b2J\\u2028ü")
+
+
 def test_json_is_one_object_with_all_facts() -> None:
     line = JsonLines().format(record("rows\ncut", event="rows_cut", command="cmd_1"))
 

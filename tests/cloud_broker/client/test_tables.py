@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from cloud_broker.client.tables import Number, compact, fitted, plain
+from cloud_broker.client.tables import Number, compact, fitted
+from protocol.plain_text import plain
 
 
 @pytest.mark.parametrize(
