@@ -95,10 +95,13 @@ async def _note_use(request: Request, key: ApiKey, now: float) -> None:
 
 
 def _only_known_query(request: Request) -> None:
-    """Refuse a misspelt filter, which would otherwise list everything."""
+    """Refuse a misspelt filter, which would otherwise list everything, and one of two, which would be dropped."""
     if request.scope.get("query_string"):
         known = [field.alias for field in request.scope["route"].dependant.query_params]
         unknown = sorted(set(request.query_params) - set(known))
         if unknown:
             names = ", ".join(known) if known else "none"
             raise RequestInvalid(f"Unknown query parameter {unknown[0]!r}; known here: {names}.")
+        for name in known:
+            if len(request.query_params.getlist(name)) > 1:
+                raise RequestInvalid(f"{name}: wants one value, found {request.query_params.getlist(name)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -40,6 +41,7 @@ MAX_PRIORITY: Final = 100
 MAX_PAGE: Final = 200  # commands in one part of a list
 
 NULL: Final = msgspec.Raw(b"null")
+ID: Final = re.compile(r"cmd_[0-9a-hjkmnp-tv-z]{26}")
 
 router = APIRouter(prefix="/v1/commands", tags=["commands"])
 
@@ -176,6 +178,8 @@ async def search(
     who = await caller(request, "commands:read")
     if since is not None and since.tzinfo is None:
         raise RequestInvalid("since: wants a time with its zone, such as 2026-01-31T12:00:00Z.")
+    if cursor is not None and ID.fullmatch(cursor) is None:
+        raise RequestInvalid(f"cursor: wants `next` of the part before as it stands, found {cursor!r}.")
     there = services(request)
     wanted = CommandFilter(state, operation, agent, correlation_id, since.timestamp() if since else None)
     page = await there.store.commands(who.scope, wanted, cursor, limit)

@@ -19,12 +19,14 @@ class HealthView(msgspec.Struct, frozen=True):
     status: str = "ok"
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **describe("Is the process alive?", answers={200: ("It is.", HealthView)}))
 async def alive() -> Response:
     """Answer; no more is asked."""
     return answer(HealthView())
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     **describe("Can it take work?", answers={200: ("It can.", HealthView)}, problems=[Unavailable]),

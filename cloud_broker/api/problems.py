@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cloud_broker.errors import BrokerError, MethodNotAllowed, NotFound, RequestInvalid, Unauthenticated
 
 MEDIA_TYPE: Final = "application/problem+json"
-METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 log = logging.getLogger(__name__)
 

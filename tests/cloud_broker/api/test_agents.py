@@ -87,6 +87,8 @@ async def test_health_needs_no_key(broker: Broker) -> None:
     async with broker.client() as nobody:
         assert (await nobody.get("/healthz")).json() == {"status": "ok"}
         assert (await nobody.get("/readyz")).json() == {"status": "ok"}
+        for probe in ("/healthz", "/readyz"):  # what load balancers ask
+            assert (await nobody.head(probe)).status_code == 200
 
 
 async def test_a_broker_that_agents_can_not_dial_is_not_ready(broker: Broker) -> None:

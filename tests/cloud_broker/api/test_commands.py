@@ -303,7 +303,19 @@ async def test_parameters_beyond_their_limit_are_refused(acme: httpx2.AsyncClien
 
 @pytest.mark.parametrize(
     "query",
-    ["stat=failed", "state=asleep", "limit=0", "limit=201", "limit=x", "since=yesterday", "since=2026-01-01T00:00"],
+    [
+        "stat=failed",
+        "state=asleep",
+        "state=failed&state=queued",
+        "cursor=abc",
+        "cursor=cmd_1",
+        "cursor=",
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "since=yesterday",
+        "since=2026-01-01T00:00",
+    ],
 )
 async def test_a_bad_filter_is_refused_by_name(acme: httpx2.AsyncClient, query: str) -> None:
     answer = await acme.get(f"/v1/commands?{query}")

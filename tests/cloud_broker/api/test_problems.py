@@ -93,8 +93,8 @@ async def test_an_unknown_route_is_a_problem(acme: httpx2.AsyncClient, method: s
         ("PUT", "/v1/commands", "GET, POST"),
         ("DELETE", "/v1/commands/cmd_1", "GET"),
         ("GET", "/v1/commands/cmd_1/cancel", "POST"),
-        ("POST", "/healthz", "GET"),
-        ("POST", "/openapi.json", "GET"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("POST", "/openapi.json", "GET, HEAD"),
     ],
 )
 async def test_another_method_is_told_the_right_ones(
