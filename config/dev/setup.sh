@@ -37,8 +37,9 @@ find_python() {
 missing_packages() {
     find_python >/dev/null || echo python3 python3-venv
     have_postgresql && have psql || echo postgresql
-    # The core packages: the programs without a service that would start by itself.
-    have mariadbd && have mariadb-install-db && have mariadb || echo mariadb-server-core mariadb-client-core
+    # Without the package mariadb-server, whose service would start by itself.
+    have mariadbd && have mariadb-install-db && have mariadb-tzinfo-to-sql || echo mariadb-server-core mariadb-client
+    [[ -e /usr/share/zoneinfo/Europe/Berlin ]] || echo tzdata
     have odbcinst || echo unixodbc odbcinst
     odbc_driver 'PostgreSQL Unicode' || echo odbc-postgresql
     odbc_driver 'MariaDB Unicode' || echo odbc-mariadb
