@@ -14,6 +14,10 @@ VERSION: Final = 1  # of the protocol; the greeting carries a list, so that rele
 MAX_COMMAND_BYTES: Final = 1_048_576  # bytes; parameters of one command: more belongs in a blob
 MAX_HEADER_BYTES: Final = 1_048_576  # bytes; the largest header is a `holding` of many commands
 MAX_MESSAGE_BYTES: Final = 2 * 1_048_576 + 65_536  # bytes; one record of each limit above, and its lengths
+MAX_OUTPUT_BYTES: Final = 1_048_576  # bytes; outputs of one command: with BATCH_BYTES and a header they fit a message
+MAX_ROW_SETS: Final = 1_000  # of one command; each stands in the header of its Completed
+MAX_COLUMN_BYTES: Final = 1_048_576  # bytes; names and types of all columns of one result, which a broker holds
+MAX_WARNINGS: Final = 20  # of one command, each as long as an error text at most
 CHUNK_BYTES: Final = 65_536  # bytes; a larger chunk would keep small results waiting on a thin line
 BATCH_BYTES: Final = 131_072  # bytes; records written together in one websocket message at most
 MAX_CATALOGUE_BYTES: Final = 1_048_576  # bytes; a few thousand operations with their schemas
@@ -22,6 +26,7 @@ STREAM_WINDOW_BYTES: Final = 1_048_576  # bytes per command; 80 ms of round trip
 LINK_WINDOW_BYTES: Final = 4 * 1_048_576  # bytes per link; bounds what one agent can make a broker hold
 
 BEAT_S: Final = 20.0  # seconds; below the 30 to 60 s after which common proxies cut an idle link
+MIN_BEAT_S: Final = 0.1  # seconds; a peer that announces a shorter silence gets no storm of beats
 SILENCE_S: Final = 45.0  # seconds; two beats and a little: then the peer is gone and the link is closed
 GREETING_S: Final = 10.0  # seconds from the open link to the greeting
 

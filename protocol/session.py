@@ -127,6 +127,7 @@ class Session:
         self._control: deque[Record] = deque()
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._link_window = Window(0)
+        self._told_what_is_held = False
         self._last_heard = now
         self._last_said = now
         self._opened = now
@@ -247,6 +248,9 @@ class Session:
 
     def _hear(self, record: Record) -> bool:
         message = record.message
+        if self.stage is Stage.CLOSED:
+            # What was on its way when one side said goodbye: no rule holds for it any more, so nobody may act on it.
+            return False
         if not isinstance(message, self._hears):
             raise RemoteProtocolError(f"{type(message).__name__} is not for the peer of the {self.side} to say")
         if isinstance(message, ABOUT_COMMANDS):
@@ -270,9 +274,6 @@ class Session:
     # --- the rules, the same for what is said and what is heard -----------------------------------
 
     def _step(self, message: AnyMessage, payload_size: int = 0) -> None:
-        if self.stage is Stage.CLOSED:
-            # What was on its way when one side said goodbye.
-            return
         if isinstance(message, Goodbye | Enrol | Enrolled):
             return
         if self.stage is Stage.GREETING:
@@ -280,8 +281,7 @@ class Session:
         elif isinstance(message, Hello | Welcome):
             raise RemoteProtocolError(f"a second {type(message).__name__}")
         elif isinstance(message, Holding):
-            for held in message.commands:
-                self._talks[held.id] = _Talk(held.epoch, Phase.HELD)
+            self._holding(message)
         elif isinstance(message, ABOUT_COMMANDS):
             self._command(message, payload_size)
 
@@ -299,10 +299,19 @@ class Session:
             # Both ends count the same window: the broker to see that it is kept.
             window = self.peer if self.side is Side.AGENT else self.own
             self._link_window = Window(window.link_window_bytes)
-            self.beat_s = min(message.beat_s, self.peer.silence_s / 2.25)
+            self.beat_s = max(limits.MIN_BEAT_S, min(message.beat_s, self.peer.silence_s / 2.25))
             self.stage = Stage.OPEN
         elif not isinstance(message, Beat):
             raise RemoteProtocolError(f"{type(message).__name__} before the greeting")
+
+    def _holding(self, message: Holding) -> None:
+        if self._told_what_is_held:
+            raise RemoteProtocolError("a second Holding")
+        self._told_what_is_held = True
+        for held in message.commands:
+            if held.id in self._talks:
+                raise RemoteProtocolError(f"{held.id}: held twice, or already under way")
+            self._talks[held.id] = _Talk(held.epoch, Phase.HELD)
 
     def _command(
         self,
@@ -324,7 +333,8 @@ class Session:
             self._at(talk, message.id, message.offset)
         elif isinstance(message, Chunk):
             self._at(talk, message.id, message.offset)
-            if payload_size > limits.CHUNK_BYTES:
+            # An empty one would take no credit, so nothing would bound how many come.
+            if not 0 < payload_size <= limits.CHUNK_BYTES:
                 raise RemoteProtocolError(f"{message.id}: a chunk of {payload_size} bytes")
             if not (talk.window.covers(payload_size) and self._link_window.covers(payload_size)):
                 raise RemoteProtocolError(f"{message.id}: {payload_size} bytes without credit")
@@ -342,11 +352,13 @@ class Session:
             raise RemoteProtocolError(f"{command_id}: offset {offset} where {talk.offset} comes next")
 
     def _resumed(self, message: Resume) -> None:
+        _not_negative(message.id, message.credit)
         talk = self._talks[message.id]
         talk.offset = message.offset
         talk.window = Window(message.credit)
 
     def _granted(self, message: Credit) -> None:
+        _not_negative(message.id, message.bytes)
         self._link_window.give(message.bytes)
         talk = self._talks.get(message.id)
         if talk is not None:
@@ -393,3 +405,8 @@ class Session:
             self._lanes.clear()
             self._control.append(Record(goodbye))
             self.stage = Stage.CLOSED
+
+
+def _not_negative(command_id: str, credit: int) -> None:
+    if credit < 0:
+        raise RemoteProtocolError(f"{command_id}: a credit of {credit} bytes")

@@ -167,7 +167,10 @@ AGENT_FAULTS: list[tuple[str, AnyMessage, bytes]] = [
     ("offset 7 where 0 comes next", Chunk(ID, 1, 7, 1), b"x"),
     ("without credit", Chunk(ID, 1, 0, 1), b"x" * 60_000),
     ("a chunk of", Chunk(ID, 1, 0, 1), b"x" * (limits.CHUNK_BYTES + 1)),
+    ("a chunk of 0 bytes", Chunk(ID, 1, 0, 1), b""),
     ("while it is unknown", Started("cmd_9", 1), b""),
+    ("already under way", Holding([Held(ID, 1, ended=False)]), b""),
+    ("held twice", Holding([Held("cmd_2", 1, ended=False), Held("cmd_2", 2, ended=False)]), b""),
     ("attempt 2 while 1", Chunk(ID, 2, 0, 1), b"x"),
     ("not for the peer", Ack(ID, 1), b""),
     ("a second Hello", HELLO, b""),
@@ -187,6 +190,29 @@ def test_an_agent_that_breaks_the_rules_is_told_so_and_cut_off(
     (goodbye,) = decode(pair.broker.next_message(0.0))
     assert isinstance(goodbye.message, Goodbye)
     assert goodbye.message.code == "protocol"
+
+
+def test_what_is_held_is_told_once() -> None:
+    pair = Pair()
+    pair.agent_says(Holding([]))
+    with pytest.raises(RemoteProtocolError, match="a second Holding"):
+        pair.broker.receive(encode(Record(Holding([]))), 0.0)
+
+
+@pytest.mark.parametrize("message", [Credit(ID, -1), Resume("cmd_2", 1, 0, -1)])
+def test_a_broker_can_not_grant_less_than_nothing(message: AnyMessage) -> None:
+    pair = Pair()
+    pair.agent_says(Holding([Held("cmd_2", 1, ended=False)]))
+    with pytest.raises(RemoteProtocolError, match="a credit of -1 bytes"):
+        pair.running().agent.receive(encode(Record(message)), 0.0)
+
+
+def test_what_comes_after_the_end_is_not_acted_on() -> None:
+    pair = Pair().running()
+    run = Run(id="cmd_2", epoch=1, operation="echo", expires_in_s=60.0, credit=10)
+    pair.broker.say(run)
+    pair.agent.end("stopping")
+    assert pair.to_agent() == []
 
 
 GARBAGE: list[bytes | str] = [
@@ -232,6 +258,15 @@ def test_a_side_with_nothing_to_say_beats() -> None:
     pair.now = pair.agent.next_tick()
     pair.agent.tick(pair.now)
     assert [r.message for r in decode(pair.agent.next_message(pair.now))] == [Beat()]
+
+
+def test_a_peer_that_can_bear_no_silence_gets_no_storm_of_beats() -> None:
+    broker = Session(Side.BROKER, WELCOME.limits, now=0.0)
+    hello = Hello(versions=[1], release="0", features=[], limits=Limits(silence_s=0.0), boot="b", time=0.0)
+    broker.receive(encode(Record(hello)), 0.0)
+    broker.welcome(WELCOME)
+    broker.next_message(0.0)
+    assert broker.next_tick() == limits.MIN_BEAT_S
 
 
 @pytest.mark.parametrize("side", ["agent", "broker"])
