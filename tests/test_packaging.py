@@ -134,6 +134,22 @@ def test_the_wheel_has_its_licence_and_three_programs(wheel: zipfile.ZipFile) ->
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
+def test_without_its_extra_a_program_says_what_to_install(wheel: zipfile.ZipFile, program: str) -> None:
+    module, _, function = project()["scripts"][program].partition(":")
+    code = (
+        f"import sys; sys.path.insert(0, {wheel.filename!r}); sys.argv[0] = {program!r}\n"
+        f"from {module} import {function}; sys.exit({function}())"
+    )
+    # Isolated and without the packages of this environment.
+    bare = [sys.executable, "-I", "-S", "-c", code, "version"]
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        rf"{program}: the Python package '\w+' is not installed here; .*pip install '.*'\n", done.stderr
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_tells_its_words(program: str) -> None:
     path = Path(sys.executable).parent / program
     done = subprocess.run([str(path), "--help"], capture_output=True, text=True, check=False)
