@@ -26,6 +26,7 @@ lint: setup ## ruff and mypy
 	@$(PY) -m ruff format --quiet --check .
 	@echo "== mypy --strict"
 	@$(PY) -m mypy --no-error-summary
+	@$(PY) -m mypy --no-error-summary --platform win32 protocol agent
 
 format: setup ## write the code as ruff has it
 	@$(PY) -m ruff check --quiet --fix .
