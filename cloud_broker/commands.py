@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
@@ -62,11 +62,13 @@ class Submission:
     key_id: str = ""
 
 
+# Not what is about the request only: its idempotency key, its trace, the key that it came with.
+_THE_WORK: Final = ("operation", "agent", "group", "ttl_s", "correlation_id", "ordering_key", "priority")
+
+
 def fingerprint(submission: Submission) -> str:
     """Return a digest that two submissions share only if they ask for the same."""
-    asked: dict[str, Any] = asdict(submission)
-    for about_the_request in ("idempotency_key", "traceparent", "key_id"):
-        del asked[about_the_request]
+    asked = {name: getattr(submission, name) for name in _THE_WORK}
     asked["params"] = _EXACT.decode(submission.params)
     return hashlib.sha256(_CANONICAL.encode(asked)).hexdigest()
 

@@ -257,7 +257,10 @@ class Router:
     # --- queues -----------------------------------------------------------------------------------
 
     def _line(self, tenant: str, agent: str) -> Line:
-        return self._lines.setdefault((tenant, agent), Line(tenant, agent))
+        line = self._lines.get((tenant, agent))
+        if line is None:
+            line = self._lines[(tenant, agent)] = Line(tenant, agent)
+        return line
 
     def _lines_for(self, command: Command) -> list[Line]:
         if command.group is None:
