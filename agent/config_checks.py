@@ -22,6 +22,7 @@ from agent.settings import (
     PickOperation,
     ProcedureOperation,
     Settings,
+    SoapConnection,
     SqlOperation,
 )
 from agent.toml_lines import Path
@@ -30,6 +31,7 @@ from agent.values import as_json, reader, wants
 Problem = tuple[Path, str]
 
 _LIKE_SECRET: Final = re.compile(r"\{\s*secret\b[^}]*\}?", re.IGNORECASE)
+_PROXY_PASSWORD: Final = re.compile(r"//[^/@:]*:(?!\{secret:)[^/@]+@")
 _CLEAR_PASSWORD: Final = re.compile(r"(?:^|;)\s*(?:pwd|password)\s*=\s*(?!\{secret:)[^;\s]", re.IGNORECASE)
 LATER_ROOTS: Final = ("sftp://", "smb://", "ftps://")
 
@@ -262,10 +264,13 @@ def remarks(settings: Settings) -> list[str]:
             if connection.ledger is not None:
                 found.append(f"{place}: ledger is not acted on in this release.")
             if _CLEAR_PASSWORD.search(connection.connection_string):
-                found.append(
-                    f"{place}: the password stands in clear in connection_string; "
-                    "write {secret:NAME} and run: outhaul-agent secret set NAME"
-                )
+                found.append(_clear(f"{place}: the password stands in clear in connection_string"))
+        if isinstance(connection, SoapConnection):
+            password = connection.auth.password
+            if password and SECRET.search(password) is None:
+                found.append(_clear(f"{place}: auth.password stands in clear"))
+    if _PROXY_PASSWORD.search(settings.link.proxy):
+        found.append(_clear("link: the password stands in clear in proxy"))
     for name, operation in settings.operations.items():
         place = f"operations.{name}"
         if operation.effect == "once":
@@ -285,3 +290,7 @@ def remarks(settings: Settings) -> list[str]:
         )
     found += [f"triggers.{name}: nothing is watched in this release." for name in settings.triggers]
     return found
+
+
+def _clear(what: str) -> str:
+    return f"{what}; write {{secret:NAME}} and run: outhaul-agent secret set NAME"

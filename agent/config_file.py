@@ -149,7 +149,7 @@ def _place(error: ErrorDetails, raw: Mapping[str, Any]) -> tuple[Where, bool]:
     is_name = bool(loc) and loc[-1] == "[key]"
     if is_name:
         loc.pop()
-    elif len(loc) > 2 and loc[0] in _SECTIONS:
+    if len(loc) > 2 and loc[0] in _SECTIONS:
         del loc[2]  # the kind, which pydantic names as if it were a key
     place: list[str | int] = []
     value: Any = raw
@@ -211,6 +211,7 @@ _WANTS: Final = {
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
     "finite_number": "a finite number",
+    "too_short": "at least {min_length} in the list",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
 }

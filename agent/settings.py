@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -71,7 +71,12 @@ def _or_text(pattern: re.Pattern[str]) -> WithJsonSchema:
     )
 
 
-Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False), _or_text(_DURATION)]
+# Longer than anything here takes, and less than what the clocks of drivers and threads can count to.
+MAX_SECONDS: Final = 31 * 86_400
+
+Seconds = Annotated[
+    float, BeforeValidator(seconds), Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False), _or_text(_DURATION)
+]
 PerSecond = Annotated[float, BeforeValidator(per_second), Field(gt=0, allow_inf_nan=False), _or_text(_RATE)]
 WindowText = Annotated[str, BeforeValidator(window)]
 
@@ -108,7 +113,7 @@ class Param(Model):
     required: bool | None = Field(None, description="Default: true, unless there is a default or it is `out`.")
     default: Any = Field(None, description="Used where the caller gives none.")
     nullable: bool = Field(False, description="Whether null may be given.")
-    enum: tuple[str | int, ...] | None = Field(None, description="The only values allowed.")
+    enum: tuple[str | int, ...] | None = Field(None, min_length=1, description="The only values allowed.")
     min: Bound = Field(None, description="Smallest value; a string for decimals and dates.")
     max: Bound = Field(None, description="Largest value.")
     min_length: int | None = Field(None, ge=0, description="Characters (string) or bytes (binary).")

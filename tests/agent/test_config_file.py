@@ -66,12 +66,23 @@ def test_what_is_accepted_and_not_acted_on_is_told() -> None:
     assert len(remarks) == len(beginnings)
 
 
-def test_a_password_in_clear_is_remarked_and_not_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[connections.erp]\ntype = "odbc"\nconnection_string = "Driver=X;PWD=hush"\n',
+        '[connections.f]\ntype = "soap"\nwsdl = "f.wsdl"\n'
+        'auth = { scheme = "basic", username = "u", password = "hush" }\n',
+        '[link]\nproxy = "http://u:hush@proxy:3128"\n',
+    ],
+)
+def test_a_password_in_clear_is_remarked_and_not_shown(tmp_path: Path, text: str) -> None:
     path = tmp_path / "agent.toml"
-    path.write_text(HEAD + '[connections.erp]\ntype = "odbc"\nconnection_string = "Driver=X;PWD=hush"\n')
+    path.write_text(HEAD + text)
     (remark,) = load(path).remarks
     assert "outhaul-agent secret set" in remark
     assert "hush" not in remark
+    path.write_text(HEAD + text.replace("hush", "{secret:hush}"))
+    assert load(path).remarks == ()
 
 
 def test_a_file_of_a_windows_editor_loads(tmp_path: Path) -> None:
@@ -155,7 +166,7 @@ ERRORS: list[tuple[str, str]] = [
     (HEAD + "max_running = 1e3", "agent.toml:3: max_running: wants a whole number, found 1000.0"),
     (HEAD + "max_running = true", "agent.toml:3: max_running: wants a whole number, found true"),
     ('agent = "a"\nstate_dir = ""', "agent.toml:2: state_dir: wants at least 1 characters, found ''"),
-    (HEAD + '[connections.a]\ntype = "synthetic"\nidle = inf', "connections.a.idle: wants a finite number"),
+    (HEAD + '[connections.a]\ntype = "synthetic"\nidle = inf', "connections.a.idle: wants at most 2678400, found inf"),
     (HEAD + "max_runing = 8", "agent.toml:3: max_runing: is no key of this table; did you mean 'max_running'?"),
     (HEAD + "link = 1", "agent.toml:3: link: wants a table, found 1"),
     (HEAD + '[link]\ntransport = "mqtt"', "agent.toml:4: link.transport: 'mqtt' comes with a later release"),
@@ -249,6 +260,10 @@ ERRORS: list[tuple[str, str]] = [
     (param('default = 3'), "params.p.default: wants text, found 3"),
     (param('type = "integer", enum = [1, "2"]'), "params.p.enum[2]: wants values of type"),
     (param('enum = [1.5]'), "params.p.enum[1]: wants text in quotes or a whole number"),
+    (param('enum = []'), "params.p.enum: wants at least 1 in the list"),
+    (sql("x", 'timeout = "1000000h"'), "operations.a.timeout: wants at most 2678400, found '1000000h'"),
+    (op('connection = "probe"\nsynthetic = "echo"\nparams."a b" = {}'),
+     f"agent.toml:{OP_LINE + 3}: operations.a.params.\"a b\": wants a name"),
     (param('direction = "out"'), "params.p.direction: wants 'in', found 'out'"),
 ]  # fmt: skip
 
