@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,6 +74,13 @@ def test_a_story_with_one_untrue_step_is_not_true(capsys: pytest.CaptureFixture[
     story.summary()
     assert not story.true
     assert "2 of 3 steps" in capsys.readouterr().out
+
+
+def test_what_the_story_shows_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    Story().asks(["outhaul", "call", "sku=A 1"], into="/home/a b/invoices.csv")
+
+    told = capsys.readouterr().out.strip().removeprefix("$ ")
+    assert shlex.split(told) == ["outhaul", "call", "sku=A 1", ">", "/home/a b/invoices.csv"]
 
 
 def test_a_step_without_a_proof_is_not_true(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -86,9 +87,9 @@ def _tell(running: Pair, erp: Erp, story: Story) -> None:
 
 def _stay(running: Pair) -> None:
     print(f"\nIt all runs on. The HTTP API is at {running.url} (its description: {running.url}/openapi.json). Try:\n")
-    print(f"  export PATH={Path(sys.executable).parent}:$PATH")
+    print(f"  export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     for name, value in running.environment().items():
-        print(f"  export {name}={value}")
+        print(f"  export {name}={shlex.quote(value)}")
     print(f"  outhaul call {AGENT} open-invoices customer={CUSTOMER}")
     print(f"  outhaul call {AGENT} stock-levels sku=A-10% --format csv")
     print(f"  outhaul operations {AGENT} create-sales-order")

@@ -59,7 +59,8 @@ class Story:
 
     def asks(self, words: Sequence[str], into: str = "") -> None:
         """Print a command as a person would type it; ``into`` names the file that takes its output."""
-        print(f"   {self._as(CYAN, '$ ' + shlex.join(words) + (f' > {into}' if into else ''))}", flush=True)
+        line = shlex.join(words) + (f" > {shlex.quote(into)}" if into else "")
+        print(f"   {self._as(CYAN, f'$ {line}')}", flush=True)
 
     def answers(self, text: str) -> None:
         """Print what a program said, cut after some lines."""
