@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import httpx2
+import msgspec
 
 from cloud_broker.client.connection import Connection, checked_header
 from cloud_broker.client.errors import NotReachable, ResultCut, UnknownAnswer, WordsError
@@ -89,12 +90,13 @@ class Outhaul:
 
         Args:
             agent: by name; exactly one of agent and group.
-            params: JSON values; decimals as strings, bytes as base64.
+            params: JSON values; a Decimal is sent as a number, digit for digit, bytes as base64.
             idempotency_key: made up if ``None``; give your own to be able to repeat the call later.
             ttl_s: seconds until it may not start any more; ``None`` leaves it to the broker.
 
         Raises:
             ProblemError: the broker did not take it.
+            WordsError: the params are no JSON values.
             NotReachable: no answer; whether it was taken is not known. The idempotency key is in the message.
         """
         body = {
@@ -114,12 +116,13 @@ class Outhaul:
         headers = {"Idempotency-Key": checked_header("idempotency key", key), "Content-Type": "application/json"}
         if first_wait_s > 0:
             headers["Prefer"] = f"wait={_whole_seconds(first_wait_s)}"
+        content = _encoded({name: value for name, value in body.items() if value is not None})
         started = time.monotonic()
         try:
             answer = self._connection.ask(
                 "POST",
                 "/v1/commands",
-                content=json.dumps({name: value for name, value in body.items() if value is not None}).encode(),
+                content=content,
                 headers=headers,
                 wait_s=first_wait_s,
             )
@@ -285,3 +288,17 @@ def _part(name: str) -> str:
 
 def _whole_seconds(wait_s: float) -> int:
     return max(1, round(wait_s))
+
+
+_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        # msgspec writes null for what is no number, and a caller would not know.
+        json.dumps(body, allow_nan=False, default=str)
+        return _ENCODER.encode(body)
+    except UnicodeEncodeError as exc:
+        raise WordsError(f"{exc.object[max(0, exc.start - 20) : exc.end]!r} holds something else than UTF-8") from exc
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise WordsError(f"the parameters are no JSON values: {exc}") from exc

@@ -3,7 +3,7 @@ Parameters from the words of a command line, typed by the operation's JSON Schem
 
 ``name=value`` is read as the schema says, ``name:=JSON`` is JSON as it stands, ``name=@file`` is a file's content
 (``@-``: standard input). Without a schema every value is text. What a value may be is left to the broker to
-judge; here only its type is found.
+judge; here only its type is found. No number is rounded: fractions are Decimals.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import csv
 import difflib
 import io
 import json
-import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -196,7 +196,7 @@ def _structured(name: str, text: str, wanted: Schema, types: frozenset[str]) -> 
         return _json(name, text)
     if types & _SCALARS - {"null"}:
         try:
-            return json.loads(text, parse_constant=_refuse)
+            return json.loads(text, parse_float=Decimal, parse_constant=_refuse)
         except ValueError:
             if "string" in types:
                 return text
@@ -222,17 +222,17 @@ def _types(wanted: Schema) -> frozenset[str]:
     return frozenset(found or {"string"})
 
 
-def _number(text: str) -> float | None:
+def _number(text: str) -> Decimal | None:
     try:
-        number = float(text)
-    except ValueError:
+        number = Decimal(text)
+    except ArithmeticError:
         return None
-    return number if math.isfinite(number) else None
+    return number if number.is_finite() else None
 
 
 def _json(name: str, text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_float=Decimal, parse_constant=_refuse)
     except (ValueError, RecursionError) as exc:
         raise WordsError(f"{name}: wants JSON, found {_shortened(text)}: {exc}") from exc
 
@@ -257,7 +257,9 @@ def _in_words(types: Iterable[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else "null" if value is None else _shortened(json.dumps(value))
+    return (
+        "a list" if isinstance(value, list) else "null" if value is None else _shortened(json.dumps(value, default=str))
+    )
 
 
 def _shortened(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,20 @@ def test_a_no_of_the_broker_is_not_asked_again() -> None:
         assert len(server.requests) == 1
     assert (told.value.status, told.value.code) == (422, "parameters_invalid")
     assert told.value.errors == [{"name": "count", "reason": "is no integer"}]
+
+
+def test_a_decimal_is_sent_digit_for_digit() -> None:
+    with RawServer([reply(202, command())]) as server, client(server) as outhaul:
+        outhaul.call("plant-1", "pay", {"total": Decimal("12345678901234567890.10")})
+        assert '"total":12345678901234567890.10' in server.requests[0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object, "a\udcff"])
+def test_what_is_no_json_is_told_before_anything_is_sent(value: Any) -> None:
+    with RawServer([]) as server, client(server) as outhaul:
+        with pytest.raises(WordsError):
+            outhaul.call("plant-1", "pay", {"total": value})
+        assert server.requests == []
 
 
 def test_waiting_goes_on_until_the_command_ended() -> None:

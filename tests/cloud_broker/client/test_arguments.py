@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,12 +54,12 @@ SCHEMA: dict[str, Any] = {
         (["limit=null"], {"limit": None}),
         (["limit="], {"limit": None}),
         (["limit=3"], {"limit": 3}),
-        (["ratio=0.1"], {"ratio": 0.1}),
+        (["ratio=0.1"], {"ratio": Decimal("0.1")}),
         (["ratio=2"], {"ratio": 2}),
-        (["ratio=1e3"], {"ratio": 1000.0}),
+        (["ratio=1e3"], {"ratio": Decimal("1e3")}),
         (["total=12.50"], {"total": "12.50"}),
         (["total=100000000000000000000.0000000001"], {"total": "100000000000000000000.0000000001"}),
-        (["total:=12.5"], {"total": 12.5}),
+        (["total:=12.5"], {"total": Decimal("12.5")}),
         (["urgent=true"], {"urgent": True}),
         (["urgent=No"], {"urgent": False}),
         (['lines=[{"sku":"A1"}]'], {"lines": [{"sku": "A1"}]}),
@@ -105,6 +106,15 @@ def test_a_value_is_read_as_its_parameter_wants_it(words: list[str], wanted: dic
 def test_a_word_that_does_not_fit_is_refused_in_words(words: list[str], told: str) -> None:
     with pytest.raises(WordsError, match=told):
         arguments.parameters(words, SCHEMA, {})
+
+
+@pytest.mark.parametrize("word", ["ratio={}", "total:={}", 'lines=[{{"qty": {}}}]', "lines:=[{}]"])
+def test_no_number_is_rounded(word: str) -> None:
+    exact = "12345678901234567890.1234567890"
+    value = next(iter(arguments.parameters([word.format(exact)], SCHEMA, {}).values()))
+    while isinstance(value, list | dict):
+        value = value[0] if isinstance(value, list) else value["qty"]
+    assert str(value) == exact
 
 
 def test_without_a_schema_every_value_is_text() -> None:
