@@ -16,6 +16,7 @@ from agent.link.base import Ended, Transport
 from agent.results import Result
 from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
+from protocol.framing import Buffer
 from protocol.messages import (
     Ack,
     AnyMessage,
@@ -169,24 +170,38 @@ class Conversation:
 
     async def _read(self) -> None:
         while self._session.stage is not Stage.CLOSED:
-            data = await self._transport.receive()
+            data = await self._receive()
             try:
-                records = self._session.receive(data, time.monotonic())
+                for message, payload in self._session.receive(data, time.monotonic()):
+                    self._act(message, payload)
+            except RemoteProtocolError as exc:
+                self._session.end("protocol", str(exc))
+                raise
             finally:
                 self._wake.set()
-            for message, payload in records:
-                if isinstance(message, Run):
-                    self._dispatcher.offer(message, bytes(payload))
-                elif isinstance(message, Ack):
-                    self._dispatcher.forget(message.id)
-                elif isinstance(message, Cancel):
-                    self._dispatcher.cancel(message.id)
-                elif isinstance(message, Resume):
-                    self._dispatcher.resume(message.id, message.offset)
-                elif isinstance(message, Welcome):
-                    self._welcomed(message)
-                elif isinstance(message, Goodbye):
-                    self._goodbye = message
+
+    async def _receive(self) -> bytes:
+        """Return the next message. Silence is noticed here too: on a dead line the writer may be stuck in a send."""
+        while True:
+            try:
+                async with asyncio.timeout(self._own.silence_s):
+                    return await self._transport.receive()
+            except TimeoutError:
+                self._session.tick(time.monotonic())
+
+    def _act(self, message: AnyMessage, payload: Buffer) -> None:
+        if isinstance(message, Run):
+            self._dispatcher.offer(message, bytes(payload))
+        elif isinstance(message, Ack):
+            self._dispatcher.forget(message.id)
+        elif isinstance(message, Cancel):
+            self._dispatcher.cancel(message.id)
+        elif isinstance(message, Resume):
+            self._dispatcher.resume(message.id, message.offset)
+        elif isinstance(message, Welcome):
+            self._welcomed(message)
+        elif isinstance(message, Goodbye):
+            self._goodbye = message
 
     def _welcomed(self, welcome: Welcome) -> None:
         skew = time.time() - welcome.time

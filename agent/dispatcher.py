@@ -25,6 +25,8 @@ from agent.parameters import decode
 from agent.policy import judge, permitted
 from agent.results import Result
 from agent.settings import DropOperation, Effect, Operation, PickOperation, Settings
+from protocol import limits
+from protocol.errors import RemoteProtocolError
 from protocol.messages import Accepted, AnyMessage, Completed, Held, Run, Started
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class Running:
 
     Attributes:
         deadline: on the monotonic clock; it may not start after that.
+        waiting: whether its task only waits for its turn, and may be cancelled.
         outputs: what a success returned besides rows.
     """
 
@@ -76,10 +79,16 @@ class Running:
     task: asyncio.Task[None] | None = None
     operation: Operation | None = None
     effect: Effect = "at-most-once"
+    waiting: bool = False
     started: bool = False
     cancelled: bool = False
     outputs: dict[str, Any] = field(default_factory=dict)
     succeeded: bool = False
+
+    def stop_waiting(self) -> None:
+        """End it if it has not started; one that has not even begun to wait looks for itself whether it still may."""
+        if self.waiting and self.task is not None:
+            self.task.cancel()
 
 
 class Dispatcher:
@@ -94,6 +103,7 @@ class Dispatcher:
         self._stopping = False
         self._forgotten = asyncio.Event()  # set, and replaced, when a command is forgotten or the link is lost
         self._aside: set[asyncio.Task[None]] = set()
+        self._leaving: set[Running] = set()  # those that were forgotten before their end
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.running} running, {len(self._commands)} held>"
@@ -129,7 +139,14 @@ class Dispatcher:
             self._voice.say(Started(command_id, running.run.epoch))
 
     def offer(self, run: Run, params: bytes) -> None:
-        """A new command."""
+        """
+        A new command.
+
+        Raises:
+            RemoteProtocolError: the broker sends far more than it was told that we take.
+        """
+        if len(self._commands) >= 2 * self._settings.max_running:
+            raise RemoteProtocolError(f"{run.id}: {len(self._commands)} commands are here, and that is too many")
         result = Result(run.id, run.epoch, lambda: self._voice.wake())
         running = Running(run, params, time.monotonic() + run.expires_in_s, result)
         self._commands[run.id] = running
@@ -144,31 +161,43 @@ class Dispatcher:
         running.cancelled = True
         if running.operation is not None:
             self._connectors[running.operation.connection].cancel(command_id)
-        elif running.task is not None:
-            running.task.cancel()
+        else:
+            running.stop_waiting()
 
     def forget(self, command_id: str) -> None:
         """The broker has all of it, or wants none of it."""
         running = self._commands.pop(command_id, None)
         self._forgotten.set()
         self._forgotten = asyncio.Event()
-        if running is None or running.operation is None:
+        if running is None:
             return
-        connector = self._connectors[running.operation.connection]
         if not running.result.ended:
-            # Nobody waits for it any more. A read stops; what may have an effect is left to its own end.
-            running.result.abandon()
-            if running.effect == "read":
-                connector.cancel(command_id)
-        elif running.succeeded and _settles(running.operation):
+            self._leave(running)
+        elif running.succeeded and running.operation is not None and _settles(running.operation):
+            connector = self._connectors[running.operation.connection]
             task = asyncio.create_task(self._settle(connector, running), name=f"settle {command_id}")
             self._aside.add(task)
             task.add_done_callback(self._aside.discard)
 
+    def _leave(self, running: Running) -> None:
+        """Nobody waits for it any more. It does not start, a read stops; what may have an effect runs to its end."""
+        running.result.abandon()
+        if running.operation is None:
+            running.cancelled = True
+            running.stop_waiting()
+        elif running.effect == "read":
+            self._connectors[running.operation.connection].cancel(running.run.id)
+        if running.task is not None:
+            self._leaving.add(running)
+            running.task.add_done_callback(lambda _: self._leaving.discard(running))
+
     async def stop(self) -> None:
         """Take nothing new, let what runs come to its end, but not for longer than the grace."""
         self._stopping = True
-        tasks = [running.task for running in self._commands.values() if running.task is not None]
+        there = [*self._commands.values(), *self._leaving]
+        for running in there:
+            running.stop_waiting()
+        tasks = [running.task for running in there if running.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=STOP_GRACE_S)
             for task in late:
@@ -223,15 +252,17 @@ class Dispatcher:
         decode(operation, running.params)
         self._voice.say(Accepted(run.id, run.epoch))
         gate = self._gates[operation.connection]
-        try:
-            async with asyncio.timeout(running.deadline - time.monotonic()):
-                await gate.enter()
-        except TimeoutError:
-            raise errors.DeadlinePassed("its time was up before it could start", touched=False) from None
+        await self._turn(running, gate)
         try:
             await self._run(running, operation, warnings)
         finally:
             gate.leave()
+        outputs = msgspec.json.encode(running.outputs)
+        if len(outputs) > limits.MAX_OUTPUT_BYTES:
+            raise errors.OutcomeUnknown(
+                f"it ran, but its outputs of {len(outputs)} bytes are more than the {limits.MAX_OUTPUT_BYTES} that go "
+                "over the link; let the operation return less"
+            )
         running.succeeded = True
         running.result.complete(
             Completed(
@@ -241,8 +272,28 @@ class Dispatcher:
                 row_sets=running.result.manifest(),
                 warnings=warnings,
             ),
-            msgspec.json.encode(running.outputs),
+            outputs,
         )
+
+    async def _turn(self, running: Running, gate: Gate) -> None:
+        """Wait until it may start: an earlier attempt at it has ended, and the gate lets it through."""
+        if running.cancelled:
+            raise errors.Cancelled("cancelled before it started", touched=False)
+        earlier = [other.task for other in self._leaving if other.run.id == running.run.id and other.task is not None]
+        left_s = running.deadline - time.monotonic()
+        running.waiting = True
+        try:
+            if left_s <= 0:
+                # A timeout acts where something is waited for, which may be nowhere.
+                raise TimeoutError
+            async with asyncio.timeout(left_s):
+                if earlier:
+                    await asyncio.wait(earlier)
+                await gate.enter()
+        except TimeoutError:
+            raise errors.DeadlinePassed("its time was up before it could start", touched=False) from None
+        finally:
+            running.waiting = False
 
     async def _run(self, running: Running, operation: Operation, warnings: list[str]) -> None:
         run = running.run
@@ -260,8 +311,8 @@ class Dispatcher:
                     running.result.begin(piece.columns)
                 elif isinstance(piece, Outputs):
                     running.outputs = _masked(piece.values, operation.mask)
-                elif isinstance(piece, Remark):
-                    warnings.append(piece.message)
+                elif isinstance(piece, Remark) and len(warnings) < limits.MAX_WARNINGS:
+                    warnings.append(piece.message[: limits.MAX_ERROR_CHARS])
         finally:
             await pieces.aclose()
 

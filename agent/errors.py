@@ -105,7 +105,8 @@ class CommandError(AgentError):
 
     def __init__(self, message: str, *, source_code: str = "", touched: bool = True) -> None:
         super().__init__(message)
-        self.message = message[: limits.MAX_ERROR_CHARS]
+        # Names of files may hold what is no Unicode, and an error must never be what can't be told.
+        self.message = message[: limits.MAX_ERROR_CHARS].encode(errors="backslashreplace").decode()
         self.source_code = source_code
         self.touched = touched
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from agent.connectors.base import Column
+from agent.errors import OutcomeUnknown
 from protocol import limits
 from protocol.codec import Record
+from protocol.errors import RemoteProtocolError
 from protocol.messages import Chunk, ColumnInfo, Completed, Held, RowSetBegins, RowSetDone
 
 HIGH_BYTES: Final = 262_144  # unsent bytes at which the source is made to wait
@@ -49,6 +51,7 @@ class Result:
         self._rows = 0
         self._set_bytes = 0
         self._in_set = False
+        self._column_bytes = 0
         self._abandoned = False
 
     def __repr__(self) -> str:
@@ -58,8 +61,19 @@ class Result:
     # --- filled -----------------------------------------------------------------------------------
 
     def begin(self, columns: Sequence[Column]) -> None:
-        """A row set begins."""
+        """
+        A row set begins.
+
+        Raises:
+            OutcomeUnknown: there are more row sets or columns than a broker takes.
+        """
         self._finish_set()
+        self._column_bytes += sum(len(column.name) + len(column.source_type) for column in columns)
+        if len(self._sets) >= limits.MAX_ROW_SETS or self._column_bytes > limits.MAX_COLUMN_BYTES:
+            raise OutcomeUnknown(
+                f"it ran, but its result has more than {limits.MAX_ROW_SETS} row sets, or names of columns of more "
+                f"than {limits.MAX_COLUMN_BYTES} bytes; let the operation return fewer"
+            )
         self._in_set = True
         self._append(
             Record(
@@ -144,7 +158,7 @@ class Result:
             if ahead is None or ahead >= self._position:
                 return
             message, payload = self._records[ahead]
-            if self._kept - len(payload) < KEPT_BYTES or not isinstance(message, Chunk):
+            if self._kept - self._unsent - len(payload) < KEPT_BYTES or not isinstance(message, Chunk):
                 return
             for _ in range(ahead + 1):
                 self._records.popleft()
@@ -159,14 +173,23 @@ class Result:
         return Held(id=self.id, epoch=self.epoch, ended=self.ended, first=self.first, sent=self.end)
 
     def resume(self, offset: int) -> None:
-        """Go back so that the byte at ``offset``, which is not before ``first``, is sent next."""
+        """
+        Go back so that the byte at ``offset`` is sent next.
+
+        Raises:
+            RemoteProtocolError: no chunk begins there; the broker asks for what it was not told of.
+        """
         self._position = 0
         for record in self._records:
             message = record.message
             if not isinstance(message, Chunk | RowSetBegins) or message.offset >= offset:
                 break
             self._position += 1
-        self._unsent = sum(len(record.payload) for record in list(self._records)[self._position :])
+        rest = list(self._records)[self._position :]
+        following = next((record.message.offset for record in rest if isinstance(record.message, Chunk)), self.end)
+        if following != offset:
+            raise RemoteProtocolError(f"{self.id}: its result can't go on at byte {offset}, but at {following}")
+        self._unsent = sum(len(record.payload) for record in rest)
         if self._unsent <= HIGH_BYTES:
             self._room.set()
         else:

@@ -50,6 +50,10 @@ class Problem:
     reason: str
 
 
+def _refuse(address: str) -> Any:
+    raise ValueError(f"a reference to {address}, outside of the schema")
+
+
 class Operation:
     """One operation of one agent, with its schema ready to check parameters."""
 
@@ -63,8 +67,10 @@ class Operation:
                 entry.params,
                 # The agent is not trusted with our time: its patterns run in linear time.
                 pattern_options=jsonschema_rs.RegexOptions(),
+                # Nor with what we can reach: a reference never leaves its schema.
+                retriever=_refuse,
             )
-        except (jsonschema_rs.ValidationError, ValueError) as exc:
+        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
             raise CatalogueInvalid(f"operation {entry.name}: its schema can't be used: {exc}") from exc
 
     def problems(self, params: Any) -> list[Problem]:

@@ -246,9 +246,9 @@ class Commands:
     async def _addressees(self, scope: Scope, submission: Submission) -> Sequence[Line]:
         if submission.agent is not None:
             line = self._router.line(scope, submission.agent)
-            if line is not None and line.link is not None:
+            if line is not None and line.link is not None and line.catalogue is not None:
                 return [line]
-        # Not linked now: what the store knows of it.
+        # Not linked now, or not yet told what it can do: what the store knows of it.
         agents = await self._store.agents(scope)
         wanted = [
             agent

@@ -10,6 +10,9 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
+from typing import Final
+
+SPARE: Final = 1_000  # commands that are gone and not worth looking for
 
 
 class Queue:
@@ -34,6 +37,15 @@ class Queue:
         if command_id in self._waiting:
             self._waiting.discard(command_id)
             self._gone.add(command_id)
+            if len(self._gone) > len(self._waiting) + SPARE:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        # Nobody looks at the heads while the agent is away, and there commands go on to expire.
+        for connection, heap in list(self._heaps.items()):
+            self._heaps[connection] = [item for item in heap if item[2] not in self._gone]
+            heapq.heapify(self._heaps[connection])
+        self._gone.clear()
 
     def head(self, free: Callable[[str], bool]) -> tuple[int, int, str] | None:
         """Return the first command whose connection is ``free``, as ``(-priority, number, id)``."""

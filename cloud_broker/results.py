@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,11 @@ from typing import BinaryIO, Final
 from cloud_broker.errors import ResultGone
 from cloud_broker.store.base import RowSetInfo
 from cloud_broker.tenants import Scope
+from protocol import limits
 from protocol.framing import Buffer
 from protocol.messages import RowSetBegins, RowSetDone
+
+log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 262_144  # bytes per read; a few chunks, so that a fast reader makes few system calls
 
@@ -46,7 +50,12 @@ class LiveResult:
         on_cut: called when it was cut for a reason of its own, so that the agent can be told to stop.
     """
 
-    def __init__(self, path: Path, inline_bytes: int, max_bytes: int) -> None:
+    def __init__(self, path: Path, inline_bytes: int, max_bytes: int, after: asyncio.Task[None] | None = None) -> None:
+        """
+        Args:
+            path: of the file that a large result goes to.
+            after: what an earlier attempt still writes there; nothing is written before it ended.
+        """
         self.path = path
         self.taken = 0
         self.stored = 0
@@ -58,6 +67,8 @@ class LiveResult:
         self._file: BinaryIO | None = None
         self._pending: list[tuple[_Set, Buffer, Callable[[int], None]]] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._after = after
+        self._column_bytes = 0
         self._changed = asyncio.Event()
         self._ended = False
         self._cut: str | None = None
@@ -70,7 +81,20 @@ class LiveResult:
 
     def begin(self, message: RowSetBegins) -> None:
         """A row set begins; one that we have already, told again after a resume, is passed over."""
-        if message.index < len(self.sets):
+        if message.index < len(self.sets) or self._cut is not None:
+            return
+        self._column_bytes += sum(len(column.name) + len(column.source_type) for column in message.columns)
+        trouble = None
+        if message.index > len(self.sets):
+            trouble = f"row set {message.index} came where {len(self.sets)} was next"
+        elif message.index >= limits.MAX_ROW_SETS or self._column_bytes > limits.MAX_COLUMN_BYTES:
+            trouble = (
+                f"the result has more than {limits.MAX_ROW_SETS} row sets, "
+                f"or names of columns of more than {limits.MAX_COLUMN_BYTES} bytes"
+            )
+        if trouble is not None:
+            self.cut(trouble)
+            self.on_cut()
             return
         if self.sets:
             self.sets[-1].end = message.offset
@@ -108,6 +132,9 @@ class LiveResult:
 
     async def _flush(self) -> None:
         try:
+            if self._after is not None:
+                await asyncio.wait((self._after,))
+                self._after = None
             while self._pending and self._cut is None:
                 pending, self._pending = self._pending, []
                 trouble = None
@@ -191,8 +218,13 @@ class LiveResult:
 
     @property
     def on_disk(self) -> bool:
-        """Whether it has a file of its own."""
-        return self._file is not None
+        """Whether it has a file of its own, or is about to."""
+        return self._file is not None or self._flushing is not None
+
+    @property
+    def writing(self) -> asyncio.Task[None] | None:
+        """What is still being written to the file, by this attempt or one before it."""
+        return self._flushing or self._after
 
     @property
     def reason(self) -> str | None:
@@ -247,6 +279,9 @@ class LiveResult:
                     else:
                         file = file or self.path.open("rb")
                         data = await asyncio.to_thread(_read, file, position, min(end - position, READ_BYTES))
+                        if self._cut is not None:
+                            # By now the file may be another attempt's.
+                            raise ResultGone(self._cut)
                     position += len(data)
                     yield data
                 elif current.end is not None and position >= current.end:
@@ -274,9 +309,9 @@ class Results:
         self._inline_bytes = inline_bytes
         self._max_bytes = max_bytes
 
-    def begin(self, scope: Scope, command_id: str) -> LiveResult:
-        """Return an empty result for a new attempt."""
-        return LiveResult(self.path(scope, command_id), self._inline_bytes, self._max_bytes)
+    def begin(self, scope: Scope, command_id: str, after: asyncio.Task[None] | None = None) -> LiveResult:
+        """Return an empty result for a new attempt; ``after`` is what an earlier one still writes."""
+        return LiveResult(self.path(scope, command_id), self._inline_bytes, self._max_bytes, after)
 
     def path(self, scope: Scope, command_id: str) -> Path:
         """Where a large result is."""
@@ -313,7 +348,12 @@ class Results:
 
     def remove(self, scope: Scope, command_id: str) -> None:
         """Remove a large result, if there is one."""
-        self.path(scope, command_id).unlink(missing_ok=True)
+        path = self.path(scope, command_id)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            # On Windows: somebody reads it. It costs its place on the disk, and nothing else.
+            log.warning("%s can't be removed: %s", path, exc.strerror, extra={"event": "result_not_removed"})
 
 
 def _nothing() -> None:

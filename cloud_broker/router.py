@@ -54,8 +54,11 @@ log = logging.getLogger(__name__)
 _OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 SWEEP_S: Final = 0.5  # seconds between two looks at what has expired
 FAREWELL_S: Final = 2.0  # seconds
+SPARE: Final = 1_000  # entries of ended commands that are not worth looking for
 STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
 CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
+LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
+REST_S: Final = 5.0  # seconds until an agent that begins nothing now is asked again
 NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable"})  # refusals that say: offer it again
 
 
@@ -68,8 +71,10 @@ class Entry:
         number: grows with each submission.
         sent: whether Run was said on a link that may still be answering.
         result: of the attempt under way.
-        uncredited: result bytes stored and not yet granted again.
-        finishing: whether a final state is being written.
+        spilled: whether an earlier attempt may have left a file of rows.
+        writing: what an earlier attempt still writes to that file.
+        uncredited: result bytes stored and not yet granted again on the link.
+        finishing: whether its end has come, and is being looked into or written.
         moved: set, and replaced, when ``result`` changes or the end is reached.
     """
 
@@ -78,15 +83,26 @@ class Entry:
     line: Line | None = None
     sent: bool = False
     result: LiveResult | None = None
+    spilled: bool = False
+    writing: asyncio.Task[None] | None = None
     uncredited: int = 0
     finishing: bool = False
-    waiters: list[asyncio.Future[Command]] = field(default_factory=list)
+    waiters: set[asyncio.Future[Command]] = field(default_factory=set)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     def move(self) -> None:
         """Wake those who wait for another result or the end."""
         self.moved.set()
         self.moved = asyncio.Event()
+
+    def drop_result(self, why: str) -> None:
+        """Let go of what an attempt brought."""
+        if self.result is not None:
+            self.result.cut(why)
+            self.spilled = self.spilled or self.result.on_disk
+            self.writing = self.result.writing
+            self.result = None
+            self.move()
 
     @property
     def scope(self) -> Scope:
@@ -100,6 +116,7 @@ class Line:
 
     Attributes:
         busy: commands under way, by connection.
+        uncredited: result bytes of all of them, stored and not yet granted again on the link.
     """
 
     tenant: str
@@ -111,6 +128,7 @@ class Line:
     queue: Queue = field(default_factory=Queue)
     flying: dict[str, Entry] = field(default_factory=dict)
     busy: Counter[str] = field(default_factory=Counter)
+    uncredited: int = 0
 
     @property
     def ready(self) -> bool:
@@ -144,6 +162,7 @@ class Router:
         """Take up every command that has no final state."""
         for command in await self._store.open_commands():
             entry = self._enter(command)
+            entry.spilled = command.epoch > 0
             if command.state is CommandState.QUEUED:
                 self._enqueue(entry)
             else:
@@ -163,6 +182,8 @@ class Router:
 
     async def stop(self) -> None:
         """End; what is open stays so in the store."""
+        # Whatever was asked of the store this instant gets to it.
+        await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -196,16 +217,17 @@ class Router:
 
     async def wait(self, entry: Entry, timeout_s: float) -> Command:
         """Return the command once it is final, or as it is when the time is up."""
+        if self._entries.get(entry.command.id) is not entry:
+            return entry.command
         waiter: asyncio.Future[Command] = asyncio.get_running_loop().create_future()
-        entry.waiters.append(waiter)
+        entry.waiters.add(waiter)
         try:
             async with asyncio.timeout(timeout_s):
                 return await waiter
         except TimeoutError:
             return entry.command
         finally:
-            if not waiter.done():
-                entry.waiters.remove(waiter)
+            entry.waiters.discard(waiter)
 
     async def changed(self, entry: Entry, seen: LiveResult | None) -> None:
         """Wait until the command has another result than ``seen``, or its final state."""
@@ -283,6 +305,8 @@ class Router:
 
     def _enqueue(self, entry: Entry) -> None:
         command = entry.command
+        if entry.finishing:
+            return
         if command.ordering_key and not self._order.first(command.tenant, command.ordering_key, command.id):
             return
         self._queue_of(command).put(command.connection, command.priority, entry.number, command.id)
@@ -344,7 +368,8 @@ class Router:
             await noted
         except StoreUnavailable:
             await asyncio.sleep(STORE_RETRY_S)
-            await self._again(entry, "it could not be noted as sent")
+            if not entry.finishing:
+                self._again(entry, "it could not be noted as sent")
             return
         if entry.finishing:
             return
@@ -353,7 +378,7 @@ class Router:
         elif entry.command.cancel_requested:
             self._end(entry, _ended(CommandState.CANCELLED, self._now()))
         else:
-            await self._again(entry, "the link was lost before it was sent")
+            self._again(entry, "the link was lost before it was sent")
 
     def _say_run(self, entry: Entry, link: Conversation) -> None:
         command = entry.command
@@ -374,9 +399,8 @@ class Router:
         )
 
     def _new_result(self, entry: Entry) -> LiveResult:
-        if entry.result is not None:
-            entry.result.cut("a new attempt begins")
-        entry.result = result = self._results.begin(entry.scope, entry.command.id)
+        entry.drop_result("a new attempt begins")
+        entry.result = result = self._results.begin(entry.scope, entry.command.id, entry.writing)
 
         def stop_sending() -> None:
             link = entry.line.link if entry.line is not None else None
@@ -404,6 +428,10 @@ class Router:
                 "address": link.peer.address,
             },
         )
+        known = await self._store.agent(Scope(line.tenant), line.agent)
+        if known is not None:
+            line.group = known.group
+            line.digest = line.digest or known.catalogue_digest
         await self._store.agent_seen(
             Scope(line.tenant),
             line.agent,
@@ -414,34 +442,47 @@ class Router:
         )
 
     async def catalogue(self, link: Conversation, digest: str, catalogue: bytes) -> None:
+        line = self._line(link.peer.tenant, link.peer.agent)
+        if line.catalogue is not None and line.digest == digest:
+            return
         if hashlib.sha256(catalogue).hexdigest() != digest:
             raise RemoteProtocolError("the catalogue does not have the digest that came with it")
         try:
-            read = catalogues.read(catalogue)
+            # A large one takes a while.
+            read = await asyncio.to_thread(catalogues.read, catalogue)
         except CatalogueInvalid as exc:
             raise RemoteProtocolError(str(exc)) from exc
-        line = self._line(link.peer.tenant, link.peer.agent)
+        if line.link is not link:
+            return
         line.catalogue = read
         if line.digest != digest:
             line.digest = digest
-            await self._store.put_catalogue(Scope(line.tenant), line.agent, catalogue, digest)
+            try:
+                await self._store.put_catalogue(Scope(line.tenant), line.agent, catalogue, digest)
+            except StoreUnavailable as exc:
+                line.digest = ""
+                log.warning("a catalogue was not kept: %s", exc, extra={"event": "note_lost", "agent": line.agent})
+        self._dispatch(line)
 
-    async def holding(self, link: Conversation, holding: Holding) -> None:
+    def holding(self, link: Conversation, holding: Holding) -> None:
         line = self._line(link.peer.tenant, link.peer.agent)
         if line.link is not link:
             return
-        held_by_id = {held.id: held for held in holding.commands}
+        line.uncredited = 0
         for held in holding.commands:
             entry = line.flying.get(held.id)
-            if entry is None or not entry.sent or entry.finishing:
-                link.say(Ack(held.id, held.epoch))
+            if entry is None or not entry.sent or entry.command.epoch != held.epoch:
+                _forget(link, held.id, held.epoch)
+        held_by_id = {held.id: held for held in holding.commands}
         for entry in list(line.flying.values()):
+            entry.uncredited = 0
+            # Of one whose end is being written the agent may not forget anything yet: `_write_end` tells it.
             if entry.sent and not entry.finishing:
-                await self._settle(entry, link, held_by_id.get(entry.command.id))
+                self._settle(entry, link, held_by_id.get(entry.command.id))
         link.ready = True
         self._dispatch(line)
 
-    async def _settle(self, entry: Entry, link: Conversation, held: Held | None) -> None:
+    def _settle(self, entry: Entry, link: Conversation, held: Held | None) -> None:
         command = entry.command
         result = entry.result if entry.result is not None and entry.result.reason is None else None
         have = result.taken if result is not None else 0
@@ -455,15 +496,12 @@ class Router:
         if decision is Decision.RESUME:
             if result is None:
                 self._new_result(entry)
-            entry.uncredited = 0
             link.say(Resume(command.id, command.epoch, offset=have, credit=limits.STREAM_WINDOW_BYTES))
             if command.cancel_requested:
                 link.say(Cancel(command.id, command.epoch))
-            return
-        if held is not None:
-            link.say(Ack(held.id, held.epoch))
-        if decision is Decision.AGAIN:
-            await self._again(entry, "the attempt was lost with its link")
+        elif decision is Decision.AGAIN:
+            _forget(link, command.id, command.epoch)
+            self._again(entry, "the attempt was lost with its link")
         else:
             self._end(entry, _doubt(self._now(), held is not None))
 
@@ -491,15 +529,26 @@ class Router:
             raise RemoteProtocolError(f"{message.id}: rows before their row set")
 
         def stored(size: int, entry: Entry = entry) -> None:
+            line = entry.line
+            if line is None or line.link is not link:
+                # A later link began with whole windows.
+                return
             entry.uncredited += size
+            line.uncredited += size
             if entry.uncredited >= CREDIT_BYTES or entry.finishing:
                 self._grant(entry, link)
+            elif line.uncredited >= LINK_CREDIT_BYTES:
+                # Many results that each wait for a little would keep the whole link waiting.
+                for other in line.flying.values():
+                    self._grant(other, link)
 
         entry.result.append(data, message.rows, stored)
 
     def _grant(self, entry: Entry, link: Conversation) -> None:
-        if entry.uncredited and link.open and entry.line is not None and entry.line.link is link:
+        line = entry.line
+        if entry.uncredited and link.open and line is not None and line.link is link:
             link.say(Credit(entry.command.id, entry.uncredited))
+            line.uncredited -= entry.uncredited
         entry.uncredited = 0
 
     def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
@@ -509,10 +558,31 @@ class Router:
             except msgspec.DecodeError as exc:
                 raise RemoteProtocolError(f"{message.id}: outputs that are no JSON object: {exc}") from exc
         entry = self._flying(link, message.id)
-        if entry is None or entry.finishing:
-            link.say(Ack(message.id, message.epoch))
+        if entry is None:
+            _forget(link, message.id, message.epoch)
+        elif entry.finishing:
+            # The agent may forget it once that end is kept.
             return
-        self._spawn(self._complete(entry, link, message, outputs), f"complete {message.id}")
+        elif message.error_code in NOT_BEGUN and not message.touched:
+            _forget(link, message.id, message.epoch)
+            self._rest(self._line(link.peer.tenant, link.peer.agent), link)
+            self._again(entry, message.error_message)
+        else:
+            entry.finishing = True
+            self._spawn(self._complete(entry, link, message, outputs), f"complete {message.id}")
+
+    def _rest(self, line: Line, link: Conversation) -> None:
+        """Send nothing more for a while to an agent that begins nothing, such as one that is stopping."""
+
+        async def ask_again() -> None:
+            await asyncio.sleep(REST_S)
+            if line.link is link:
+                link.ready = True
+                self._dispatch(line)
+
+        if link.ready:
+            link.ready = False
+            self._spawn(ask_again(), f"let {line.tenant}/{line.agent} rest")
 
     async def left(self, link: Conversation) -> None:
         line = self._line(link.peer.tenant, link.peer.agent)
@@ -532,16 +602,9 @@ class Router:
     # --- endings ----------------------------------------------------------------------------------
 
     async def _complete(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes) -> None:
-        command = entry.command
-        if message.error_code in NOT_BEGUN and not message.touched:
-            self._grant(entry, link)
-            link.say(Ack(command.id, message.epoch))
-            await self._again(entry, message.error_message)
-            return
         finish = await self._verified(entry, message, outputs)
         self._grant(entry, link)
         await self._write_end(entry, finish)
-        link.say(Ack(command.id, message.epoch))
 
     async def _verified(self, entry: Entry, message: Completed, outputs: bytes) -> Finish:
         """Return the final state that the agent's word and the rows that came amount to."""
@@ -552,14 +615,19 @@ class Router:
         error = None
         if message.error_code:
             error = CommandError(
-                message.error_kind or "technical", message.error_code, message.error_message, message.source_code
+                message.error_kind or "technical",
+                message.error_code,
+                message.error_message[: limits.MAX_ERROR_CHARS],
+                message.source_code[: limits.MAX_ERROR_CHARS],
             )
         try:
-            ours = result is not None and result.reason is not None  # we cut it, and asked the agent to stop
+            # One that we cut, so that the agent was asked to stop, was cancelled by nobody.
+            ours = result is not None and result.reason is not None and state is CommandState.CANCELLED
             if result is not None and (state is CommandState.SUCCEEDED or ours):
                 row_sets, inline = await result.complete(message.row_sets)
             elif result is not None:
                 result.cut(message.error_message or "the command did not succeed")
+                await result.flushed()
         except ResultGone as exc:
             # The work was done, its rows are lost: that is a success only for nobody.
             state = CommandState.FAILED if entry.command.effect in REPEATABLE else CommandState.IN_DOUBT
@@ -571,7 +639,7 @@ class Router:
             outputs=outputs or None,
             row_sets=row_sets,
             error=error,
-            warnings=tuple(message.warnings),
+            warnings=tuple(warning[: limits.MAX_ERROR_CHARS] for warning in message.warnings[: limits.MAX_WARNINGS]),
             result=kept,  # type: ignore[arg-type]  # mypy does not see a literal through two conditions
             inline=inline if kept == "inline" else None,
         )
@@ -585,7 +653,6 @@ class Router:
             self._spawn(self._write_end(entry, finish), f"end {entry.command.id}")
 
     async def _write_end(self, entry: Entry, finish: Finish) -> None:
-        entry.finishing = True
         command = entry.command
         line = entry.line
         self._queue_of(command).remove(command.id)
@@ -596,7 +663,7 @@ class Router:
             except StoreUnavailable:
                 # The agent keeps the outcome until it is told that we have it.
                 await asyncio.sleep(STORE_RETRY_S)
-        final = replace(
+        entry.command = final = replace(
             entry.command,
             state=finish.state,
             finished_at=finish.finished_at,
@@ -608,8 +675,8 @@ class Router:
         )
         if entry.result is not None:
             entry.result.end()
-            if finish.result == "none" and entry.result.on_disk:
-                await asyncio.to_thread(self._results.remove, entry.scope, command.id)
+        if finish.result != "file":
+            await self._remove_file(entry)
         self._land(entry)
         del self._entries[command.id]
         entry.move()
@@ -627,21 +694,29 @@ class Router:
                 self._enqueue(self._entries[following])
                 self._dispatch_for(self._entries[following].command)
         if line is not None:
+            if line.link is not None:
+                _forget(line.link, command.id, command.epoch)
             self._dispatch(line)
 
-    async def _again(self, entry: Entry, why: str) -> None:
-        """Put a command back into its queue."""
-        if entry.result is not None:
-            entry.result.cut(f"attempt {entry.command.epoch} ended without a result: {why}")
-            entry.result = None
-            entry.move()
+    async def _remove_file(self, entry: Entry) -> None:
+        """Remove what any attempt has written, once none writes any more."""
+        entry.drop_result("it ended without these rows")
+        if entry.writing is not None:
+            await asyncio.wait((entry.writing,))
+        if entry.spilled:
+            await asyncio.to_thread(self._results.remove, entry.scope, entry.command.id)
+
+    def _again(self, entry: Entry, why: str) -> None:
+        """Put a command back into its queue, now: whatever comes next must find it there."""
+        entry.drop_result(f"attempt {entry.command.epoch} ended without a result: {why}")
         line = entry.line
         self._land(entry)
         if entry.command.cancel_requested:
             self._end(entry, _ended(CommandState.CANCELLED, self._now()))
             return
         entry.command = replace(entry.command, state=CommandState.QUEUED)
-        await self._store.requeue(entry.scope, entry.command.id)
+        # If this note is lost with us, the command is settled as one that was sent, which is safe.
+        self._spawn(_ignore(self._store.requeue(entry.scope, entry.command.id)), f"note {entry.command.id}")
         self._enqueue(entry)
         self._dispatch_for(entry.command)
         if line is not None:
@@ -658,12 +733,15 @@ class Router:
                 if entry.line is None:
                     self._end(entry, _ended(CommandState.EXPIRED, now))
                 elif entry.line.link is None:
-                    decision = lost(entry.command)
-                    again = decision is Decision.AGAIN
+                    again = not entry.sent or lost(entry.command) is Decision.AGAIN
                     self._end(entry, _ended(CommandState.EXPIRED, now) if again else _doubt(now, False))
                 else:
                     # Under way: the agent ends it by the operation's own timeout. Look again later.
                     heapq.heappush(self._expiry, (now + limits.SILENCE_S, command_id))
+            if len(self._expiry) > 2 * len(self._entries) + SPARE:
+                # Most commands end long before their time is up.
+                self._expiry = [item for item in self._expiry if item[1] in self._entries]
+                heapq.heapify(self._expiry)
             await asyncio.sleep(SWEEP_S)
 
 
@@ -673,6 +751,12 @@ async def _ignore(noted: Coroutine[Any, Any, None]) -> None:
         await noted
     except StoreUnavailable as exc:
         log.warning("a state was not noted: %s", exc, extra={"event": "note_lost"})
+
+
+def _forget(link: Conversation, command_id: str, epoch: int) -> None:
+    """Let the agent forget a command, if it holds it or has told its end on this link, and does so still."""
+    if Ack in PHASES[link.phase(command_id)]:
+        link.say(Ack(command_id, epoch))
 
 
 def _ended(state: CommandState, now: float) -> Finish:

@@ -398,7 +398,7 @@ class Session:
 
     def end(self, code: str, reason: str = "", retry_after_s: float = 0.0) -> None:
         """Queue a Goodbye; nothing may be said after it."""
-        self._end(Goodbye(code=code, reason=reason, retry_after_s=retry_after_s))
+        self._end(Goodbye(code=code, reason=reason[: limits.MAX_ERROR_CHARS], retry_after_s=retry_after_s))
 
     def _end(self, goodbye: Goodbye) -> None:
         if self.stage is not Stage.CLOSED:

@@ -37,6 +37,11 @@ class MemoryTransport(Transport):
     async def close(self, reason: str = "") -> None:
         self._closed.set()
 
+    async def closed(self) -> None:
+        """Wait until either end is closed, and say so as ``receive`` does."""
+        await self._closed.wait()
+        raise LinkError("the link was closed")
+
     async def _unless_closed(self, step: Coroutine[Any, Any, T]) -> T:
         step_task = asyncio.ensure_future(step)
         closed_task = asyncio.ensure_future(self._closed.wait())

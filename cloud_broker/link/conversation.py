@@ -41,7 +41,7 @@ class Desk(Protocol):
     async def catalogue(self, link: Conversation, digest: str, catalogue: bytes) -> None:
         """What may be run there."""
 
-    async def holding(self, link: Conversation, holding: Holding) -> None:
+    def holding(self, link: Conversation, holding: Holding) -> None:
         """What it still holds; commands may be sent from here on."""
 
     def accepted(self, link: Conversation, message: Accepted) -> None:
@@ -163,33 +163,48 @@ class Conversation:
 
     async def _read(self) -> None:
         while True:
-            data = await self._transport.receive()
+            data = await self._receive()
             try:
                 records = self._session.receive(data, time.monotonic())
+                self.last_heard = time.time()
+                for message, payload in records:
+                    await self._act(message, payload)
+            except RemoteProtocolError as exc:
+                self._session.end("protocol", str(exc))
+                raise
             finally:
                 self._wake.set()
-            self.last_heard = time.time()
-            for message, payload in records:
-                if isinstance(message, Chunk):
-                    self._desk.chunk(self, message, payload)
-                elif isinstance(message, Accepted):
-                    self._desk.accepted(self, message)
-                elif isinstance(message, Started):
-                    self._desk.started(self, message)
-                elif isinstance(message, RowSetBegins):
-                    self._desk.row_set_begins(self, message)
-                elif isinstance(message, Completed):
-                    self._desk.completed(self, message, bytes(payload))
-                elif isinstance(message, Hello):
-                    await self._greet(message)
-                elif isinstance(message, Holding):
-                    await self._desk.holding(self, message)
-                elif isinstance(message, Catalogue):
-                    if len(payload) > limits.MAX_CATALOGUE_BYTES:
-                        raise RemoteProtocolError(f"a catalogue of {len(payload)} bytes")
-                    await self._desk.catalogue(self, message.digest, bytes(payload))
-                elif isinstance(message, Goodbye):
-                    raise LinkLost(f"the agent said goodbye: {message.code} {message.reason}")
+
+    async def _receive(self) -> bytes:
+        """Return the next message. Silence is noticed here too: on a dead line the writer may be stuck in a send."""
+        while True:
+            try:
+                async with asyncio.timeout(self._own.silence_s):
+                    return await self._transport.receive()
+            except TimeoutError:
+                self._session.tick(time.monotonic())
+
+    async def _act(self, message: AnyMessage, payload: Buffer) -> None:
+        if isinstance(message, Chunk):
+            self._desk.chunk(self, message, payload)
+        elif isinstance(message, Accepted):
+            self._desk.accepted(self, message)
+        elif isinstance(message, Started):
+            self._desk.started(self, message)
+        elif isinstance(message, RowSetBegins):
+            self._desk.row_set_begins(self, message)
+        elif isinstance(message, Completed):
+            self._desk.completed(self, message, bytes(payload))
+        elif isinstance(message, Hello):
+            await self._greet(message)
+        elif isinstance(message, Holding):
+            self._desk.holding(self, message)
+        elif isinstance(message, Catalogue):
+            if len(payload) > limits.MAX_CATALOGUE_BYTES:
+                raise RemoteProtocolError(f"a catalogue of {len(payload)} bytes")
+            await self._desk.catalogue(self, message.digest, bytes(payload))
+        elif isinstance(message, Goodbye):
+            raise LinkLost(f"the agent said goodbye: {message.code} {message.reason}")
 
     async def _greet(self, hello: Hello) -> None:
         self.hello = hello

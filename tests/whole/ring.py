@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ FILE: dict[str, Any] = {
 
 
 class BrokerEnd(Transport):
-    """The broker's end of a link in memory; ``freeze`` makes it a line on which nothing arrives any more."""
+    """The broker's end of a link in memory; ``freeze`` makes it a line on which nothing moves any more."""
 
     def __init__(self, transport: MemoryTransport) -> None:
         self.address = "memory:0"
@@ -64,7 +64,7 @@ class BrokerEnd(Transport):
 
     async def send(self, data: bytes) -> None:
         if self._frozen:
-            return
+            await self._transport.closed()
         try:
             await self._transport.send(data)
         except LinkError as exc:
@@ -72,10 +72,10 @@ class BrokerEnd(Transport):
 
     async def receive(self) -> bytes:
         try:
-            while True:
-                data = await self._transport.receive()
-                if not self._frozen:
-                    return data
+            data = await self._transport.receive()
+            if self._frozen:
+                await self._transport.closed()
+            return data
         except LinkError as exc:
             raise LinkLost(str(exc)) from exc
 
@@ -86,12 +86,17 @@ class BrokerEnd(Transport):
 class Site:
     """One agent's process: its dispatcher and connectors; a new ``Site`` is a restarted agent."""
 
-    def __init__(self, name: str = "plant-1", file: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "plant-1",
+        file: dict[str, Any] | None = None,
+        connector: Callable[[DriverSetup], Connector] = SyntheticConnector,
+    ) -> None:
         self.settings = Settings.model_validate({**(file or FILE), "agent": name})
         self.name = name
         self.boot = os.urandom(4).hex()
         self.connectors: dict[str, Connector] = {
-            key: SyntheticConnector(
+            key: connector(
                 DriverSetup(
                     key,
                     connection,
@@ -172,9 +177,6 @@ class Ring:
                 silence_s=silence_s,
             ),
         )
-        known = await self.store.agent(SCOPE, site.name)
-        if known is not None:
-            self.router.know(known)
         serving = asyncio.create_task(broker.serve(), name="broker's end")
         dialled = asyncio.create_task(site.conversation(theirs, silence_s).serve(), name="agent's end")
         self._links.append((ours, serving, dialled))
