@@ -56,8 +56,8 @@ class Rows:
 
     Attributes:
         data: NDJSON, one object per line with all columns in order, each line ended by a newline;
-            whole lines only.
-        count: how many lines.
+            whole lines from a driver; to the dispatcher a very long one may come in parts.
+        count: how many lines end in it.
     """
 
     data: bytes

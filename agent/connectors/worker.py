@@ -13,16 +13,19 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import msgspec
 from pydantic import TypeAdapter
 
 from agent.connectors import pipes
 from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Remark, Rows, RowSet
-from agent.errors import CommandError, DriverCrashed, SourceUnavailable
+from agent.errors import CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable
 from agent.settings import Connection, Operation
-from protocol import framing
+from protocol import framing, limits
+from protocol.framing import Buffer
+
+PART_BYTES: Final = limits.MAX_MESSAGE_BYTES // 2  # of rows in one word to the agent
 
 _CONNECTION: TypeAdapter[Connection] = TypeAdapter(Connection)
 _OPERATION: TypeAdapter[Operation] = TypeAdapter(Operation)
@@ -124,17 +127,33 @@ class Worker:
         try:
             for piece in pieces:
                 if isinstance(piece, Rows):
-                    self._tell(pipes.SomeRows(piece.count), piece.data)
+                    self._tell_rows(piece)
                 elif isinstance(piece, RowSet):
                     self._tell(pipes.Columns(piece.columns))
                 elif isinstance(piece, Outputs):
-                    self._tell(pipes.Values(), pipes.ENCODER.encode(piece.values))
+                    self._tell_outputs(piece)
                 elif isinstance(piece, Remark):
                     self._tell(pipes.Remarked(piece.message))
         finally:
             self._busy.clear()
 
-    def _tell(self, message: pipes.FromDriver, payload: bytes = b"") -> None:
+    def _tell_rows(self, rows: Rows) -> None:
+        view = memoryview(rows.data)
+        while len(view) > PART_BYTES:  # a document in one row; its last part counts it
+            self._tell(pipes.SomeRows(0), view[:PART_BYTES])
+            view = view[PART_BYTES:]
+        self._tell(pipes.SomeRows(rows.count), view)
+
+    def _tell_outputs(self, outputs: Outputs) -> None:
+        payload = pipes.ENCODER.encode(outputs.values)
+        if len(payload) > limits.MAX_OUTPUT_BYTES:
+            raise OutcomeUnknown(
+                f"it ran, but its outputs of {len(payload)} bytes are more than the {limits.MAX_OUTPUT_BYTES} that go "
+                "over the link; let the operation return less"
+            )
+        self._tell(pipes.Values(), payload)
+
+    def _tell(self, message: pipes.FromDriver, payload: Buffer = b"") -> None:
         self._say.write(framing.pack(pipes.ENCODER.encode(message), payload))
         self._say.flush()
 

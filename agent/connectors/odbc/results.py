@@ -17,7 +17,7 @@ from protocol import limits
 FIRST_ROWS: Final = 20  # rows fetched at first: the first chunk leaves early, and tells how wide the rows are
 MOST_ROWS: Final = 5_000  # rows fetched at once at most
 FULL: Final = 0.9  # of a chunk is aimed at, because rows differ in width
-MOST_ROW_BYTES: Final = limits.MAX_MESSAGE_BYTES - limits.CHUNK_BYTES  # one row must fit into one record
+MOST_ROW_BYTES: Final = 16_777_216  # bytes; whoever turns rows into CSV holds one whole, several times
 
 Fetch = Callable[[int], list[Any]]  # the next rows, at most so many; none at the end
 
@@ -83,7 +83,7 @@ def _chunks(encoder: RowEncoder, rows: Sequence[Sequence[Any]]) -> Iterator[Rows
     if len(piece.data) <= limits.CHUNK_BYTES or len(rows) == 1:
         if len(piece.data) > MOST_ROW_BYTES:
             raise ValueUnreadable(
-                f"one row has {len(piece.data)} bytes, more than the {MOST_ROW_BYTES} that one message carries; "
+                f"one row has {len(piece.data)} bytes, more than the {MOST_ROW_BYTES} that a row may have; "
                 "select fewer columns, or the large one in parts"
             )
         yield piece

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,19 @@ from agent import errors
 from agent.connectors import CONNECTORS, sessions
 from agent.connectors.base import Call, DriverSetup, Outputs, Piece, Rows
 from agent.connectors.sessions import DriverConnector
-from agent.settings import OdbcConnection, SqlOperation
+from agent.settings import OdbcConnection, ProcedureOperation, SqlOperation
 from config.dev.databases import Postgres
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals to the driver's process; wine has its own tests")
 
 OPERATIONS = {
+    "document": {"sql": "SELECT 1 AS n, repeat('x', :bytes) AS x UNION ALL SELECT 2, 'y'", "effect": "read"},
     "numbers": {"sql": "SELECT n FROM generate_series(1, :count) n", "effect": "read"},
     "sleep": {"sql": "SELECT pg_sleep(:seconds)", "effect": "read"},
     "slow-write": {"sql": "INSERT INTO written SELECT 1 FROM pg_sleep(:seconds)", "effect": "at-most-once"},
 }
 PARAMS = {
+    "document": {"bytes": {"type": "integer"}},
     "numbers": {"count": {"type": "integer"}},
     "sleep": {"seconds": {"type": "number"}},
     "slow-write": {"seconds": {"type": "number"}},
@@ -281,3 +284,32 @@ async def test_outputs_and_findings_come_through(erp: DriverConnector) -> None:
     findings = await erp.check()
     assert findings
     assert all(finding.ok is not False for finding in findings)
+
+
+async def test_a_document_of_some_megabytes_comes_in_one_row(erp: DriverConnector) -> None:
+    pieces = [piece for piece in await all_of(erp, call("document", bytes=5_000_000)) if isinstance(piece, Rows)]
+
+    rows = [json.loads(line) for line in b"".join(piece.data for piece in pieces).splitlines()]
+    assert [(row["n"], len(row["x"])) for row in rows] == [(1, 5_000_000), (2, 1)]
+    assert sum(piece.count for piece in pieces) == 2
+
+
+async def test_outputs_that_are_too_large_are_told_as_such(postgres: Postgres, tmp_path: Path) -> None:
+    postgres.execute_script(
+        "CREATE OR REPLACE PROCEDURE large_out(OUT t text) LANGUAGE sql AS $$ SELECT repeat('x', 3000000) $$"
+    )
+    procedure = ProcedureOperation.model_validate(
+        {
+            "connection": "erp",
+            "procedure": "large_out",
+            "effect": "read",
+            "params": {"t": {"type": "string", "direction": "out"}},
+        }
+    )
+    made = replace(setup(postgres.odbc(), tmp_path), operations={"large-out": procedure})
+    connector = DriverConnector(made, CONNECTORS["odbc"])
+    try:
+        with pytest.raises(errors.OutcomeUnknown, match="its outputs of 30000"):
+            await all_of(connector, call("large-out"))
+    finally:
+        await connector.close()
