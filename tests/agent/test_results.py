@@ -13,6 +13,7 @@ from agent.connectors.base import Column
 from agent.results import HIGH_BYTES, KEPT_BYTES, Result
 from protocol import limits
 from protocol.codec import Record
+from protocol.errors import RemoteProtocolError
 from protocol.messages import Chunk, Completed, RowSetBegins, RowSetDone
 
 COLUMNS = (Column("a", "string"),)
@@ -77,6 +78,37 @@ async def test_what_may_be_on_its_way_without_credit_can_always_be_sent_again() 
     lane.resume(lane.first)
     assert body(send_all(lane)) == whole[lane.first :]
     assert lane.held().sent == len(whole)
+
+
+async def test_bytes_that_wait_to_be_sent_take_no_room_from_those_that_may_be_lost() -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    filling = asyncio.ensure_future(_fill(lane, 60))
+    sent = 0
+    while not filling.done():
+        await asyncio.sleep(0)
+        record = lane.head()
+        if record is not None and lane.end - sent > HIGH_BYTES:
+            lane.sent()
+            sent += len(record.payload)
+            assert lane.first <= max(0, sent - KEPT_BYTES)
+        elif record is not None and filling.done():
+            break
+    await filling
+
+
+async def _fill(lane: Result, pieces: int) -> None:
+    for _ in range(pieces):
+        await lane.rows(b"x" * 50_000, 1)
+
+
+@pytest.mark.parametrize("offset", [-1, 1, 49_999, 150_001])
+async def test_a_broker_that_asks_for_what_it_was_not_told_of_is_told_so(offset: int) -> None:
+    lane = result()
+    lane.begin(COLUMNS)
+    await _fill(lane, 3)
+    with pytest.raises(RemoteProtocolError, match=f"byte {offset}"):
+        lane.resume(offset)
 
 
 @given(st.lists(st.integers(0, 150_000), min_size=1, max_size=12), st.data())

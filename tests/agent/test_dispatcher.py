@@ -1,0 +1,180 @@
+"""Commands on the agent: when they start, when they do not, and what is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.connectors.base import Call, Column, Connector, Outputs, Piece, Remark, RowSet
+from agent.dispatcher import Dispatcher
+from agent.settings import Settings
+from protocol import limits
+from protocol.errors import RemoteProtocolError
+from protocol.messages import Completed, Run
+
+FILE: dict[str, Any] = {
+    "agent": "plant-1",
+    "state_dir": "state",
+    "max_running": 4,
+    "connections": {"one": {"type": "synthetic", "max_concurrent": 1}, "two": {"type": "synthetic"}},
+    "operations": {
+        "act": {"connection": "one", "synthetic": "sleep", "effect": "at-most-once"},
+        "read": {"connection": "two", "synthetic": "sleep"},
+    },
+}
+
+
+class Held(Connector):
+    """Every run waits until it is let go, also when it is cancelled; then it gives what it was told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self.go = asyncio.Event()
+        self.pieces: list[Piece] = []
+
+    async def run(self, call: Call) -> AsyncGenerator[Piece, None]:
+        self.begun.append(call.command_id)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await self.go.wait()
+            for piece in self.pieces:
+                yield piece
+        finally:
+            self.at_once -= 1
+
+
+class Plant:
+    """A dispatcher without a link."""
+
+    def __init__(self) -> None:
+        self.connectors = {"one": Held(), "two": Held()}
+        self.dispatcher = Dispatcher(Settings.model_validate(FILE), self.connectors)
+
+    def offer(self, name: str, operation: str = "act", expires_in_s: float = 60.0, epoch: int = 1) -> None:
+        run = Run(id=name, epoch=epoch, operation=operation, expires_in_s=expires_in_s, credit=0)
+        self.dispatcher.offer(run, b'{"seconds": 1}')
+
+    async def outcome(self, name: str) -> Completed:
+        running = self.dispatcher._commands[name]
+        await until(lambda: running.result.ended)
+        message = running.result._records[-1].message
+        assert isinstance(message, Completed)
+        return message
+
+
+@pytest.fixture
+async def plant() -> Plant:
+    return Plant()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for something that nobody tells."""
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
+            await asyncio.sleep(0)
+
+
+async def test_a_command_whose_time_was_up_on_its_way_does_not_start(plant: Plant) -> None:
+    plant.offer("late", expires_in_s=-0.1)
+    ended = await plant.outcome("late")
+    assert (ended.outcome, ended.touched) == ("expired", False)
+    assert plant.connectors["one"].begun == []
+
+
+async def test_a_command_cancelled_before_its_task_began_ends(plant: Plant) -> None:
+    plant.offer("a")
+    plant.dispatcher.cancel("a")
+    assert (await plant.outcome("a")).outcome == "cancelled"
+
+
+async def test_a_command_that_is_forgotten_while_it_waits_never_starts(plant: Plant) -> None:
+    plant.offer("first")
+    plant.offer("second")
+    plant.offer("third")
+    await until(lambda: plant.connectors["one"].begun == ["first"])
+    plant.dispatcher.forget("second")
+    plant.connectors["one"].go.set()
+    assert (await plant.outcome("third")).outcome == "succeeded"
+    assert plant.connectors["one"].begun == ["first", "third"]
+
+
+async def test_a_new_attempt_waits_for_the_end_of_the_one_before_it(plant: Plant) -> None:
+    plant.offer("a", "read")
+    await until(lambda: plant.connectors["two"].begun == ["a"])
+    plant.dispatcher.forget("a")
+    plant.offer("a", "read", epoch=2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    plant.connectors["two"].go.set()
+    assert (await plant.outcome("a")).outcome == "succeeded"
+    assert plant.connectors["two"].begun == ["a", "a"]
+    assert plant.connectors["two"].most_at_once == 1
+
+
+async def test_an_agent_that_stops_starts_nothing_that_waits(plant: Plant) -> None:
+    plant.offer("first")
+    plant.offer("second")
+    await until(lambda: plant.connectors["one"].begun == ["first"])
+    stopping = asyncio.create_task(plant.dispatcher.stop())
+    refused = await plant.outcome("second")
+    assert (refused.error_code, refused.touched) == ("agent_stopping", False)
+    plant.connectors["one"].go.set()
+    await stopping
+    assert (await plant.outcome("first")).outcome == "succeeded"
+
+
+async def test_an_agent_that_stops_waits_for_what_was_forgotten(plant: Plant) -> None:
+    plant.offer("a")
+    await until(lambda: plant.connectors["one"].begun == ["a"])
+    plant.dispatcher.forget("a")
+    stopping = asyncio.create_task(plant.dispatcher.stop())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not stopping.done()
+    plant.connectors["one"].go.set()
+    await stopping
+    assert not plant.dispatcher._leaving
+
+
+BEYOND: list[tuple[str, list[Piece]]] = [
+    ("outputs of", [Outputs({"text": "x" * limits.MAX_OUTPUT_BYTES})]),
+    ("row sets", [RowSet((Column("a", "string"),))] * (limits.MAX_ROW_SETS + 1)),
+    ("names of columns", [RowSet((Column("a" * (limits.MAX_COLUMN_BYTES + 1), "string"),))]),
+]
+
+
+@pytest.mark.parametrize(("complaint", "pieces"), BEYOND, ids=[row[0] for row in BEYOND])
+@pytest.mark.parametrize(("operation", "outcome"), [("act", "in_doubt"), ("read", "failed")])
+async def test_what_no_link_can_carry_is_told_as_such(
+    plant: Plant, complaint: str, pieces: list[Piece], operation: str, outcome: str
+) -> None:
+    for connector in plant.connectors.values():
+        connector.pieces = pieces
+        connector.go.set()
+    plant.offer("a", operation)
+    ended = await plant.outcome("a")
+    assert ended.outcome == outcome
+    assert complaint in ended.error_message
+
+
+async def test_warnings_are_not_without_end(plant: Plant) -> None:
+    plant.connectors["one"].pieces = [Remark("x" * 10_000)] * 1_000
+    plant.connectors["one"].go.set()
+    plant.offer("a")
+    assert len(msgspec.json.encode(await plant.outcome("a"))) < limits.MAX_HEADER_BYTES / 2
+
+
+async def test_a_broker_that_sends_far_too_much_is_stopped(plant: Plant) -> None:
+    for number in range(8):
+        plant.offer(str(number))
+    with pytest.raises(RemoteProtocolError, match="too many"):
+        plant.offer("8")
+    plant.connectors["one"].go.set()
+    await plant.dispatcher.stop()
