@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -123,7 +124,7 @@ def enroll(token: str, force: bool, config: Path | None, as_json: bool) -> None:
                 "agent": identity.agent,
                 "broker": identity.url,
                 "serial": identity.serial,
-                "not_after": identity.not_after,
+                "not_after": datetime.fromtimestamp(identity.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
         )
     else:

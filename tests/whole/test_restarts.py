@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -116,6 +118,16 @@ def test_a_broker_that_is_asked_to_stop_tells_its_agents(platform: tuple[Broker,
     made.start()
     assert caller.run("echo", {"a": 1})["state"] == "succeeded"
     assert "the broker is stopping" in site.program.log.read_text()
+
+
+def test_what_enrolment_tells_a_script_has_times_as_everywhere(tmp_path: Path, platform: tuple[Broker, Caller]) -> None:
+    made, _ = platform
+    answer = AgentSite(tmp_path / "agent", DIRECT, agent="plant-3").cli(
+        "enroll", "--json", "--token", made.token("acme", "plant-3")
+    )
+    facts = json.loads(answer.out)
+    assert (facts["tenant"], facts["agent"]) == ("acme", "plant-3")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", facts["not_after"])
 
 
 def test_a_token_works_once(tmp_path: Path, platform: tuple[Broker, Caller], site: AgentSite) -> None:
