@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 
-from cloud_broker.logs import JsonLines, TextLines
+from uvicorn.protocols.http import httptools_impl
+
+from cloud_broker.logs import JsonLines, TextLines, hush_libraries
 
 
 def record(message: str, **facts: object) -> logging.LogRecord:
@@ -52,3 +55,13 @@ def test_an_error_brings_its_traceback() -> None:
 
     assert "KeyError: 'k'" in TextLines().format(failed)
     assert "KeyError: 'k'" in json.loads(JsonLines().format(failed))["traceback"]
+
+
+def test_a_result_that_is_cut_on_purpose_is_no_error_of_the_web_server() -> None:
+    hush_libraries()
+
+    server = logging.getLogger("uvicorn.error")
+    assert not server.filter(record("ASGI callable returned without completing response."))
+    assert server.filter(record("Exception in ASGI application"))
+    sources = Path(httptools_impl.__file__).read_text("utf-8")
+    assert '"ASGI callable returned without completing response."' in sources
