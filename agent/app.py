@@ -116,10 +116,10 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set; then bring what runs to its end, tell, and close."""
         describing = asyncio.create_task(self._describe(), name="describe operations")
-        await asyncio.wait((describing,), timeout=DESCRIBE_S)
+        stopping = asyncio.create_task(stop.wait(), name="wait for stop")
+        await asyncio.wait((describing, stopping), timeout=DESCRIBE_S, return_when=asyncio.FIRST_COMPLETED)
         unlink = asyncio.Event()
         linking = asyncio.create_task(self.supervisor.run(unlink), name="keep the link")
-        stopping = asyncio.create_task(stop.wait(), name="wait for stop")
         try:
             await asyncio.wait((linking, stopping), return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping", extra={"event": "agent_stopping", "running": self.dispatcher.running})

@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
 import uvicorn
@@ -129,9 +129,14 @@ async def _listening(
             await link.enter_async_context(
                 listen(link_host, link_port, tls, admission.admit, converse, admission.enrol)
             )
-        tidying = asyncio.create_task(_tidy(settings, store, results), name="tidy what is past its retention")
-        looking = asyncio.create_task(_look_again(router, admission), name="look again at who is linked")
-        renewing = asyncio.create_task(_renew(authority, hosts, tls), name="renew the server's certificate")
+        chores = [
+            asyncio.create_task(every(seconds, chore), name=name)
+            for name, seconds, chore in (
+                ("tidy what is past its retention", TIDY_S, lambda: _tidy(settings, store, results)),
+                ("look again at who is linked", LOOK_AGAIN_S, lambda: _look_again(router, admission)),
+                ("renew the server's certificate", DAY_S, lambda: _renew(authority, hosts, tls)),
+            )
+        ]
         try:
             async with _api(settings, services):
                 log.info(
@@ -142,9 +147,9 @@ async def _listening(
                 )
                 yield services
         finally:
-            for task in (tidying, looking, renewing):
+            for task in chores:
                 task.cancel()
-            await asyncio.gather(tidying, looking, renewing, return_exceptions=True)
+            await asyncio.gather(*chores, return_exceptions=True)
             # Before the listener goes, so that every agent hears why and when to come back.
             await router.farewell()
 
@@ -195,26 +200,31 @@ def _taken(address: str, key: str) -> Iterator[None]:
         raise ConfigError(f"{key} = {address!r}: can't listen there: {exc.strerror}; is a broker running?") from exc
 
 
-async def _tidy(settings: Settings, store: Store, results: Results) -> None:
+async def every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
+    """Do a chore now and then, for good: one that fails, on a full disk for instance, is told and done again."""
     while True:
-        before = time.time() - settings.limits.retention_days * DAY_S
-        while gone := await store.forget_before(before, TIDY_COMMANDS):
-            for tenant, command_id in gone:
-                await asyncio.to_thread(results.remove, Scope(tenant), command_id)
-        await asyncio.sleep(TIDY_S)
+        try:
+            await chore()
+        except Exception:
+            task = asyncio.current_task()
+            log.exception("a chore failed", extra={"event": "chore_failed", "chore": task.get_name() if task else ""})
+        await asyncio.sleep(seconds)
+
+
+async def _tidy(settings: Settings, store: Store, results: Results) -> None:
+    before = time.time() - settings.limits.retention_days * DAY_S
+    while gone := await store.forget_before(before, TIDY_COMMANDS):
+        for tenant, command_id in gone:
+            await asyncio.to_thread(results.remove, Scope(tenant), command_id)
 
 
 async def _look_again(router: Router, admission: Admission) -> None:
     """End the links of those who were revoked or suspended meanwhile, by the command line for instance."""
-    while True:
-        await asyncio.sleep(LOOK_AGAIN_S)
-        for link in router.links():
-            refusal = await admission.admit(link.peer)
-            if refusal is not None:
-                link.end("revoked", refusal)
+    for link in router.links():
+        refusal = await admission.admit(link.peer)
+        if refusal is not None:
+            link.end("revoked", refusal)
 
 
 async def _renew(authority: Authority, hosts: list[str], tls: ssl.SSLContext) -> None:
-    while True:
-        await asyncio.sleep(DAY_S)
-        await asyncio.to_thread(renew_server, tls, authority, hosts, time.time())
+    await asyncio.to_thread(renew_server, tls, authority, hosts, time.time())

@@ -14,8 +14,9 @@ import msgspec
 
 from agent.connectors import pipes
 from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece, Remark, Rows, RowSet
-from agent.errors import CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable, TimedOut
+from agent.errors import Cancelled, CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable, TimedOut
 from protocol import framing
+from protocol.errors import RemoteProtocolError
 
 PIPE_BYTES: Final = 262_144  # bytes read ahead of the consumer at most, times two
 OVERTIME_S: Final = 2.0  # seconds the driver has past its timeout to stop by itself; then it is asked
@@ -111,6 +112,10 @@ class Session:
             lengths = framing.unpack_lengths(await self._stdout.readexactly(framing.LENGTHS.size))
             header = await self._stdout.readexactly(lengths[0])
             payload = await self._stdout.readexactly(lengths[1]) if lengths[1] else b""
+            return pipes.FROM_DRIVER.decode(header), payload
+        except (RemoteProtocolError, msgspec.DecodeError) as exc:
+            self.end(f"the driver's process said what can't be read ({exc}), and was ended")
+            raise DriverCrashed(self.ended or "") from exc
         except (asyncio.IncompleteReadError, ConnectionError) as exc:
             code = await self._process.wait()
             if self.ended is not None:
@@ -118,7 +123,6 @@ class Session:
             raise DriverCrashed(
                 f"the driver's process died ({_how(code)}); if it said why, that stands in the agent's log"
             ) from exc
-        return pipes.FROM_DRIVER.decode(header), payload
 
     def end(self, why: str) -> None:
         """End the process now."""
@@ -152,13 +156,14 @@ class DriverConnector(Connector):
         self._driver = driver
         self._idle: list[Session] = []
         self._running: dict[str, Session] = {}
+        self._starting: set[str] = set()  # commands that wait for their process, and are still wanted
         self._ending: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<DriverConnector {self._setup.name}: {len(self._running)} running, {len(self._idle)} idle>"
 
     async def run(self, call: Call) -> AsyncGenerator[Piece, None]:
-        session = await self._take()
+        session = await self._take_for(call)
         self._running[call.command_id] = session
         loop = asyncio.get_running_loop()
         # Timers and not a timeout around the loop below: the deadline also holds while our consumer is waiting.
@@ -213,6 +218,7 @@ class DriverConnector(Connector):
 
     def cancel(self, command_id: str) -> None:
         """Ask a running command to stop; its process is ended if it does not."""
+        self._starting.discard(command_id)
         session = self._running.get(command_id)
         if session is not None:
             self._ask_to_stop(session, "cancel", None)
@@ -237,6 +243,17 @@ class DriverConnector(Connector):
                     pass
         except (TimeoutError, DriverCrashed):
             session.end("the driver did not stop when it was asked, and its process was ended")
+
+    async def _take_for(self, call: Call) -> Session:
+        self._starting.add(call.command_id)
+        try:
+            session = await self._take()
+            if call.command_id not in self._starting:
+                self._give_back(session)
+                raise Cancelled("cancelled before it started", touched=False)
+        finally:
+            self._starting.discard(call.command_id)
+        return session
 
     async def _take(self) -> Session:
         while self._idle:
@@ -283,6 +300,10 @@ class DriverConnector(Connector):
                     return findings, answer
                 elif isinstance(message, pipes.Failed):
                     raise pipes.error_of(message)
+        except asyncio.CancelledError:
+            # The answer would be taken for that of the next question.
+            session.end("nobody waits for its answer any more")
+            raise
         finally:
             session.timer.cancel()
             self._give_back(session)

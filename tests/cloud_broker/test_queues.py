@@ -73,3 +73,13 @@ def test_only_the_first_of_each_key_may_leave(keys: list[str], data: st.DataObje
         lines[key].remove(leaving)
         following = lines[key][0] if first and lines[key] else None
         assert order.leave("t", key, leaving) == following
+
+
+def test_commands_that_end_while_nobody_takes_any_leave_nothing_behind() -> None:
+    queue = Queue()
+    for number in range(5_000):
+        queue.put("erp", 0, number, f"cmd_{number}")
+        if number != 7:
+            queue.remove(f"cmd_{number}")
+    assert sum(map(len, queue._heaps.values())) < 2_500
+    assert queue.head(lambda _: True) == (0, 7, "cmd_7")

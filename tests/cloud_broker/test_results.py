@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from cloud_broker import results
 from cloud_broker.errors import ResultGone
 from cloud_broker.results import LiveResult
+from cloud_broker.tenants import Scope
 from protocol.messages import ColumnInfo, RowSetBegins, RowSetDone
 
 INLINE = 1_000
@@ -161,3 +165,38 @@ async def test_a_result_shows_its_state(tmp_path: Path) -> None:
     result.begin(begins(0, 0))
     result.append(b"x" * 10, 1, ignored)
     assert repr(result) == "<LiveResult open, 1 row sets, 10 of 10 bytes stored>"
+
+
+async def test_an_attempt_writes_nothing_while_the_one_before_it_still_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, begun = threading.Event(), threading.Event()
+
+    def slow(file: BinaryIO, data: bytes | bytearray) -> None:
+        if data.startswith(b"a"):
+            begun.set()
+            go.wait(10)
+        file.write(data)
+
+    monkeypatch.setattr(results, "_write_all", slow)
+    first = live(tmp_path)
+    first.begin(begins(0, 0))
+    first.append(b"a" * 300_000, 1, ignored)
+    await asyncio.to_thread(begun.wait, 10)
+    first.cut("the link was lost")
+    second = LiveResult(first.path, INLINE, 1_000_000, first.writing)
+    second.begin(begins(0, 0))
+    second.append(b"b" * 5_000, 1, ignored)
+    completing = asyncio.ensure_future(second.complete([done(b"b" * 5_000, 1)]))
+    await asyncio.wait((completing,), timeout=0.05)
+    go.set()
+    await completing
+    await first.flushed()
+    second.end()
+    assert await read(second) == second.path.read_bytes() == b"b" * 5_000
+
+
+def test_a_file_that_can_not_be_removed_stops_nobody(tmp_path: Path) -> None:
+    kept = results.Results(tmp_path, INLINE, 1_000_000)
+    kept.path(Scope("acme"), "cmd_1").mkdir(parents=True)
+    kept.remove(Scope("acme"), "cmd_1")

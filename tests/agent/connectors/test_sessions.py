@@ -313,3 +313,46 @@ async def test_outputs_that_are_too_large_are_told_as_such(postgres: Postgres, t
             await all_of(connector, call("large-out"))
     finally:
         await connector.close()
+
+
+async def test_a_cancel_while_the_process_starts_is_not_lost(erp: DriverConnector, postgres: Postgres) -> None:
+    pieces = erp.run(call("slow-write", seconds=0))
+    beginning = asyncio.ensure_future(anext(pieces))
+    await asyncio.sleep(0)
+    erp.cancel("cmd_test")
+    with pytest.raises(errors.Cancelled):
+        await beginning
+    with pyodbc.connect(postgres.odbc(), autocommit=True) as connection:
+        assert connection.execute("SELECT count(*) FROM written").fetchval() == 0
+    assert only_session(erp).alive
+
+
+GARBAGE = [b"\0\0\0\2\0\0\0\0{}", b"\xff" * 8, b"Welcome to the driver, version 3.1!\n"]
+
+
+@pytest.mark.parametrize("said", GARBAGE)
+@pytest.mark.parametrize("asked", ["run", "check"])
+async def test_a_process_that_says_what_can_not_be_read_is_ended(
+    erp: DriverConnector, monkeypatch: pytest.MonkeyPatch, said: bytes, asked: str
+) -> None:
+    program = f"import sys, time; sys.stdout.buffer.write({said!r}); sys.stdout.flush(); time.sleep(60)"
+    monkeypatch.setattr(sessions, "worker_command", lambda: [sys.executable, "-c", program])
+    if asked == "run":
+        with pytest.raises(errors.CommandError, match="can't be read"):
+            await all_of(erp, call("numbers", count=1))
+    else:
+        (finding,) = await erp.check()
+        assert finding.ok is False
+        assert "can't be read" in finding.detail
+    assert (erp._idle, erp._running) == ([], {})
+
+
+async def test_a_question_that_is_given_up_is_not_answered_to_the_next(erp: DriverConnector) -> None:
+    await all_of(erp, call("numbers", count=1))
+    asking = asyncio.ensure_future(erp.check())
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    pieces = await all_of(erp, call("numbers", count=2))
+    assert [piece.data for piece in pieces if isinstance(piece, Rows)] == [b'{"n":1}\n{"n":2}\n']
