@@ -211,7 +211,9 @@ class Commands:
             reason = command.error.message if command.error else "no more is known"
             raise ResultGone(f"the command ended as {command.state}: {reason}")
         if index >= len(command.row_sets):
-            raise RowSetNotFound(f"the result has {len(command.row_sets)} row sets, numbered from 0; asked for {index}")
+            last = len(command.row_sets) - 1
+            there = "has no row sets" if last < 0 else f"has the row sets 0 to {last}" if last else "has row set 0 only"
+            raise RowSetNotFound(f"the result {there}; asked for {index}")
         inline = await self._store.inline_result(scope, command_id) if command.result == "inline" else None
         return self._results.reader(scope, command_id, command.row_sets[index], inline)
 

@@ -370,9 +370,9 @@ async def test_refusals_name_what_there_is(broker: Ring, site: Site) -> None:
         await broker.submit("echo", agent=None, group="nope")
     with pytest.raises(ParametersInvalid, match="count"):
         await broker.submit("rows", params={"count": "many"})
-    with pytest.raises(RowSetNotFound):
+    with pytest.raises(RowSetNotFound, match="has row set 0 only; asked for 1"):
         await broker.rows(await broker.run("rows", params={"count": 1}), 1)
-    with pytest.raises(RowSetNotFound):
+    with pytest.raises(RowSetNotFound, match="has no row sets; asked for 0"):
         await broker.rows(await broker.run("echo"))
 
 
