@@ -39,7 +39,9 @@ class SyntheticConnector(Connector):
         stop = self._running[call.command_id] = asyncio.Event()
         try:
             if operation.synthetic == "echo":
-                yield Outputs(msgspec.json.decode(call.params, type=dict[str, msgspec.Raw]))
+                # As they were written, but for null, which a mask must be able to tell.
+                raw = msgspec.json.decode(call.params, type=dict[str, msgspec.Raw])
+                yield Outputs({name: None if bytes(value) == b"null" else value for name, value in raw.items()})
             elif operation.synthetic == "rows":
                 async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), stop):
                     yield piece

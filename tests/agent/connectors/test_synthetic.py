@@ -19,10 +19,11 @@ SETTINGS = Settings.model_validate(
 
 
 async def test_an_echo_rounds_no_number() -> None:
-    params = b'{"n":12345678901234567890123456789.12345678901234567890,"z":1.50}'
+    params = b'{"n":12345678901234567890123456789.12345678901234567890,"z":1.50,"none":null}'
     connector = SyntheticConnector(DriverSetup("probe", SETTINGS.connections["probe"], SETTINGS.operations))
 
     (outputs,) = [piece async for piece in connector.run(Call("cmd_1", "echo", params, 10.0))]
 
     assert isinstance(outputs, Outputs)
     assert msgspec.json.encode(outputs.values) == params
+    assert outputs.values["none"] is None
