@@ -16,6 +16,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -50,6 +51,8 @@ from protocol.messages import (
 from protocol.states import PHASES, CommandState, Phase
 
 log = logging.getLogger(__name__)
+
+Note = Callable[[], Coroutine[Any, Any, None]]  # something to tell the store
 
 _OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 SWEEP_S: Final = 0.5  # seconds between two looks at what has expired
@@ -182,8 +185,6 @@ class Router:
 
     async def stop(self) -> None:
         """End; what is open stays so in the store."""
-        # Whatever was asked of the store this instant gets to it.
-        await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -354,18 +355,18 @@ class Router:
             command, state=CommandState.DISPATCHED, epoch=command.epoch + 1, agent=line.agent, boot=boot
         )
         durable = command.effect not in REPEATABLE
-        noted = self._store.dispatched(entry.scope, command.id, entry.command.epoch, line.agent, boot, durable=durable)
+        note = partial(
+            self._store.dispatched, entry.scope, command.id, entry.command.epoch, line.agent, boot, durable=durable
+        )
         if durable:
-            self._spawn(self._send_once_noted(entry, line, link, noted), f"send {command.id}")
+            self._spawn(self._send_once_noted(entry, line, link, note), f"send {command.id}")
         else:
-            self._spawn(_ignore(noted), f"note {command.id}")
+            self._spawn(_ignore(note), f"note {command.id}")
             self._say_run(entry, link)
 
-    async def _send_once_noted(
-        self, entry: Entry, line: Line, link: Conversation, noted: Coroutine[Any, Any, None]
-    ) -> None:
+    async def _send_once_noted(self, entry: Entry, line: Line, link: Conversation, note: Note) -> None:
         try:
-            await noted
+            await note()
         except StoreUnavailable:
             await asyncio.sleep(STORE_RETRY_S)
             if not entry.finishing:
@@ -513,7 +514,7 @@ class Router:
         if entry is not None and entry.command.state is not CommandState.RUNNING:
             now = self._now()
             entry.command = replace(entry.command, state=CommandState.RUNNING, started_at=now)
-            self._spawn(_ignore(self._store.running(entry.scope, message.id, now)), f"note {message.id}")
+            self._spawn(_ignore(partial(self._store.running, entry.scope, message.id, now)), f"note {message.id}")
 
     def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
         entry = self._flying(link, message.id)
@@ -716,7 +717,7 @@ class Router:
             return
         entry.command = replace(entry.command, state=CommandState.QUEUED)
         # If this note is lost with us, the command is settled as one that was sent, which is safe.
-        self._spawn(_ignore(self._store.requeue(entry.scope, entry.command.id)), f"note {entry.command.id}")
+        self._spawn(_ignore(partial(self._store.requeue, entry.scope, entry.command.id)), f"note {entry.command.id}")
         self._enqueue(entry)
         self._dispatch_for(entry.command)
         if line is not None:
@@ -745,10 +746,10 @@ class Router:
             await asyncio.sleep(SWEEP_S)
 
 
-async def _ignore(noted: Coroutine[Any, Any, None]) -> None:
+async def _ignore(note: Note) -> None:
     """Await a note that nobody waits for; a store that can't take it now costs only the note."""
     try:
-        await noted
+        await note()
     except StoreUnavailable as exc:
         log.warning("a state was not noted: %s", exc, extra={"event": "note_lost"})
 
