@@ -66,7 +66,11 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the operation returned besides rows: OUT parameters, SOAP body, file receipt; JSON values only."""
+    """
+    What the operation returned besides rows: OUT parameters, SOAP body, file receipt.
+
+    JSON values only; ``msgspec.Raw`` where a value is to stay as it was written.
+    """
 
     values: dict[str, Any]
 

@@ -96,3 +96,9 @@ def unique_names(names: Iterable[str]) -> list[str]:
         taken.add(candidate)
         result.append(candidate)
     return result
+
+
+def outputs_of(raw: bytes) -> dict[str, Any]:
+    """Read outputs from a JSON object, each value as it was written, but for null, which a mask must tell."""
+    values = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    return {name: None if bytes(value) == b"null" else value for name, value in values.items()}

@@ -14,6 +14,7 @@ import msgspec
 
 from agent.connectors import pipes
 from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece, Remark, Rows, RowSet
+from agent.connectors.rows import outputs_of
 from agent.errors import Cancelled, CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable, TimedOut
 from protocol import framing
 from protocol.errors import RemoteProtocolError
@@ -200,7 +201,7 @@ class DriverConnector(Connector):
             elif isinstance(message, pipes.Columns):
                 yield RowSet(message.columns)
             elif isinstance(message, pipes.Values):
-                yield Outputs(msgspec.json.decode(payload))
+                yield Outputs(outputs_of(payload))
             elif isinstance(message, pipes.Remarked):
                 yield Remark(message.message)
             elif isinstance(message, pipes.Done):

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
-import msgspec
-
 from agent import errors
 from agent.connectors.base import Call, Column, Connector, DriverSetup, Outputs, Piece, RowSet
-from agent.connectors.rows import RowEncoder
+from agent.connectors.rows import RowEncoder, outputs_of
 from agent.parameters import decode
 from agent.settings import SyntheticOperation
 
@@ -39,9 +37,7 @@ class SyntheticConnector(Connector):
         stop = self._running[call.command_id] = asyncio.Event()
         try:
             if operation.synthetic == "echo":
-                # As they were written, but for null, which a mask must be able to tell.
-                raw = msgspec.json.decode(call.params, type=dict[str, msgspec.Raw])
-                yield Outputs({name: None if bytes(value) == b"null" else value for name, value in raw.items()})
+                yield Outputs(outputs_of(call.params))
             elif operation.synthetic == "rows":
                 async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), stop):
                     yield piece

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from agent.connectors.odbc import types
 from agent.connectors.odbc.dialects import Argument, Invocation, Query, Routine, out_names
 from agent.settings import ProcedureOperation
 
@@ -32,7 +32,7 @@ def routine_of(
     kind: str, returns_set: bool, returns: str, names: str, modes: str, arg_types: str, defaults: int
 ) -> Routine:
     """Return what a row of ``FIND`` tells."""
-    all_names, all_modes, all_types = (types.output("catalogue", "json", text) for text in (names, modes, arg_types))
+    all_names, all_modes, all_types = (json.loads(text) for text in (names, modes, arg_types))
     arguments = []
     for i, type_name in enumerate(all_types):
         name = all_names[i] if i < len(all_names) else ""

@@ -212,16 +212,6 @@ def plain_field(column: Described) -> Field:
 # --- outputs: OUT parameters by their declared type ---------------------------------------------------
 
 
-def _exact_float(text: str) -> float:
-    number = float(text)
-    if Decimal(text) != Decimal(repr(number)):
-        raise Spoiled("has a number in its JSON with more digits than a number can carry; hand it over as text")
-    return number
-
-
-_JSON: Final = msgspec.json.Decoder(float_hook=_exact_float)
-
-
 def _as_string(value: Any) -> str:
     return text_of(value) if isinstance(value, str | bytes | bytearray) else _iso(value)
 
@@ -261,10 +251,9 @@ def _as_binary(value: Any) -> str:
 def _as_json(value: Any) -> Any:
     if not isinstance(value, str | bytes | bytearray):
         return value
-    try:
-        return _JSON.decode(value)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise Spoiled("is no JSON") from exc
+    # As it was written, digit for digit.
+    text = value if isinstance(value, str) else bytes(value).decode()
+    return msgspec.Raw(read_json(text).encode())
 
 
 def _iso(value: Any) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter
 
 from agent.connectors.base import Call, Column, DriverSetup, Outputs, Piece, Remark, Rows, RowSet
@@ -65,7 +66,7 @@ class Session:
                 assert piece.data.endswith(b"\n")
                 result.rows[-1] += lines
             elif isinstance(piece, Outputs):
-                result.outputs = piece.values
+                result.outputs = json.loads(msgspec.json.encode(piece.values))
             elif isinstance(piece, Remark):
                 result.remarks.append(piece.message)
         assert isinstance(result.pieces[-1], Outputs)

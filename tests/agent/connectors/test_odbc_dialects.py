@@ -11,6 +11,7 @@ import struct
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import TypeAdapter
 
@@ -139,7 +140,12 @@ def test_a_moment_with_a_zone_goes_to_sql_server_as_text() -> None:
         ("boolean", "f", False),
         ("datetime", datetime(2024, 2, 29, 12, tzinfo=UTC), "2024-02-29T12:00:00Z"),
         ("binary", b"\x00\xff", "AP8="),
-        ("json", '{"a": 1.5}', {"a": 1.5}),
+        ("json", '{"a": 1.5}', msgspec.Raw(b'{"a": 1.5}')),
+        (
+            "json",
+            '{"a":\n0.1000000000000000055511151231257827}',
+            msgspec.Raw(b'{"a": 0.1000000000000000055511151231257827}'),
+        ),
         ("uuid", "6F1F1A2C-8F6B-4A6B-9C1D-0123456789AB", "6f1f1a2c-8f6b-4a6b-9c1d-0123456789ab"),
         ("integer", None, None),
     ],
@@ -156,7 +162,6 @@ def test_an_output_has_its_declared_type(declared: str, value: Any, told: Any) -
         ("decimal", "five"),
         ("boolean", 2),
         ("json", "{"),
-        ("json", '{"a": 0.1000000000000000055511151231257827}'),
         ("uuid", "x"),
         ("number", "five"),
     ],
