@@ -20,6 +20,7 @@ from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.certificates import Authority, renew_server, server_context
 from cloud_broker.commands import Commands
+from cloud_broker.desk import AgentDesk
 from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import Peer, Transport
 from cloud_broker.link.conversation import Conversation
@@ -103,8 +104,10 @@ async def _listening(
         max_command_bytes=settings.limits.command_bytes,
     )
 
+    desk = AgentDesk(store, router, time.time)
+
     async def converse(transport: Transport, peer: Peer) -> None:
-        await Conversation(transport, peer, router, release=RELEASE, own=own).serve()
+        await Conversation(transport, peer, desk, release=RELEASE, own=own).serve()
 
     async def issue_token(scope: Scope, agent: str, group: str | None, ttl_s: float) -> tuple[str, float]:
         return await tokens.new_token(store, authority, settings, scope.tenant, agent, group, ttl_s)

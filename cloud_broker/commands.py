@@ -26,8 +26,9 @@ from cloud_broker.errors import (
     RowSetNotFound,
     Unavailable,
 )
+from cloud_broker.lines import Line
 from cloud_broker.results import Results, RowReader
-from cloud_broker.router import Line, Router
+from cloud_broker.router import Router
 from cloud_broker.store.base import Agent, Command, IdempotencyConflict, RowSetInfo, Store
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id

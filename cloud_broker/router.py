@@ -10,43 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import heapq
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import msgspec
-
 from cloud_broker import catalogues
-from cloud_broker.catalogues import Catalogue, CatalogueInvalid
-from cloud_broker.errors import ResultGone, StoreUnavailable
+from cloud_broker.errors import StoreUnavailable
+from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.queues import Order, Queue
 from cloud_broker.results import LiveResult, Results
-from cloud_broker.settlement import REPEATABLE, Decision, lost, settle
-from cloud_broker.store.base import Agent, Command, CommandError, Finish, RowSetInfo, Store
+from cloud_broker.settlement import REPEATABLE, Decision, doubt, ended, lost
+from cloud_broker.store.base import Agent, Command, Finish, Store
 from cloud_broker.tenants import Scope
 from protocol import limits
-from protocol.errors import RemoteProtocolError
-from protocol.framing import Buffer
 from protocol.messages import (
-    Accepted,
-    Ack,
     Cancel,
-    Chunk,
-    Completed,
-    Credit,
-    Held,
-    Hello,
-    Holding,
-    Resume,
-    RowSetBegins,
     Run,
-    Started,
 )
 from protocol.states import PHASES, CommandState, Phase
 
@@ -54,98 +37,14 @@ log = logging.getLogger(__name__)
 
 Note = Callable[[], Coroutine[Any, Any, None]]  # something to tell the store
 
-_OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 SWEEP_S: Final = 0.5  # seconds between two looks at what has expired
 FAREWELL_S: Final = 2.0  # seconds
 SPARE: Final = 1_000  # entries of ended commands that are not worth looking for
 STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
-CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
-LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
-REST_S: Final = 5.0  # seconds until an agent that begins nothing now is asked again
-NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable"})  # refusals that say: offer it again
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """
-    A command without a final state.
-
-    Attributes:
-        number: grows with each submission.
-        sent: whether Run was said on a link that may still be answering.
-        result: of the attempt under way.
-        spilled: whether an earlier attempt may have left a file of rows.
-        writing: what an earlier attempt still writes to that file.
-        uncredited: result bytes stored and not yet granted again on the link.
-        finishing: whether its end has come, and is being looked into or written.
-        moved: set, and replaced, when ``result`` changes or the end is reached.
-    """
-
-    command: Command
-    number: int
-    line: Line | None = None
-    sent: bool = False
-    result: LiveResult | None = None
-    spilled: bool = False
-    writing: asyncio.Task[None] | None = None
-    uncredited: int = 0
-    finishing: bool = False
-    waiters: set[asyncio.Future[Command]] = field(default_factory=set)
-    moved: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def move(self) -> None:
-        """Wake those who wait for another result or the end."""
-        self.moved.set()
-        self.moved = asyncio.Event()
-
-    def drop_result(self, why: str) -> None:
-        """Let go of what an attempt brought."""
-        if self.result is not None:
-            self.result.cut(why)
-            self.spilled = self.spilled or self.result.on_disk
-            self.writing = self.result.writing
-            self.result = None
-            self.move()
-
-    @property
-    def scope(self) -> Scope:
-        return Scope(self.command.tenant)
-
-
-@dataclass(slots=True, eq=False)
-class Line:
-    """
-    One agent: its link, what waits for it, what it works on.
-
-    Attributes:
-        busy: commands under way, by connection.
-        uncredited: result bytes of all of them, stored and not yet granted again on the link.
-    """
-
-    tenant: str
-    agent: str
-    group: str | None = None
-    link: Conversation | None = None
-    catalogue: Catalogue | None = None
-    digest: str = ""
-    queue: Queue = field(default_factory=Queue)
-    flying: dict[str, Entry] = field(default_factory=dict)
-    busy: Counter[str] = field(default_factory=Counter)
-    uncredited: int = 0
-
-    @property
-    def ready(self) -> bool:
-        """Whether commands can be sent now."""
-        return self.link is not None and self.link.ready and self.link.open
-
-    def free(self, connection: str) -> bool:
-        """Whether the connection takes one more."""
-        allowed = self.catalogue.max_concurrent.get(connection, 1) if self.catalogue else 1
-        return self.busy[connection] < allowed
 
 
 class Router:
-    """The stage between the store and the links; the ``Desk`` of every conversation."""
+    """The stage between the store and the links."""
 
     def __init__(self, store: Store, results: Results, now: Callable[[], float]) -> None:
         self._store = store
@@ -170,8 +69,8 @@ class Router:
                 self._enqueue(entry)
             else:
                 # Settled when its agent is back, or when its time is up.
-                self._fly(entry, self._line(command.tenant, command.agent or ""), sent=True)
-        self._spawn(self._sweep(), "sweep expired commands")
+                self._fly(entry, self.line_of(command.tenant, command.agent or ""), sent=True)
+        self.spawn(self._sweep(), "sweep expired commands")
 
     async def farewell(self) -> None:
         """Say goodbye to all agents, and wait until they are gone, but not long."""
@@ -193,7 +92,12 @@ class Router:
                 entry.result.cut("the broker is stopping")
                 await entry.result.flushed()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def note(self, note: Note, name: str) -> None:
+        """Tell the store something that nobody waits for."""
+        self.spawn(_ignore(note), name)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something beside, until the broker stops."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -239,7 +143,7 @@ class Router:
         """Pass the caller's wish on; the store has it already."""
         entry.command = replace(entry.command, cancel_requested=True)
         if entry.line is None:
-            self._end(entry, _ended(CommandState.CANCELLED, self._now()))
+            self.end(entry, ended(CommandState.CANCELLED, self._now()))
         elif entry.line.link is not None and Cancel in PHASES[entry.line.link.phase(entry.command.id)]:
             entry.line.link.say(Cancel(entry.command.id, entry.command.epoch))
 
@@ -260,7 +164,7 @@ class Router:
 
     def know(self, agent: Agent) -> Line:
         """Return an agent's line, filled from the store if it is new."""
-        line = self._line(agent.tenant, agent.name)
+        line = self.line_of(agent.tenant, agent.name)
         line.group = agent.group
         if line.catalogue is None and agent.catalogue is not None:
             line.catalogue = catalogues.read(agent.catalogue)
@@ -279,7 +183,8 @@ class Router:
 
     # --- queues -----------------------------------------------------------------------------------
 
-    def _line(self, tenant: str, agent: str) -> Line:
+    def line_of(self, tenant: str, agent: str) -> Line:
+        """Return what is kept of an agent, new if nothing was."""
         line = self._lines.get((tenant, agent))
         if line is None:
             line = self._lines[(tenant, agent)] = Line(tenant, agent)
@@ -294,7 +199,7 @@ class Router:
     def _queue_of(self, command: Command) -> Queue:
         if command.group is not None:
             return self._groups.setdefault((command.tenant, command.group), Queue())
-        return self._line(command.tenant, command.agent or "").queue
+        return self.line_of(command.tenant, command.agent or "").queue
 
     def _enter(self, command: Command) -> Entry:
         self._number += 1
@@ -314,9 +219,9 @@ class Router:
 
     def _dispatch_for(self, command: Command) -> None:
         for line in self._lines_for(command):
-            self._dispatch(line)
+            self.dispatch(line)
 
-    def _dispatch(self, line: Line) -> None:
+    def dispatch(self, line: Line) -> None:
         """Send as much as the agent takes."""
         while line.ready and line.link is not None and line.link.hello is not None:
             if len(line.flying) >= line.link.hello.limits.max_running:
@@ -359,9 +264,9 @@ class Router:
             self._store.dispatched, entry.scope, command.id, entry.command.epoch, line.agent, boot, durable=durable
         )
         if durable:
-            self._spawn(self._send_once_noted(entry, line, link, note), f"send {command.id}")
+            self.spawn(self._send_once_noted(entry, line, link, note), f"send {command.id}")
         else:
-            self._spawn(_ignore(note), f"note {command.id}")
+            self.note(note, f"note {command.id}")
             self._say_run(entry, link)
 
     async def _send_once_noted(self, entry: Entry, line: Line, link: Conversation, note: Note) -> None:
@@ -370,22 +275,22 @@ class Router:
         except StoreUnavailable:
             await asyncio.sleep(STORE_RETRY_S)
             if not entry.finishing:
-                self._again(entry, "it could not be noted as sent")
+                self.again(entry, "it could not be noted as sent")
             return
         if entry.finishing:
             return
         if line.link is link and link.open and not entry.command.cancel_requested:
             self._say_run(entry, link)
         elif entry.command.cancel_requested:
-            self._end(entry, _ended(CommandState.CANCELLED, self._now()))
+            self.end(entry, ended(CommandState.CANCELLED, self._now()))
         else:
-            self._again(entry, "the link was lost before it was sent")
+            self.again(entry, "the link was lost before it was sent")
 
     def _say_run(self, entry: Entry, link: Conversation) -> None:
         command = entry.command
         entry.sent = True
         entry.uncredited = 0
-        self._new_result(entry)
+        self.new_result(entry)
         link.say(
             Run(
                 id=command.id,
@@ -399,7 +304,8 @@ class Router:
             command.params,
         )
 
-    def _new_result(self, entry: Entry) -> LiveResult:
+    def new_result(self, entry: Entry) -> LiveResult:
+        """Begin the result of an attempt."""
         entry.drop_result("a new attempt begins")
         entry.result = result = self._results.begin(entry.scope, entry.command.id, entry.writing)
 
@@ -412,248 +318,18 @@ class Router:
         entry.move()
         return result
 
-    # --- what agents say (Desk) -------------------------------------------------------------------
-
-    async def joined(self, link: Conversation, hello: Hello) -> None:
-        line = self._line(link.peer.tenant, link.peer.agent)
-        previous, line.link = line.link, link
-        if previous is not None:
-            previous.end("superseded", "another link of this agent took over")
-        log.info(
-            "agent connected",
-            extra={
-                "event": "agent_connected",
-                "tenant": line.tenant,
-                "agent": line.agent,
-                "release": hello.release,
-                "address": link.peer.address,
-            },
-        )
-        known = await self._store.agent(Scope(line.tenant), line.agent)
-        if known is not None:
-            line.group = known.group
-            line.digest = line.digest or known.catalogue_digest
-        await self._store.agent_seen(
-            Scope(line.tenant),
-            line.agent,
-            self._now(),
-            release=hello.release,
-            system=hello.system,
-            boot=hello.boot,
-        )
-
-    async def catalogue(self, link: Conversation, digest: str, catalogue: bytes) -> None:
-        line = self._line(link.peer.tenant, link.peer.agent)
-        if line.catalogue is not None and line.digest == digest:
-            return
-        if hashlib.sha256(catalogue).hexdigest() != digest:
-            raise RemoteProtocolError("the catalogue does not have the digest that came with it")
-        try:
-            # A large one takes a while.
-            read = await asyncio.to_thread(catalogues.read, catalogue)
-        except CatalogueInvalid as exc:
-            raise RemoteProtocolError(str(exc)) from exc
-        if line.link is not link:
-            return
-        line.catalogue = read
-        if line.digest != digest:
-            line.digest = digest
-            try:
-                await self._store.put_catalogue(Scope(line.tenant), line.agent, catalogue, digest)
-            except StoreUnavailable as exc:
-                line.digest = ""
-                log.warning("a catalogue was not kept: %s", exc, extra={"event": "note_lost", "agent": line.agent})
-        self._dispatch(line)
-
-    def holding(self, link: Conversation, holding: Holding) -> None:
-        line = self._line(link.peer.tenant, link.peer.agent)
-        if line.link is not link:
-            return
-        line.uncredited = 0
-        for held in holding.commands:
-            entry = line.flying.get(held.id)
-            if entry is None or not entry.sent or entry.command.epoch != held.epoch:
-                _forget(link, held.id, held.epoch)
-        held_by_id = {held.id: held for held in holding.commands}
-        for entry in list(line.flying.values()):
-            entry.uncredited = 0
-            # Of one whose end is being written the agent may not forget anything yet: `_write_end` tells it.
-            if entry.sent and not entry.finishing:
-                self._settle(entry, link, held_by_id.get(entry.command.id))
-        link.ready = True
-        self._dispatch(line)
-
-    def _settle(self, entry: Entry, link: Conversation, held: Held | None) -> None:
-        command = entry.command
-        result = entry.result if entry.result is not None and entry.result.reason is None else None
-        have = result.taken if result is not None else 0
-        boot = link.hello.boot if link.hello else ""
-        decision = settle(command, held, boot=boot, have=have)
-        log.info(
-            "command settled: %s",
-            decision,
-            extra={"event": "command_settled", "command": command.id, "decision": str(decision), "have": have},
-        )
-        if decision is Decision.RESUME:
-            if result is None:
-                self._new_result(entry)
-            link.say(Resume(command.id, command.epoch, offset=have, credit=limits.STREAM_WINDOW_BYTES))
-            if command.cancel_requested:
-                link.say(Cancel(command.id, command.epoch))
-        elif decision is Decision.AGAIN:
-            _forget(link, command.id, command.epoch)
-            self._again(entry, "the attempt was lost with its link")
-        else:
-            self._end(entry, _doubt(self._now(), held is not None))
-
-    def accepted(self, link: Conversation, message: Accepted) -> None:
-        """Nothing to note: ``dispatched`` says it."""
-
-    def started(self, link: Conversation, message: Started) -> None:
-        entry = self._flying(link, message.id)
-        if entry is not None and entry.command.state is not CommandState.RUNNING:
-            now = self._now()
-            entry.command = replace(entry.command, state=CommandState.RUNNING, started_at=now)
-            self._spawn(_ignore(partial(self._store.running, entry.scope, message.id, now)), f"note {message.id}")
-
-    def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
-        entry = self._flying(link, message.id)
-        if entry is not None and entry.result is not None:
-            entry.result.begin(message)
-
-    def chunk(self, link: Conversation, message: Chunk, data: Buffer) -> None:
-        entry = self._flying(link, message.id)
-        if entry is None or entry.result is None:
-            link.say(Credit(message.id, len(data)))
-            return
-        if not entry.result.sets:
-            raise RemoteProtocolError(f"{message.id}: rows before their row set")
-
-        def stored(size: int, entry: Entry = entry) -> None:
-            line = entry.line
-            if line is None or line.link is not link:
-                # A later link began with whole windows.
-                return
-            entry.uncredited += size
-            line.uncredited += size
-            if entry.uncredited >= CREDIT_BYTES or entry.finishing:
-                self._grant(entry, link)
-            elif line.uncredited >= LINK_CREDIT_BYTES:
-                # Many results that each wait for a little would keep the whole link waiting.
-                for other in line.flying.values():
-                    self._grant(other, link)
-
-        entry.result.append(data, message.rows, stored)
-
-    def _grant(self, entry: Entry, link: Conversation) -> None:
-        line = entry.line
-        if entry.uncredited and link.open and line is not None and line.link is link:
-            link.say(Credit(entry.command.id, entry.uncredited))
-            line.uncredited -= entry.uncredited
-        entry.uncredited = 0
-
-    def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
-        if outputs:
-            try:
-                _OUTPUTS.decode(outputs)
-            except msgspec.DecodeError as exc:
-                raise RemoteProtocolError(f"{message.id}: outputs that are no JSON object: {exc}") from exc
-        entry = self._flying(link, message.id)
-        if entry is None:
-            _forget(link, message.id, message.epoch)
-        elif entry.finishing:
-            # The agent may forget it once that end is kept.
-            return
-        elif message.error_code in NOT_BEGUN and not message.touched:
-            _forget(link, message.id, message.epoch)
-            self._rest(self._line(link.peer.tenant, link.peer.agent), link)
-            self._again(entry, message.error_message)
-        else:
-            entry.finishing = True
-            self._spawn(self._complete(entry, link, message, outputs), f"complete {message.id}")
-
-    def _rest(self, line: Line, link: Conversation) -> None:
-        """Send nothing more for a while to an agent that begins nothing, such as one that is stopping."""
-
-        async def ask_again() -> None:
-            await asyncio.sleep(REST_S)
-            if line.link is link:
-                link.ready = True
-                self._dispatch(line)
-
-        if link.ready:
-            link.ready = False
-            self._spawn(ask_again(), f"let {line.tenant}/{line.agent} rest")
-
-    async def left(self, link: Conversation) -> None:
-        line = self._line(link.peer.tenant, link.peer.agent)
-        if line.link is link:
-            line.link = None
-            log.info(
-                "agent disconnected",
-                extra={"event": "agent_disconnected", "tenant": line.tenant, "agent": line.agent},
-            )
-            await self._store.agent_seen(Scope(line.tenant), line.agent, self._now())
-
-    def _flying(self, link: Conversation, command_id: str) -> Entry | None:
-        """Return the command if this link is the one it flies on; what an older link says is of no effect."""
-        line = self._line(link.peer.tenant, link.peer.agent)
-        return line.flying.get(command_id) if line.link is link else None
-
     # --- endings ----------------------------------------------------------------------------------
 
-    async def _complete(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes) -> None:
-        finish = await self._verified(entry, message, outputs)
-        self._grant(entry, link)
-        await self._write_end(entry, finish)
-
-    async def _verified(self, entry: Entry, message: Completed, outputs: bytes) -> Finish:
-        """Return the final state that the agent's word and the rows that came amount to."""
-        result = entry.result
-        row_sets: tuple[RowSetInfo, ...] = ()
-        inline: bytes | None = None
-        state = CommandState(message.outcome)
-        error = None
-        if message.error_code:
-            error = CommandError(
-                message.error_kind or "technical",
-                message.error_code,
-                message.error_message[: limits.MAX_ERROR_CHARS],
-                message.source_code[: limits.MAX_ERROR_CHARS],
-            )
-        try:
-            # One that we cut, so that the agent was asked to stop, was cancelled by nobody.
-            ours = result is not None and result.reason is not None and state is CommandState.CANCELLED
-            if result is not None and (state is CommandState.SUCCEEDED or ours):
-                row_sets, inline = await result.complete(message.row_sets)
-            elif result is not None:
-                result.cut(message.error_message or "the command did not succeed")
-                await result.flushed()
-        except ResultGone as exc:
-            # The work was done, its rows are lost: that is a success only for nobody.
-            state = CommandState.FAILED if entry.command.effect in REPEATABLE else CommandState.IN_DOUBT
-            error = CommandError("technical", "result_lost", f"it ran, but its rows were lost: {exc.detail}")
-        kept = "none" if not row_sets else "file" if inline is None else "inline"
-        return Finish(
-            state=state,
-            finished_at=self._now(),
-            outputs=outputs or None,
-            row_sets=row_sets,
-            error=error,
-            warnings=tuple(warning[: limits.MAX_ERROR_CHARS] for warning in message.warnings[: limits.MAX_WARNINGS]),
-            result=kept,  # type: ignore[arg-type]  # mypy does not see a literal through two conditions
-            inline=inline if kept == "inline" else None,
-        )
-
-    def _end(self, entry: Entry, finish: Finish) -> None:
+    def end(self, entry: Entry, finish: Finish) -> None:
         """Write a final state that does not come from the agent."""
         if not entry.finishing:
             entry.finishing = True
             if entry.result is not None:
                 entry.result.cut(finish.error.message if finish.error else str(finish.state))
-            self._spawn(self._write_end(entry, finish), f"end {entry.command.id}")
+            self.spawn(self.write_end(entry, finish), f"end {entry.command.id}")
 
-    async def _write_end(self, entry: Entry, finish: Finish) -> None:
+    async def write_end(self, entry: Entry, finish: Finish) -> None:
+        """Keep the final state, tell all who wait, and let the agent forget; ``entry.finishing`` is set."""
         command = entry.command
         line = entry.line
         self._queue_of(command).remove(command.id)
@@ -696,8 +372,8 @@ class Router:
                 self._dispatch_for(self._entries[following].command)
         if line is not None:
             if line.link is not None:
-                _forget(line.link, command.id, command.epoch)
-            self._dispatch(line)
+                forget(line.link, command.id, command.epoch)
+            self.dispatch(line)
 
     async def _remove_file(self, entry: Entry) -> None:
         """Remove what any attempt has written, once none writes any more."""
@@ -707,21 +383,21 @@ class Router:
         if entry.spilled:
             await asyncio.to_thread(self._results.remove, entry.scope, entry.command.id)
 
-    def _again(self, entry: Entry, why: str) -> None:
+    def again(self, entry: Entry, why: str) -> None:
         """Put a command back into its queue, now: whatever comes next must find it there."""
         entry.drop_result(f"attempt {entry.command.epoch} ended without a result: {why}")
         line = entry.line
         self._land(entry)
         if entry.command.cancel_requested:
-            self._end(entry, _ended(CommandState.CANCELLED, self._now()))
+            self.end(entry, ended(CommandState.CANCELLED, self._now()))
             return
         entry.command = replace(entry.command, state=CommandState.QUEUED)
         # If this note is lost with us, the command is settled as one that was sent, which is safe.
-        self._spawn(_ignore(partial(self._store.requeue, entry.scope, entry.command.id)), f"note {entry.command.id}")
+        self.note(partial(self._store.requeue, entry.scope, entry.command.id), f"note {entry.command.id}")
         self._enqueue(entry)
         self._dispatch_for(entry.command)
         if line is not None:
-            self._dispatch(line)
+            self.dispatch(line)
 
     async def _sweep(self) -> None:
         while True:
@@ -732,10 +408,10 @@ class Router:
                 if entry is None or entry.finishing:
                     continue
                 if entry.line is None:
-                    self._end(entry, _ended(CommandState.EXPIRED, now))
+                    self.end(entry, ended(CommandState.EXPIRED, now))
                 elif entry.line.link is None:
                     again = not entry.sent or lost(entry.command) is Decision.AGAIN
-                    self._end(entry, _ended(CommandState.EXPIRED, now) if again else _doubt(now, False))
+                    self.end(entry, ended(CommandState.EXPIRED, now) if again else doubt(now, False))
                 else:
                     # Under way: the agent ends it by the operation's own timeout. Look again later.
                     heapq.heappush(self._expiry, (now + limits.SILENCE_S, command_id))
@@ -752,25 +428,3 @@ async def _ignore(note: Note) -> None:
         await note()
     except StoreUnavailable as exc:
         log.warning("a state was not noted: %s", exc, extra={"event": "note_lost"})
-
-
-def _forget(link: Conversation, command_id: str, epoch: int) -> None:
-    """Let the agent forget a command, if it holds it or has told its end on this link, and does so still."""
-    if Ack in PHASES[link.phase(command_id)]:
-        link.say(Ack(command_id, epoch))
-
-
-def _ended(state: CommandState, now: float) -> Finish:
-    error = None
-    if state is CommandState.EXPIRED:
-        error = CommandError("deadline", "expired", "its time was up before it could start")
-    return Finish(state=state, finished_at=now, error=error)
-
-
-def _doubt(now: float, held: bool) -> Finish:
-    message = (
-        "it ran, but the part of its rows that was on its way is lost"
-        if held
-        else "the agent was lost while it was under way: it may have happened, look in the ERP"
-    )
-    return Finish(state=CommandState.IN_DOUBT, finished_at=now, error=CommandError("unknown", "agent_lost", message))

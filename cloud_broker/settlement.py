@@ -9,8 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from cloud_broker.store.base import Command, Effect
+from cloud_broker.store.base import Command, CommandError, Effect, Finish
 from protocol.messages import Held
+from protocol.states import CommandState
 
 REPEATABLE: Final[frozenset[Effect]] = frozenset({"read", "idempotent"})
 
@@ -46,3 +47,26 @@ def settle(command: Command, held: Held | None, *, boot: str, have: int) -> Deci
 def lost(command: Command) -> Decision:
     """Decide about a command whose agent has not come back before the command's time was up."""
     return Decision.AGAIN if command.effect in REPEATABLE else Decision.IN_DOUBT
+
+
+def ended(state: CommandState, now: float) -> Finish:
+    """Return the end of a command that certainly had no effect: expired or cancelled."""
+    error = None
+    if state is CommandState.EXPIRED:
+        error = CommandError("deadline", "expired", "its time was up before it could start")
+    return Finish(state=state, finished_at=now, error=error)
+
+
+def doubt(now: float, held: bool) -> Finish:
+    """
+    Return the end of a command that may have had an effect.
+
+    Args:
+        held: whether its agent still knows of it, so that only its rows are lost.
+    """
+    message = (
+        "it ran, but the part of its rows that was on its way is lost"
+        if held
+        else "the agent was lost while it was under way: it may have happened, look in the ERP"
+    )
+    return Finish(state=CommandState.IN_DOUBT, finished_at=now, error=CommandError("unknown", "agent_lost", message))

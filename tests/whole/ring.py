@@ -20,6 +20,7 @@ from agent.errors import LinkError
 from agent.link.memory import MemoryTransport, pair
 from agent.settings import Settings
 from cloud_broker.commands import Commands, Submission
+from cloud_broker.desk import AgentDesk
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.link.conversation import Conversation as BrokerConversation
 from cloud_broker.results import Results
@@ -141,6 +142,7 @@ class Ring:
         await self.store.open()
         self.results = Results(self._folder / "results", self._inline_bytes, self._max_bytes)
         self.router = Router(self.store, self.results, time.time)
+        self.desk = AgentDesk(self.store, self.router, time.time)
         await self.router.start()
         self.commands = Commands(self.store, self.router, self.results)
 
@@ -169,7 +171,7 @@ class Ring:
         broker = BrokerConversation(
             end,
             Peer("acme", site.name, "01", "memory:0"),
-            self.router,
+            self.desk,
             release="test",
             own=Limits(
                 stream_window_bytes=limits.STREAM_WINDOW_BYTES,

@@ -339,7 +339,7 @@ async def liar(broker: Ring) -> AsyncIterator[Liar]:
     ours, theirs = pair()
     own = Limits(stream_window_bytes=limits.STREAM_WINDOW_BYTES, link_window_bytes=limits.LINK_WINDOW_BYTES)
     conversation = Conversation(
-        BrokerEnd(ours), Peer("acme", "plant-1", "01", "memory:0"), broker.router, release="test", own=own
+        BrokerEnd(ours), Peer("acme", "plant-1", "01", "memory:0"), broker.desk, release="test", own=own
     )
     serving = asyncio.create_task(conversation.serve())
     made = Liar(theirs)

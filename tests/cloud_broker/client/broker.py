@@ -19,6 +19,7 @@ import uvicorn
 from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.commands import Commands
+from cloud_broker.desk import AgentDesk
 from cloud_broker.keys import new_key, sha256_of
 from cloud_broker.link.base import Peer
 from cloud_broker.link.conversation import Conversation
@@ -91,7 +92,7 @@ class Broker:
         ours, theirs = pair()
         catalogue = _catalogue(operations)
         own = Limits(stream_window_bytes=limits.STREAM_WINDOW_BYTES, link_window_bytes=limits.LINK_WINDOW_BYTES)
-        conversation = Conversation(ours, Peer(TENANT, name, "01", "memory"), self.router, release="test", own=own)
+        conversation = Conversation(ours, Peer(TENANT, name, "01", "memory"), self.desk, release="test", own=own)
         self._spawn(conversation.serve())
         self._spawn(ScriptedAgent(theirs, catalogue, behaviours).serve())
         deadline = time.monotonic() + START_S
@@ -132,6 +133,7 @@ class Broker:
         limit = self.settings.limits
         results = Results(self.settings.data_dir / "results", limit.inline_bytes, limit.result_bytes)
         self.router = Router(self.store, results, time.time)
+        self.desk = AgentDesk(self.store, self.router, time.time)
         await self.router.start()
         app = create_app(
             Services(

@@ -1,0 +1,288 @@
+"""
+What agents say, acted on: who is there, what it holds, its rows and its outcomes.
+
+The way back of the two; the way out is the router's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from cloud_broker import catalogues
+from cloud_broker.catalogues import CatalogueInvalid
+from cloud_broker.errors import ResultGone, StoreUnavailable
+from cloud_broker.lines import Entry, Line, forget
+from cloud_broker.link.conversation import Conversation
+from cloud_broker.router import Router
+from cloud_broker.settlement import REPEATABLE, Decision, doubt, settle
+from cloud_broker.store.base import CommandError, Finish, RowSetInfo, Store
+from cloud_broker.tenants import Scope
+from protocol import limits
+from protocol.errors import RemoteProtocolError
+from protocol.framing import Buffer
+from protocol.messages import (
+    Accepted,
+    Cancel,
+    Chunk,
+    Completed,
+    Credit,
+    Held,
+    Hello,
+    Holding,
+    Resume,
+    RowSetBegins,
+    Started,
+)
+from protocol.states import CommandState
+
+log = logging.getLogger(__name__)
+
+_OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
+LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
+REST_S: Final = 5.0  # seconds until an agent that begins nothing now is asked again
+NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable"})  # refusals that say: offer it again
+
+
+class AgentDesk:
+    """The ``Desk`` of every conversation."""
+
+    def __init__(self, store: Store, router: Router, now: Callable[[], float]) -> None:
+        self._store = store
+        self._router = router
+        self._now = now
+
+    def _line(self, link: Conversation) -> Line:
+        return self._router.line_of(link.peer.tenant, link.peer.agent)
+
+    async def joined(self, link: Conversation, hello: Hello) -> None:
+        line = self._line(link)
+        previous, line.link = line.link, link
+        if previous is not None:
+            previous.end("superseded", "another link of this agent took over")
+        log.info(
+            "agent connected",
+            extra={
+                "event": "agent_connected",
+                "tenant": line.tenant,
+                "agent": line.agent,
+                "release": hello.release,
+                "address": link.peer.address,
+            },
+        )
+        known = await self._store.agent(Scope(line.tenant), line.agent)
+        if known is not None:
+            line.group = known.group
+            line.digest = line.digest or known.catalogue_digest
+        await self._store.agent_seen(
+            Scope(line.tenant),
+            line.agent,
+            self._now(),
+            release=hello.release,
+            system=hello.system,
+            boot=hello.boot,
+        )
+
+    async def catalogue(self, link: Conversation, digest: str, catalogue: bytes) -> None:
+        line = self._line(link)
+        if line.catalogue is not None and line.digest == digest:
+            return
+        if hashlib.sha256(catalogue).hexdigest() != digest:
+            raise RemoteProtocolError("the catalogue does not have the digest that came with it")
+        try:
+            # A large one takes a while.
+            read = await asyncio.to_thread(catalogues.read, catalogue)
+        except CatalogueInvalid as exc:
+            raise RemoteProtocolError(str(exc)) from exc
+        if line.link is not link:
+            return
+        line.catalogue = read
+        if line.digest != digest:
+            line.digest = digest
+            try:
+                await self._store.put_catalogue(Scope(line.tenant), line.agent, catalogue, digest)
+            except StoreUnavailable as exc:
+                line.digest = ""
+                log.warning("a catalogue was not kept: %s", exc, extra={"event": "note_lost", "agent": line.agent})
+        self._router.dispatch(line)
+
+    def holding(self, link: Conversation, holding: Holding) -> None:
+        line = self._line(link)
+        if line.link is not link:
+            return
+        line.uncredited = 0
+        for held in holding.commands:
+            entry = line.flying.get(held.id)
+            if entry is None or not entry.sent or entry.command.epoch != held.epoch:
+                forget(link, held.id, held.epoch)
+        held_by_id = {held.id: held for held in holding.commands}
+        for entry in list(line.flying.values()):
+            entry.uncredited = 0
+            # Of one whose end is being written the agent may not forget anything yet: `Router.write_end` tells it.
+            if entry.sent and not entry.finishing:
+                self._settle(entry, link, held_by_id.get(entry.command.id))
+        link.ready = True
+        self._router.dispatch(line)
+
+    def _settle(self, entry: Entry, link: Conversation, held: Held | None) -> None:
+        command = entry.command
+        result = entry.result if entry.result is not None and entry.result.reason is None else None
+        have = result.taken if result is not None else 0
+        boot = link.hello.boot if link.hello else ""
+        decision = settle(command, held, boot=boot, have=have)
+        log.info(
+            "command settled: %s",
+            decision,
+            extra={"event": "command_settled", "command": command.id, "decision": str(decision), "have": have},
+        )
+        if decision is Decision.RESUME:
+            if result is None:
+                self._router.new_result(entry)
+            link.say(Resume(command.id, command.epoch, offset=have, credit=limits.STREAM_WINDOW_BYTES))
+            if command.cancel_requested:
+                link.say(Cancel(command.id, command.epoch))
+        elif decision is Decision.AGAIN:
+            forget(link, command.id, command.epoch)
+            self._router.again(entry, "the attempt was lost with its link")
+        else:
+            self._router.end(entry, doubt(self._now(), held is not None))
+
+    def accepted(self, link: Conversation, message: Accepted) -> None:
+        """Nothing to note: ``dispatched`` says it."""
+
+    def started(self, link: Conversation, message: Started) -> None:
+        entry = self._line(link).flying_on(link, message.id)
+        if entry is not None and entry.command.state is not CommandState.RUNNING:
+            now = self._now()
+            entry.command = replace(entry.command, state=CommandState.RUNNING, started_at=now)
+            self._router.note(partial(self._store.running, entry.scope, message.id, now), f"note {message.id}")
+
+    def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
+        entry = self._line(link).flying_on(link, message.id)
+        if entry is not None and entry.result is not None:
+            entry.result.begin(message)
+
+    def chunk(self, link: Conversation, message: Chunk, data: Buffer) -> None:
+        entry = self._line(link).flying_on(link, message.id)
+        if entry is None or entry.result is None:
+            link.say(Credit(message.id, len(data)))
+            return
+        if not entry.result.sets:
+            raise RemoteProtocolError(f"{message.id}: rows before their row set")
+
+        def stored(size: int, entry: Entry = entry) -> None:
+            line = entry.line
+            if line is None or line.link is not link:
+                # A later link began with whole windows.
+                return
+            entry.uncredited += size
+            line.uncredited += size
+            if entry.uncredited >= CREDIT_BYTES or entry.finishing:
+                self._grant(entry, link)
+            elif line.uncredited >= LINK_CREDIT_BYTES:
+                # Many results that each wait for a little would keep the whole link waiting.
+                for other in line.flying.values():
+                    self._grant(other, link)
+
+        entry.result.append(data, message.rows, stored)
+
+    def _grant(self, entry: Entry, link: Conversation) -> None:
+        line = entry.line
+        if entry.uncredited and link.open and line is not None and line.link is link:
+            link.say(Credit(entry.command.id, entry.uncredited))
+            line.uncredited -= entry.uncredited
+        entry.uncredited = 0
+
+    def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
+        if outputs:
+            try:
+                _OUTPUTS.decode(outputs)
+            except msgspec.DecodeError as exc:
+                raise RemoteProtocolError(f"{message.id}: outputs that are no JSON object: {exc}") from exc
+        entry = self._line(link).flying_on(link, message.id)
+        if entry is None:
+            forget(link, message.id, message.epoch)
+        elif entry.finishing:
+            # The agent may forget it once that end is kept.
+            return
+        elif message.error_code in NOT_BEGUN and not message.touched:
+            forget(link, message.id, message.epoch)
+            self._rest(self._line(link), link)
+            self._router.again(entry, message.error_message)
+        else:
+            entry.finishing = True
+            self._router.spawn(self._complete(entry, link, message, outputs), f"complete {message.id}")
+
+    def _rest(self, line: Line, link: Conversation) -> None:
+        """Send nothing more for a while to an agent that begins nothing, such as one that is stopping."""
+
+        async def ask_again() -> None:
+            await asyncio.sleep(REST_S)
+            if line.link is link:
+                link.ready = True
+                self._router.dispatch(line)
+
+        if link.ready:
+            link.ready = False
+            self._router.spawn(ask_again(), f"let {line.tenant}/{line.agent} rest")
+
+    async def left(self, link: Conversation) -> None:
+        line = self._line(link)
+        if line.link is link:
+            line.link = None
+            log.info(
+                "agent disconnected",
+                extra={"event": "agent_disconnected", "tenant": line.tenant, "agent": line.agent},
+            )
+            await self._store.agent_seen(Scope(line.tenant), line.agent, self._now())
+
+    async def _complete(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes) -> None:
+        finish = await self._verified(entry, message, outputs)
+        self._grant(entry, link)
+        await self._router.write_end(entry, finish)
+
+    async def _verified(self, entry: Entry, message: Completed, outputs: bytes) -> Finish:
+        """Return the final state that the agent's word and the rows that came amount to."""
+        result = entry.result
+        row_sets: tuple[RowSetInfo, ...] = ()
+        inline: bytes | None = None
+        state = CommandState(message.outcome)
+        error = None
+        if message.error_code:
+            error = CommandError(
+                message.error_kind or "technical",
+                message.error_code,
+                message.error_message[: limits.MAX_ERROR_CHARS],
+                message.source_code[: limits.MAX_ERROR_CHARS],
+            )
+        try:
+            # One that we cut, so that the agent was asked to stop, was cancelled by nobody.
+            ours = result is not None and result.reason is not None and state is CommandState.CANCELLED
+            if result is not None and (state is CommandState.SUCCEEDED or ours):
+                row_sets, inline = await result.complete(message.row_sets)
+            elif result is not None:
+                result.cut(message.error_message or "the command did not succeed")
+                await result.flushed()
+        except ResultGone as exc:
+            # The work was done, its rows are lost: that is a success only for nobody.
+            state = CommandState.FAILED if entry.command.effect in REPEATABLE else CommandState.IN_DOUBT
+            error = CommandError("technical", "result_lost", f"it ran, but its rows were lost: {exc.detail}")
+        kept = "none" if not row_sets else "file" if inline is None else "inline"
+        return Finish(
+            state=state,
+            finished_at=self._now(),
+            outputs=outputs or None,
+            row_sets=row_sets,
+            error=error,
+            warnings=tuple(warning[: limits.MAX_ERROR_CHARS] for warning in message.warnings[: limits.MAX_WARNINGS]),
+            result=kept,  # type: ignore[arg-type]  # mypy does not see a literal through two conditions
+            inline=inline if kept == "inline" else None,
+        )
