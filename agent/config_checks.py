@@ -32,6 +32,9 @@ Problem = tuple[Path, str]
 
 _LIKE_SECRET: Final = re.compile(r"\{\s*secret\b[^}]*\}?", re.IGNORECASE)
 _PROXY_PASSWORD: Final = re.compile(r"//[^/@:]*:(?!\{secret:)[^/@]+@")
+_CLEAR: Final = (
+    "the password stands here in clear; write it as {secret:NAME}, and keep it with: outhaul-agent secret set NAME"
+)
 _CLEAR_PASSWORD: Final = re.compile(r"(?:^|;)\s*(?:pwd|password)\s*=\s*(?!\{secret:)[^;\s]", re.IGNORECASE)
 LATER_ROOTS: Final = ("sftp://", "smb://", "ftps://")
 
@@ -63,10 +66,18 @@ def problems(settings: Settings) -> list[Problem]:
     for name, connection in settings.connections.items():
         place: Path = ("connections", name)
         found += _secrets(place, connection.model_dump())
+        if isinstance(connection, OdbcConnection) and _CLEAR_PASSWORD.search(connection.connection_string):
+            found.append(((*place, "connection_string"), _CLEAR))
+        if isinstance(connection, SoapConnection):
+            password = connection.auth.password
+            if password and SECRET.search(password) is None:
+                found.append(((*place, "auth", "password"), _CLEAR))
         if isinstance(connection, FileConnection) and connection.root.lower().startswith(LATER_ROOTS):
             scheme = connection.root.partition(":")[0]
             found.append(((*place, "root"), f"{scheme} comes with a later release; wants a local folder"))
     found += _secrets(("link",), {"proxy": settings.link.proxy})
+    if _PROXY_PASSWORD.search(settings.link.proxy):
+        found.append((("link", "proxy"), _CLEAR))
     for name, operation in settings.operations.items():
         found += _operation(("operations", name), operation, settings)
     for number, name in enumerate(settings.policy.require_signature):
@@ -260,17 +271,8 @@ def remarks(settings: Settings) -> list[str]:
         place = f"connections.{name}"
         if connection.breaker is not None:
             found.append(f"{place}: breaker is not acted on in this release; a failing system is tried each time.")
-        if isinstance(connection, OdbcConnection):
-            if connection.ledger is not None:
-                found.append(f"{place}: ledger is not acted on in this release.")
-            if _CLEAR_PASSWORD.search(connection.connection_string):
-                found.append(_clear(f"{place}: the password stands in clear in connection_string"))
-        if isinstance(connection, SoapConnection):
-            password = connection.auth.password
-            if password and SECRET.search(password) is None:
-                found.append(_clear(f"{place}: auth.password stands in clear"))
-    if _PROXY_PASSWORD.search(settings.link.proxy):
-        found.append(_clear("link: the password stands in clear in proxy"))
+        if isinstance(connection, OdbcConnection) and connection.ledger is not None:
+            found.append(f"{place}: ledger is not acted on in this release.")
     for name, operation in settings.operations.items():
         place = f"operations.{name}"
         if operation.effect == "once":
@@ -290,7 +292,3 @@ def remarks(settings: Settings) -> list[str]:
         )
     found += [f"triggers.{name}: nothing is watched in this release." for name in settings.triggers]
     return found
-
-
-def _clear(what: str) -> str:
-    return f"{what}; write {{secret:NAME}} and run: outhaul-agent secret set NAME"

@@ -67,20 +67,28 @@ def test_what_is_accepted_and_not_acted_on_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("key", "text"),
     [
-        '[connections.erp]\ntype = "odbc"\nconnection_string = "Driver=X;PWD=hush"\n',
-        '[connections.f]\ntype = "soap"\nwsdl = "f.wsdl"\n'
-        'auth = { scheme = "basic", username = "u", password = "hush" }\n',
-        '[link]\nproxy = "http://u:hush@proxy:3128"\n',
+        (
+            "connections.erp.connection_string",
+            '[connections.erp]\ntype = "odbc"\nconnection_string = "Driver=X;PWD=hush"\n',
+        ),
+        (
+            "connections.f.auth.password",
+            '[connections.f]\ntype = "soap"\nwsdl = "f.wsdl"\n'
+            'auth = { scheme = "basic", username = "u", password = "hush" }\n',
+        ),
+        ("link.proxy", '[link]\nproxy = "http://u:hush@proxy:3128"\n'),
     ],
 )
-def test_a_password_in_clear_is_remarked_and_not_shown(tmp_path: Path, text: str) -> None:
+def test_a_password_in_clear_is_refused_and_not_shown(tmp_path: Path, key: str, text: str) -> None:
     path = tmp_path / "agent.toml"
     path.write_text(HEAD + text)
-    (remark,) = load(path).remarks
-    assert "outhaul-agent secret set" in remark
-    assert "hush" not in remark
+    with pytest.raises(
+        ConfigError, match=f"agent.toml:[0-9]+: {key}: the password .*outhaul-agent secret set"
+    ) as caught:
+        load(path)
+    assert "hush" not in str(caught.value)
     path.write_text(HEAD + text.replace("hush", "{secret:hush}"))
     assert load(path).remarks == ()
 
