@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
+import msgspec
 import pytest
 
 from agent.connectors import CONNECTORS
@@ -445,7 +446,7 @@ async def test_through_a_driver_process_it_calls_describes_checks_and_lets_go(fi
     try:
         pieces = [piece async for piece in connector.run(Call("cmd_1", "orders", b'{"customer": "C1"}', 20.0))]
         assert isinstance(pieces[-1], Outputs)
-        assert len(pieces[-1].values["order"]) == 3
+        assert len(msgspec.json.decode(pieces[-1].values["order"])) == 3
         described = await connector.describe("orders")
         assert described is not None
         assert described["required"] == ["customer"]
