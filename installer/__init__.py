@@ -1,0 +1,1 @@
+"""How the programs get onto the machines of those who run them; the installers come with a later release."""
