@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,12 @@ AS_AT_A_SITE: Final = (
     Path(__file__).parent / "config",
     Path(__file__).parent / "bench",
 )
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start hear Ctrl-C, also where we run in the background of a shell, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

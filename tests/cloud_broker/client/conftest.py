@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import subprocess
@@ -145,15 +146,21 @@ class Outhaul:
             env=self.environ | environ,
         )
 
-    def start(self, *words: str, program: Sequence[str] = (PROGRAM,)) -> subprocess.Popen[bytes]:
-        """Start it, or another program with its words."""
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def start(self, *words: str, program: Sequence[str] = (PROGRAM,)) -> Iterator[subprocess.Popen[bytes]]:
+        """Start it, or another program with its words; a test that fails does not wait for its end."""
+        with subprocess.Popen(
             [*program, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environ,
-        )
+        ) as process:
+            try:
+                yield process
+            except BaseException:
+                process.kill()
+                raise
 
 
 @pytest.fixture
