@@ -36,6 +36,7 @@ from tests.cloud_broker.client.scripted import Behaviour, ScriptedAgent, pair
 T = TypeVar("T")
 
 TENANT: Final = "acme"
+DAY_S: Final = 86_400.0  # seconds; the scripted agent gives no signs of life while no test asks it for anything
 START_S: Final = 20.0  # seconds; a slow machine starts a server within them
 
 
@@ -91,7 +92,11 @@ class Broker:
     async def _link(self, name: str, operations: list[dict[str, Any]], behaviours: Mapping[str, Behaviour]) -> None:
         ours, theirs = pair()
         catalogue = _catalogue(operations)
-        own = Limits(stream_window_bytes=limits.STREAM_WINDOW_BYTES, link_window_bytes=limits.LINK_WINDOW_BYTES)
+        own = Limits(
+            stream_window_bytes=limits.STREAM_WINDOW_BYTES,
+            link_window_bytes=limits.LINK_WINDOW_BYTES,
+            silence_s=DAY_S,
+        )
         conversation = Conversation(ours, Peer(TENANT, name, "01", "memory"), self.desk, release="test", own=own)
         self._spawn(conversation.serve())
         self._spawn(ScriptedAgent(theirs, catalogue, behaviours).serve())
