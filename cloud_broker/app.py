@@ -208,7 +208,7 @@ async def every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await chore()
-        except Exception:
+        except Exception:  # a chore that failed once is done again at its next time
             task = asyncio.current_task()
             log.exception("a chore failed", extra={"event": "chore_failed", "chore": task.get_name() if task else ""})
         await asyncio.sleep(seconds)

@@ -125,7 +125,7 @@ class Supervisor:
             transport = await _unless(stop, self._dialer.connect(), drain_s=0.0)
         except AgentError as exc:
             return _Try(exc)
-        except Exception as exc:
+        except Exception as exc:  # a mistake of ours must not end the agent: it is told, and dialled again
             log.exception("dialling failed in a way that is not foreseen", extra={"event": "link_bug"})
             return _Try(LinkError(f"{type(exc).__name__}: {exc}", stage="setup"))
         if transport is None:
@@ -152,7 +152,7 @@ class Supervisor:
             error = _error_of(ended or Ended(reason="the conversation was given up"))
         except AgentError as exc:
             error = exc
-        except Exception as exc:
+        except Exception as exc:  # as above
             log.exception("the conversation failed in a way that is not foreseen", extra={"event": "link_bug"})
             error = LinkError(f"{type(exc).__name__}: {exc}")
         finally:

@@ -191,7 +191,7 @@ async def open_websocket(
     except ssl.SSLCertVerificationError as exc:
         shown = await _shown_certificate(url + path, proxy)
         raise untrusted(exc, shown, way, time.time()) from exc
-    except Exception as exc:
+    except Exception as exc:  # the libraries below raise much; `explain` puts each into a sentence
         cut = dial.connected and isinstance(exc, InvalidMessage | ConnectionError)
         cut = cut and not isinstance(exc.__cause__, ssl.SSLError)  # a TLS alert, which tells more than a second look
         shunned = cut and certificate_ends is not None and await _answers_without_certificate(url, path, proxy)
@@ -237,7 +237,7 @@ async def _answers_without_certificate(url: str, path: str, proxy: Proxy | None)
         connection = await _dial(url + path, _looking(), proxy, PROBE_S)
     except InvalidStatus as exc:
         return exc.response.status_code == HTTPStatus.UNAUTHORIZED
-    except Exception:
+    except Exception:  # a second look only: whatever goes wrong in it answers nothing
         return False
     await connection.close()
     return False

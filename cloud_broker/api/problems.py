@@ -133,7 +133,7 @@ class _Unexpected:
 
         try:
             await self._app(scope, receive, watched)
-        except Exception:
+        except Exception:  # the last one that can still answer: a 500 without internals
             log.exception(
                 "%s %s failed", scope["method"], scope["path"], extra={"event": "request_failed", "path": scope["path"]}
             )

@@ -204,7 +204,7 @@ def _pieces(
                     if left.is_set():
                         return
             put(None)
-        except Exception as exc:
+        except Exception as exc:  # raised again in the thread that reads
             put(exc)
 
     # A daemon, because a read that never returns must not keep the program from ending.

@@ -142,7 +142,7 @@ class Writer:
             connection.execute(QUERIES["begin_one"])
             try:
                 task.value = task.work(connection)
-            except Exception as exc:
+            except Exception as exc:  # its caller gets it; the thread serves others
                 if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
                     raise
                 task.error = exc
@@ -209,7 +209,7 @@ class _Reader:
                 self.disconnect()
                 log.error("the store can't be read: %s", exc, extra={"event": "store_unreadable"})
                 task.error = StoreUnavailable(f"The store can't be read ({exc}).", retry_after_s=5)
-            except Exception as exc:
+            except Exception as exc:  # as above
                 task.error = exc
 
     def disconnect(self) -> None:
