@@ -107,7 +107,7 @@ class Agent:
         self._described: dict[str, dict[str, Any]] = {}
         self._conversation: Conversation | None = None
         # What was held in memory is gone with the process; the broker must be able to tell.
-        self._boot = os.urandom(8).hex()
+        self._journal = os.urandom(8).hex()
         self.dispatcher = Dispatcher(settings, self._connectors)
         self.supervisor = Supervisor(
             dialer or WebsocketDialer(state_dir(loaded), settings.link.proxy, secrets), self._converse
@@ -140,7 +140,7 @@ class Agent:
             transport,
             self.dispatcher,
             release=RELEASE,
-            boot=self._boot,
+            journal=self._journal,
             max_running=self._loaded.settings.max_running,
             catalogue=self._catalogue,
         )

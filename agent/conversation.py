@@ -45,7 +45,7 @@ class Conversation:
 
     Args:
         catalogue: returns digest and bytes of what may be run here.
-        boot: of this process.
+        journal: of this process.
         silence_s: seconds without a word after which the link is given up.
     """
 
@@ -55,7 +55,7 @@ class Conversation:
         dispatcher: Dispatcher,
         *,
         release: str,
-        boot: str,
+        journal: str,
         max_running: int,
         catalogue: Callable[[], tuple[str, bytes]],
         silence_s: float = limits.SILENCE_S,
@@ -70,7 +70,7 @@ class Conversation:
             release=release,
             features=[],
             limits=self._own,
-            boot=boot,
+            journal=journal,
             time=time.time(),
             system=SYSTEM,
         )

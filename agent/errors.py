@@ -15,6 +15,9 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
         * DeadlinePassed                                deadline_passed
         * Cancelled                                     cancelled
         * AgentStopping                                 agent_stopping        retryable
+        * JournalUnavailable                            journal_unavailable   retryable
+        * JournalConflict                               journal_conflict
+        * NotHappened                                   not_happened          retryable
         * ConnectorError
             * SourceUnavailable                         source_unavailable    retryable
             * SourceFailed                              source_failed
@@ -99,12 +102,16 @@ class CommandError(AgentError):
         source_code: the code the source itself gave (SQLSTATE, SOAP fault code), or "".
         touched: whether the work may have begun at the source. An error with ``touched``
             false is certain to have had no effect.
+        may_work_later: whether the same may well succeed at another time; the class's ``retryable`` unless told.
     """
 
     code = "command_error"
 
-    def __init__(self, message: str, *, source_code: str = "", touched: bool = True) -> None:
+    def __init__(
+        self, message: str, *, source_code: str = "", touched: bool = True, may_work_later: bool | None = None
+    ) -> None:
         super().__init__(message)
+        self.may_work_later = self.retryable if may_work_later is None else may_work_later
         # Names of files may hold what is no Unicode, and an error must never be what can't be told.
         self.message = message[: limits.MAX_ERROR_CHARS].encode(errors="backslashreplace").decode()
         self.source_code = source_code
@@ -145,6 +152,26 @@ class AgentStopping(CommandError):
     """The agent is stopping and starts nothing new."""
 
     code = "agent_stopping"
+    retryable = True
+
+
+class JournalUnavailable(CommandError):
+    """The agent's journal can't be written, so nothing that must not run twice is begun."""
+
+    code = "journal_unavailable"
+    retryable = True
+
+
+class JournalConflict(CommandError):
+    """A command of this id is in the journal already, with another operation or other parameters; it was not run."""
+
+    code = "journal_conflict"
+
+
+class NotHappened(CommandError):
+    """Its end was not heard, and it was found out since that it had no effect: it may be sent again."""
+
+    code = "not_happened"
     retryable = True
 
 

@@ -88,7 +88,7 @@ class AgentDesk:
             self._now(),
             release=hello.release,
             system=hello.system,
-            boot=hello.boot,
+            journal=hello.journal,
         )
 
     async def catalogue(self, link: Conversation, digest: str, catalogue: bytes) -> None:
@@ -136,8 +136,8 @@ class AgentDesk:
         command = entry.command
         result = entry.result if entry.result is not None and entry.result.reason is None else None
         have = result.taken if result is not None else 0
-        boot = link.hello.boot if link.hello else ""
-        decision = settle(command, held, boot=boot, have=have)
+        journal = link.hello.journal if link.hello else ""
+        decision = settle(command, held, journal=journal, have=have)
         log.info(
             "command settled: %s",
             decision,

@@ -255,13 +255,13 @@ class Router:
 
     def _send(self, entry: Entry, line: Line, link: Conversation) -> None:
         command = entry.command
-        boot = link.hello.boot if link.hello else ""
+        journal = link.hello.journal if link.hello else ""
         entry.command = replace(
-            command, state=CommandState.DISPATCHED, epoch=command.epoch + 1, agent=line.agent, boot=boot
+            command, state=CommandState.DISPATCHED, epoch=command.epoch + 1, agent=line.agent, journal=journal
         )
         durable = command.effect not in REPEATABLE
         note = partial(
-            self._store.dispatched, entry.scope, command.id, entry.command.epoch, line.agent, boot, durable=durable
+            self._store.dispatched, entry.scope, command.id, entry.command.epoch, line.agent, journal, durable=durable
         )
         if durable:
             self.spawn(self._send_once_noted(entry, line, link, note), f"send {command.id}")

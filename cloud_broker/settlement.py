@@ -24,22 +24,22 @@ class Decision(StrEnum):
     IN_DOUBT = "in_doubt"  # it may have run, and nobody can tell any more
 
 
-def settle(command: Command, held: Held | None, *, boot: str, have: int) -> Decision:
+def settle(command: Command, held: Held | None, *, journal: str, have: int) -> Decision:
     """
     Decide about a command that was sent and has no final state.
 
     Args:
         command: as the store has it, dispatched or running.
         held: what the agent says about it; ``None`` if it holds nothing of it.
-        boot: of the agent's process now.
+        journal: of the agent now; "" if it can't be relied on.
         have: bytes of the result that we still have.
     """
     if held is not None and held.epoch == command.epoch and held.first <= have <= held.sent:
         return Decision.RESUME
     if command.effect in REPEATABLE:
         return Decision.AGAIN
-    if held is None and boot == command.boot:
-        # The same process would remember it: so it never arrived.
+    if journal == command.journal and (held is None or held.epoch < command.epoch):
+        # The same journal would know of this attempt if it had begun.
         return Decision.AGAIN
     return Decision.IN_DOUBT
 

@@ -30,5 +30,8 @@ MIN_BEAT_S: Final = 0.1  # seconds; a peer that announces a shorter silence gets
 SILENCE_S: Final = 45.0  # seconds; two beats and a little: then the peer is gone and the link is closed
 GREETING_S: Final = 10.0  # seconds from the open link to the greeting
 
+REMEMBERS: Final = 10_000  # ended commands an agent still knows after it was told to forget them
+SENDS_AGAIN: Final = 1_000  # ended commands after which a broker never sends an earlier one again
+
 MAX_RUNNING: Final = 64  # commands at once on one agent
 MAX_ERROR_CHARS: Final = 4_000  # characters of a foreign error text; drivers can be chatty

@@ -36,6 +36,9 @@ class Limits(msgspec.Struct, frozen=True):
         stream_window_bytes: unconfirmed result bytes per command; 0 from an agent.
         link_window_bytes: unconfirmed result bytes on the link; 0 from an agent.
         silence_s: seconds without a word after which it closes the link.
+        remembers: commands an agent can still tell the end of after it was told to forget them; 0 from a broker.
+        sends_again: a broker never sends a command again once so many later ones have ended; 0 from an agent.
+            It must be less than ``remembers``, or a repeat could run twice.
     """
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
@@ -44,6 +47,8 @@ class Limits(msgspec.Struct, frozen=True):
     stream_window_bytes: int = 0
     link_window_bytes: int = 0
     silence_s: float = SILENCE_S
+    remembers: int = 0
+    sends_again: int = 0
 
 
 class Hello(Message, frozen=True):
@@ -55,7 +60,10 @@ class Hello(Message, frozen=True):
         release: of the program, such as ``0.1.0``.
         features: names of optional parts that it can do.
         limits: what binds the broker.
-        boot: changes with each start of the agent's process; what was held in its memory is gone with it.
+        journal: mark of the agent's journal. While it stays the same, a ``once`` or ``at-most-once`` that the
+            agent does not hold was never begun there; it changes whenever something may be missing from the journal.
+        position: how many records were ever written to it. Fewer than were told before: it was put back to an
+            earlier state, such as by a restored machine, and its mark says nothing.
         time: its clock, seconds since 1970.
         system: operating system and Python, for people.
     """
@@ -64,8 +72,9 @@ class Hello(Message, frozen=True):
     release: str
     features: list[str]
     limits: Limits
-    boot: str
+    journal: str
     time: float
+    position: int = 0
     system: str = ""
 
 
@@ -118,6 +127,19 @@ class Beat(Message, frozen=True):
     """
 
     time: float = 0.0
+
+
+class Condition(Message, frozen=True):
+    """
+    How the agent is; said after Holding, and again whenever it changes.
+
+    Attributes:
+        problems: why it refuses commands though the link is up, for people; empty when all is well.
+        shut: connections outside of their posting windows, with the seconds until they open.
+    """
+
+    problems: list[str] = []
+    shut: dict[str, float] = {}
 
 
 class Catalogue(Message, frozen=True):
@@ -213,10 +235,16 @@ class Accepted(Message, frozen=True):
 
 
 class Started(Message, frozen=True):
-    """The work began."""
+    """
+    The work began.
+
+    Attributes:
+        position: as in ``Hello``, now.
+    """
 
     id: str
     epoch: int
+    position: int = 0
 
 
 class ColumnInfo(msgspec.Struct, frozen=True):
@@ -308,6 +336,8 @@ class Completed(Message, frozen=True):
         error_message: for people.
         source_code: the source's own code, such as a SQLSTATE.
         touched: whether the work may have begun.
+        retryable: whether the same command may well succeed at another time.
+        position: as in ``Hello``, now.
         warnings: what the caller should know besides.
     """
 
@@ -320,6 +350,8 @@ class Completed(Message, frozen=True):
     error_message: str = ""
     source_code: str = ""
     touched: bool = True
+    retryable: bool = False
+    position: int = 0
     warnings: list[str] = []
 
 
@@ -374,6 +406,7 @@ AGENT_SAYS: Final = (
     Hello,
     Catalogue,
     Holding,
+    Condition,
     Accepted,
     Started,
     RowSetBegins,
@@ -393,6 +426,7 @@ AnyMessage = (
     | Beat
     | Catalogue
     | Holding
+    | Condition
     | Resume
     | Run
     | Accepted

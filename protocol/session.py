@@ -289,11 +289,13 @@ class Session:
         if isinstance(message, Hello):
             if not message.versions or limits.VERSION not in message.versions:
                 raise VersionMismatch(f"the agent speaks versions {message.versions}, the broker {limits.VERSION}")
+            _remembered(message.limits, self.own if self.side is Side.BROKER else Limits())
             if self.side is Side.BROKER:
                 self.peer = message.limits
         elif isinstance(message, Welcome):
             if message.version != limits.VERSION:
                 raise VersionMismatch(f"the broker speaks version {message.version}, the agent {limits.VERSION}")
+            _remembered(self.own if self.side is Side.AGENT else self.peer, message.limits)
             if self.side is Side.AGENT:
                 self.peer = message.limits
             # Both ends count the same window: the broker to see that it is kept.
@@ -405,6 +407,15 @@ class Session:
             self._lanes.clear()
             self._control.append(Record(goodbye))
             self.stage = Stage.CLOSED
+
+
+def _remembered(agent: Limits, broker: Limits) -> None:
+    """See that no command is sent again after its agent has forgotten that it ran."""
+    if broker.sends_again and agent.remembers <= broker.sends_again:
+        raise RemoteProtocolError(
+            f"the agent remembers {agent.remembers} ended commands and the broker may send one again after "
+            f"{broker.sends_again}: it could run twice"
+        )
 
 
 def _not_negative(command_id: str, credit: int) -> None:

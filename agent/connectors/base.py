@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agent.errors import OutcomeUnknown
 from agent.settings import Connection, Operation
 
 ColumnType = Literal[
@@ -82,7 +83,17 @@ class Remark:
     message: str
 
 
-Piece = RowSet | Rows | Outputs | Remark
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """
+    All rows are out and nothing is kept at the source yet.
+
+    The source goes on, and commits, when the next piece is asked for: until then what came can be made durable. Only
+    from operations with an effect that must not happen twice, and only where there were rows.
+    """
+
+
+Piece = RowSet | Rows | Outputs | Remark | Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +106,16 @@ class Call:
         operation: its name in the operator's file.
         params: JSON bytes of an object, already checked against the operator's types.
         timeout_s: seconds until the work must have ended.
+        epoch: of the attempt.
+        fingerprint: of operation and parameters; tells a repeat of this command from another of the same id.
     """
 
     command_id: str
     operation: str
     params: bytes
     timeout_s: float
+    epoch: int = 0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +195,21 @@ class Driver(abc.ABC):
         """Ask the running work to stop; called from another thread, may do nothing, must not block long."""
         return
 
+    def find(self, call: Call) -> Outputs | None:
+        """
+        Find out what became of a run of ``call`` whose end nobody heard, and make sure that the answer stays true.
+
+        Only asked about operations with ``effect = "once"``, and never while ``run`` is at work on the same command.
+
+        Returns:
+            What it returned; ``None`` if it had no effect and can have none any more, however late its session is.
+
+        Raises:
+            SourceUnavailable: it can't be told now; ask again.
+            OutcomeUnknown: it can't be told, ever.
+        """
+        raise OutcomeUnknown("this connection keeps no record of what was done")
+
     def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
         """The broker has the whole result of ``call``: do what was to follow, such as archiving what was picked."""
         return
@@ -223,6 +253,10 @@ class Connector(abc.ABC):
     def cancel(self, command_id: str) -> None:
         """Ask a running command to stop; ``run`` then ends soon, one way or the other."""
         return
+
+    async def find(self, call: Call) -> Outputs | None:
+        """As ``Driver.find``; also raises ``DriverCrashed``, after which it may be asked again."""
+        raise OutcomeUnknown("this connection keeps no record of what was done")
 
     async def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
         """As ``Driver.settle``."""

@@ -74,6 +74,7 @@ class Agent:
 
     Attributes:
         serial: of its certificate, hex; a link with another serial is refused.
+        journal: mark of its journal, and ``position`` how many records it had, as last told.
         catalogue: JSON bytes as the agent sent them; ``None`` before its first link.
     """
 
@@ -87,7 +88,8 @@ class Agent:
     last_seen_at: float | None = None
     release: str = ""
     system: str = ""
-    boot: str = ""
+    journal: str = ""
+    position: int = 0
     catalogue: bytes | None = None
     catalogue_digest: str = ""
 
@@ -121,6 +123,51 @@ class CommandError:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolution:
+    """
+    What a person found out of a command that was in doubt.
+
+    Attributes:
+        found: whether it had happened.
+        by: id of the key that said so; ``who`` is the person, if named.
+    """
+
+    found: Literal["happened", "not_happened"]
+    by: str
+    at: float
+    who: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    Something in a command's life that its own row does not tell: an attempt that did not end it, a late answer…
+
+    Attributes:
+        step: ``attempt_failed``, ``requeued``, ``late_answer``, ``cancel_requested``, ``resolved``, ``replayed``.
+        attempt: its epoch; 0 where it is about none.
+        phase: how far the attempt had come: ``dispatched`` or ``running``; "" where it is about none.
+        started_at: when that attempt was sent.
+        outcome: what the agent said of it, or "".
+        detail: for people.
+        outputs: JSON bytes of a late answer.
+    """
+
+    command_id: str
+    at: float
+    step: str
+    attempt: int = 0
+    agent: str = ""
+    phase: str = ""
+    started_at: float | None = None
+    outcome: str = ""
+    error: CommandError | None = None
+    detail: str = ""
+    outputs: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """
     One request to run one operation; the row of the store.
@@ -133,8 +180,14 @@ class Command:
         params: JSON bytes of an object.
         fingerprint: SHA-256 over operation, addressee and params; tells one use of an idempotency key from another.
         epoch: number of the last attempt that was sent; 0 before the first.
-        boot: the agent's ``boot`` at the last attempt.
+        journal: the agent's ``journal`` at the last attempt.
+        dispatched_at: when the last attempt was sent.
+        failures: attempts that failed for a technical reason and count against the retries.
+        not_before: it waits until then before it is sent again.
+        error: why it did not succeed; while it is queued, why the last attempt did not.
         result: ``inline`` (``inline`` holds it), ``file`` (the results folder has it), or ``none``.
+        replay_of: id of the command that this one does again.
+        replayed_by: id of the command that does this one again.
     """
 
     id: str
@@ -150,7 +203,7 @@ class Command:
     expires_at: float
     state: CommandState = CommandState.QUEUED
     epoch: int = 0
-    boot: str = ""
+    journal: str = ""
     correlation_id: str = ""
     idempotency_key: str | None = None
     ordering_key: str | None = None
@@ -165,6 +218,12 @@ class Command:
     error: CommandError | None = None
     warnings: tuple[str, ...] = ()
     result: Literal["none", "inline", "file"] = "none"
+    dispatched_at: float | None = None
+    failures: int = 0
+    not_before: float | None = None
+    replay_of: str | None = None
+    replayed_by: str | None = None
+    resolution: Resolution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,9 +353,17 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def agent_seen(
-        self, scope: Scope, name: str, now: float, *, release: str = "", system: str = "", boot: str = ""
+        self,
+        scope: Scope,
+        name: str,
+        now: float,
+        *,
+        release: str = "",
+        system: str = "",
+        journal: str = "",
+        position: int = 0,
     ) -> None:
-        """Note that it is there; empty strings leave what was known. Need not be durable on return."""
+        """Note that it is there; what is empty leaves what was known. Need not be durable on return."""
 
     @abc.abstractmethod
     async def put_catalogue(self, scope: Scope, name: str, catalogue: bytes, digest: str) -> None:
@@ -335,10 +402,10 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def dispatched(
-        self, scope: Scope, command_id: str, epoch: int, agent: str, boot: str, *, durable: bool
+        self, scope: Scope, command_id: str, epoch: int, agent: str, journal: str, now: float, *, durable: bool
     ) -> None:
         """
-        Note that an attempt is about to be sent: state ``dispatched``.
+        Note that an attempt is about to be sent: state ``dispatched``, ``dispatched_at`` now.
 
         With ``durable=False`` it may return before the change is kept; changes of one command keep their order.
         """
@@ -348,8 +415,23 @@ class Store(abc.ABC):
         """Note that the work began: state ``running``; may return before the change is kept."""
 
     @abc.abstractmethod
-    async def requeue(self, scope: Scope, command_id: str) -> None:
-        """Back to ``queued``: it was certainly not run, or may be run again."""
+    async def requeue(
+        self,
+        scope: Scope,
+        command_id: str,
+        *,
+        step: Step | None = None,
+        failures: int = 0,
+        not_before: float | None = None,
+    ) -> None:
+        """
+        Back to ``queued``: it was certainly not run, or may be run again.
+
+        Args:
+            step: what became of the attempt; its error becomes the command's.
+            failures: as in ``Command``.
+            not_before: as in ``Command``.
+        """
 
     @abc.abstractmethod
     async def request_cancel(self, scope: Scope, command_id: str) -> Command | None:
@@ -358,6 +440,28 @@ class Store(abc.ABC):
     @abc.abstractmethod
     async def finish(self, scope: Scope, command_id: str, finish: Finish) -> bool:
         """Write the final state; return False, changing nothing, if it has one already."""
+
+    @abc.abstractmethod
+    async def add_step(self, scope: Scope, step: Step) -> None:
+        """Keep a step of a command's life."""
+
+    @abc.abstractmethod
+    async def steps(self, scope: Scope, command_id: str) -> list[Step]:
+        """Return the steps of a command that are not in its own row, oldest first."""
+
+    @abc.abstractmethod
+    async def resolve(
+        self, scope: Scope, command_id: str, state: CommandState, resolution: Resolution, error: CommandError | None
+    ) -> bool:
+        """Write what a person found out; return False, changing nothing, unless the command is in doubt."""
+
+    @abc.abstractmethod
+    async def replay(self, scope: Scope, original: str, command: Command) -> tuple[Command, bool]:
+        """
+        In one transaction: keep ``command``, whose ``replay_of`` is ``original``, and mark that one as replayed by it.
+
+        Return it and True, or the one that replayed ``original`` before and False.
+        """
 
     @abc.abstractmethod
     async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:

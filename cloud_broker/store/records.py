@@ -87,7 +87,7 @@ def bound_agent(agent: Agent) -> Bound:
         "last_seen_at": agent.last_seen_at,
         "release": agent.release,
         "system": agent.system,
-        "boot": agent.boot,
+        "journal": agent.journal,
         "catalogue": agent.catalogue,
         "catalogue_digest": agent.catalogue_digest,
     }
@@ -123,7 +123,7 @@ def bound_command(command: Command) -> Bound:
         "expires_at": command.expires_at,
         "state": command.state.value,
         "epoch": command.epoch,
-        "boot": command.boot,
+        "journal": command.journal,
         "correlation_id": command.correlation_id,
         "idempotency_key": command.idempotency_key,
         "ordering_key": command.ordering_key,

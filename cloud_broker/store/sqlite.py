@@ -141,9 +141,9 @@ class SqliteStore(Store):
         return await self._change("revoke_agent", tenant=scope.tenant, name=name, now=now) == 1
 
     async def agent_seen(
-        self, scope: Scope, name: str, now: float, *, release: str = "", system: str = "", boot: str = ""
+        self, scope: Scope, name: str, now: float, *, release: str = "", system: str = "", journal: str = ""
     ) -> None:
-        self._send("agent_seen", tenant=scope.tenant, name=name, now=now, release=release, system=system, boot=boot)
+        self._send("agent_seen", tenant=scope.tenant, name=name, now=now, release=release, system=system, journal=journal)
 
     async def put_catalogue(self, scope: Scope, name: str, catalogue: bytes, digest: str) -> None:
         await self._change("put_catalogue", tenant=scope.tenant, name=name, catalogue=catalogue, digest=digest)
@@ -204,9 +204,9 @@ class SqliteStore(Store):
         return await self._all(records.command, "open_commands")
 
     async def dispatched(
-        self, scope: Scope, command_id: str, epoch: int, agent: str, boot: str, *, durable: bool
+        self, scope: Scope, command_id: str, epoch: int, agent: str, journal: str, *, durable: bool
     ) -> None:
-        bound = {"tenant": scope.tenant, "id": command_id, "epoch": epoch, "agent": agent, "boot": boot}
+        bound = {"tenant": scope.tenant, "id": command_id, "epoch": epoch, "agent": agent, "journal": journal}
         if durable:
             await self._change("dispatched", **bound)
         else:

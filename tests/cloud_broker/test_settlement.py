@@ -27,7 +27,7 @@ def command(effect: Effect) -> Command:
         expires_at=60.0,
         state=CommandState.RUNNING,
         epoch=2,
-        boot="boot-1",
+        journal="journal-1",
     )
 
 
@@ -36,27 +36,27 @@ def held(*, epoch: int = 2, first: int = 0, sent: int = 100) -> Held:
 
 
 TABLE = [
-    # what the agent holds, its boot, the bytes we have → a read, an effect
-    ("it holds all, we have nothing", held(), "boot-1", 0, RESUME, RESUME),
-    ("it holds all, we have some", held(), "boot-1", 70, RESUME, RESUME),
-    ("it holds all, we have all", held(), "boot-1", 100, RESUME, RESUME),
-    ("it holds the rest of what we have", held(first=50), "boot-1", 60, RESUME, RESUME),
-    ("it let go of what we lost", held(first=50), "boot-1", 0, AGAIN, IN_DOUBT),
-    ("we have more than it ever sent", held(sent=10), "boot-1", 60, AGAIN, IN_DOUBT),
-    ("it holds an older attempt", held(epoch=1), "boot-1", 0, AGAIN, IN_DOUBT),
-    ("the same process never got it", None, "boot-1", 0, AGAIN, AGAIN),
-    ("another process knows nothing", None, "boot-2", 0, AGAIN, IN_DOUBT),
+    # what the agent holds, its journal, the bytes we have → a read, an effect
+    ("it holds all, we have nothing", held(), "journal-1", 0, RESUME, RESUME),
+    ("it holds all, we have some", held(), "journal-1", 70, RESUME, RESUME),
+    ("it holds all, we have all", held(), "journal-1", 100, RESUME, RESUME),
+    ("it holds the rest of what we have", held(first=50), "journal-1", 60, RESUME, RESUME),
+    ("it let go of what we lost", held(first=50), "journal-1", 0, AGAIN, IN_DOUBT),
+    ("we have more than it ever sent", held(sent=10), "journal-1", 60, AGAIN, IN_DOUBT),
+    ("it holds an older attempt", held(epoch=1), "journal-1", 0, AGAIN, IN_DOUBT),
+    ("the same process never got it", None, "journal-1", 0, AGAIN, AGAIN),
+    ("another process knows nothing", None, "journal-2", 0, AGAIN, IN_DOUBT),
 ]
 
 
-@pytest.mark.parametrize(("about", "held_", "boot", "have", "read", "effect"), TABLE, ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize(("about", "held_", "journal", "have", "read", "effect"), TABLE, ids=[row[0] for row in TABLE])
 def test_each_case_has_its_decision(
-    about: str, held_: Held | None, boot: str, have: int, read: Decision, effect: Decision
+    about: str, held_: Held | None, journal: str, have: int, read: Decision, effect: Decision
 ) -> None:
-    assert settle(command("read"), held_, boot=boot, have=have) is read
-    assert settle(command("idempotent"), held_, boot=boot, have=have) is read
-    assert settle(command("at-most-once"), held_, boot=boot, have=have) is effect
-    assert settle(command("once"), held_, boot=boot, have=have) is effect
+    assert settle(command("read"), held_, journal=journal, have=have) is read
+    assert settle(command("idempotent"), held_, journal=journal, have=have) is read
+    assert settle(command("at-most-once"), held_, journal=journal, have=have) is effect
+    assert settle(command("once"), held_, journal=journal, have=have) is effect
 
 
 def test_a_command_whose_agent_never_came_back_is_in_doubt_if_it_may_have_had_an_effect() -> None:

@@ -297,7 +297,7 @@ class Life(RuleBasedStateMachine):
     @rule(one=ids, epoch=st.integers(1, 9), durable=st.booleans())
     def dispatch(self, one: str, epoch: int, durable: bool) -> None:
         self._runner.run(self._store.dispatched(ACME, one, epoch, "plant-2", "b", durable=durable))
-        self._change(one, state=CommandState.DISPATCHED, epoch=epoch, agent="plant-2", boot="b")
+        self._change(one, state=CommandState.DISPATCHED, epoch=epoch, agent="plant-2", journal="b")
 
     @rule(one=ids)
     def run(self, one: str) -> None:

@@ -83,7 +83,7 @@ def test_a_message_has_a_payload_where_the_codec_lets_it() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Hello(versions=[1], release="0.1.0", features=[], limits=Limits(max_running=4), boot="b", time=1.0),
+        Hello(versions=[1], release="0.1.0", features=[], limits=Limits(max_running=4), journal="b", time=1.0),
         Holding([Held("cmd_1", 1, ended=True, sent=7)]),
         Run(id="cmd_1", epoch=1, operation="echo", expires_in_s=60.0, credit=1),
         RowSetBegins(id="cmd_1", epoch=1, index=0, offset=0, columns=[ColumnInfo("n", "integer")]),

@@ -137,7 +137,7 @@ class StoreContract:
 
     async def test_what_was_last_known_of_an_agent_is_kept(self, store: Store) -> None:
         await self._enrol(store, "t1", agent())
-        await store.agent_seen(ACME, "plant-1", START + 1, release="1", system="Linux", boot="b1")
+        await store.agent_seen(ACME, "plant-1", START + 1, release="1", system="Linux", journal="b1")
         await store.agent_seen(ACME, "plant-1", START + 2)
         await store.put_catalogue(ACME, "plant-1", b'{"operations": []}', "d1")
 
@@ -147,7 +147,7 @@ class StoreContract:
                 last_seen_at=START + 2,
                 release="1",
                 system="Linux",
-                boot="b1",
+                journal="b1",
                 catalogue=b'{"operations": []}',
                 catalogue_digest="d1",
             )
@@ -219,13 +219,13 @@ class StoreContract:
         one = command()
         await store.add_command(ACME, one)
 
-        await store.dispatched(ACME, one.id, 1, "plant-2", "boot-1", durable=False)
+        await store.dispatched(ACME, one.id, 1, "plant-2", "journal-1", durable=False)
         await store.running(ACME, one.id, START + 1)
         await store.requeue(ACME, one.id)
         found = await store.command(ACME, one.id)
         assert found is not None
-        assert (found.state, found.epoch, found.agent, found.boot) == (CommandState.QUEUED, 1, "plant-2", "boot-1")
-        await store.dispatched(ACME, one.id, 2, "plant-1", "boot-2", durable=True)
+        assert (found.state, found.epoch, found.agent, found.journal) == (CommandState.QUEUED, 1, "plant-2", "journal-1")
+        await store.dispatched(ACME, one.id, 2, "plant-1", "journal-2", durable=True)
         found = await store.command(ACME, one.id)
         assert found is not None
         assert (found.state, found.epoch, found.agent) == (CommandState.DISPATCHED, 2, "plant-1")

@@ -36,7 +36,7 @@ from protocol.states import Phase
 
 ID = "cmd_1"
 RUN = Run(id=ID, epoch=1, operation="echo", expires_in_s=60.0, credit=100_000)
-HELLO = Hello(versions=[limits.VERSION], release="0", features=[], limits=Limits(max_running=4), boot="b", time=0.0)
+HELLO = Hello(versions=[limits.VERSION], release="0", features=[], limits=Limits(max_running=4), journal="b", time=0.0)
 WELCOME = Welcome(
     version=limits.VERSION,
     release="0",
@@ -245,7 +245,7 @@ def test_an_unknown_key_of_a_later_release_is_ignored() -> None:
 def test_an_agent_of_another_version_is_told_so(versions: list[int]) -> None:
     broker = Session(Side.BROKER, WELCOME.limits, now=0.0)
 
-    hello = Hello(versions=versions, release="9", features=[], limits=Limits(), boot="b", time=0.0)
+    hello = Hello(versions=versions, release="9", features=[], limits=Limits(), journal="b", time=0.0)
     with pytest.raises(RemoteProtocolError, match="version"):
         broker.receive(encode(Record(hello)), 0.0)
     (goodbye,) = decode(broker.next_message(0.0))
@@ -262,7 +262,7 @@ def test_a_side_with_nothing_to_say_beats() -> None:
 
 def test_a_peer_that_can_bear_no_silence_gets_no_storm_of_beats() -> None:
     broker = Session(Side.BROKER, WELCOME.limits, now=0.0)
-    hello = Hello(versions=[1], release="0", features=[], limits=Limits(silence_s=0.0), boot="b", time=0.0)
+    hello = Hello(versions=[1], release="0", features=[], limits=Limits(silence_s=0.0), journal="b", time=0.0)
     broker.receive(encode(Record(hello)), 0.0)
     broker.welcome(WELCOME)
     broker.next_message(0.0)

@@ -95,7 +95,7 @@ class Site:
     ) -> None:
         self.settings = Settings.model_validate({**(file or FILE), "agent": name})
         self.name = name
-        self.boot = os.urandom(4).hex()
+        self.journal = os.urandom(4).hex()
         self.connectors: dict[str, Connector] = {
             key: connector(
                 DriverSetup(
@@ -114,7 +114,7 @@ class Site:
             transport,
             self.dispatcher,
             release="test",
-            boot=self.boot,
+            journal=self.journal,
             max_running=self.settings.max_running,
             catalogue=lambda: (catalogue.digest(built), catalogue.encode(built)),
             silence_s=silence_s,

@@ -343,7 +343,7 @@ async def liar(broker: Ring) -> AsyncIterator[Liar]:
     )
     serving = asyncio.create_task(conversation.serve())
     made = Liar(theirs)
-    hello = Hello([1], "0", [], Limits(max_running=64), boot="b", time=0.0)
+    hello = Hello([1], "0", [], Limits(max_running=64), journal="b", time=0.0)
     await made.say(hello, Holding([]))
     await until(lambda: conversation.ready)
     yield made

@@ -103,7 +103,7 @@ async def greet(link: ClientConnection, *held: dict[str, Any]) -> None:
     """Say all that comes before commands."""
     limits = {"max_running": 2}
     await link.send(
-        record("Hello", versions=[1], release="by hand", features=[], limits=limits, boot="b1", time=time.time())
+        record("Hello", versions=[1], release="by hand", features=[], limits=limits, journal="b1", time=time.time())
     )
     [(welcome, _)] = await heard(link)
     assert (welcome["kind"], welcome["version"], welcome["agent"]) == ("Welcome", 1, "plant-1")

@@ -78,22 +78,22 @@ WHERE id = :id AND spent_at IS NULL;
 -- enrol_agent --
 INSERT OR REPLACE INTO agents (
     tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
-    boot, catalogue, catalogue_digest
+    journal, catalogue, catalogue_digest
 ) VALUES (
     :tenant, :name, :group, :serial, :not_after, :enrolled_at, :revoked_at, :last_seen_at, :release, :system,
-    :boot, :catalogue, :catalogue_digest
+    :journal, :catalogue, :catalogue_digest
 );
 
 -- agent --
 SELECT
     tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
-    boot, catalogue, catalogue_digest
+    journal, catalogue, catalogue_digest
 FROM agents WHERE tenant = :tenant AND name = :name;
 
 -- agents --
 SELECT
     tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
-    boot, catalogue, catalogue_digest
+    journal, catalogue, catalogue_digest
 FROM agents WHERE tenant = :tenant ORDER BY name;
 
 -- revoke_agent --
@@ -104,7 +104,7 @@ UPDATE agents SET
     last_seen_at = :now,
     release = CASE :release WHEN '' THEN release ELSE :release END,
     system = CASE :system WHEN '' THEN system ELSE :system END,
-    boot = CASE :boot WHEN '' THEN boot ELSE :boot END
+    journal = CASE :journal WHEN '' THEN journal ELSE :journal END
 WHERE tenant = :tenant AND name = :name;
 
 -- put_catalogue --
@@ -113,11 +113,11 @@ UPDATE agents SET catalogue = :catalogue, catalogue_digest = :digest WHERE tenan
 -- add_command --
 INSERT INTO commands (
     id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
-    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
     key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
 ) VALUES (
     :id, :tenant, :agent, :agent_group, :operation, :connection, :effect, :params, :fingerprint, :created_at,
-    :expires_at, :state, :epoch, :boot, :correlation_id, :idempotency_key, :ordering_key, :priority,
+    :expires_at, :state, :epoch, :journal, :correlation_id, :idempotency_key, :ordering_key, :priority,
     :traceparent, :key_id, :cancel_requested, :started_at, :finished_at, :outputs, :row_sets, :error,
     :warnings, :result
 ) ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
@@ -125,14 +125,14 @@ INSERT INTO commands (
 -- command --
 SELECT
     id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
-    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
     key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
 FROM commands WHERE tenant = :tenant AND id = :id;
 
 -- command_by_idempotency_key --
 SELECT
     id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
-    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
     key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
 FROM commands WHERE tenant = :tenant AND idempotency_key = :idempotency_key;
 
@@ -144,7 +144,7 @@ WHERE number = (SELECT number FROM commands WHERE tenant = :tenant AND id = :id)
 -- Without their params, which no list shows.
 SELECT
     id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
-    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
     key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
 FROM commands
 WHERE tenant = :tenant
@@ -162,7 +162,7 @@ LIMIT :limit;
 -- Finds them by the index of open ones.
 SELECT
     id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
-    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
     key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
 FROM commands
 WHERE tenant = :tenant
@@ -181,7 +181,7 @@ LIMIT :limit;
 -- Finds them by the index of dead letters.
 SELECT
     id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
-    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
     key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
 FROM commands
 WHERE tenant = :tenant
@@ -200,7 +200,7 @@ LIMIT :limit;
 -- Finds them by the index of correlation ids.
 SELECT
     id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
-    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
     key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
 FROM commands
 WHERE tenant = :tenant
@@ -218,12 +218,12 @@ LIMIT :limit;
 -- open_commands --
 SELECT
     id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
-    expires_at, state, epoch, boot, correlation_id, idempotency_key, ordering_key, priority, traceparent,
+    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
     key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
 FROM commands WHERE finished_at IS NULL ORDER BY number;
 
 -- dispatched --
-UPDATE commands SET state = 'dispatched', epoch = :epoch, agent = :agent, boot = :boot
+UPDATE commands SET state = 'dispatched', epoch = :epoch, agent = :agent, journal = :journal
 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
 
 -- running --

@@ -42,7 +42,7 @@ CREATE TABLE agents (
     last_seen_at     REAL,
     release          TEXT NOT NULL,
     system           TEXT NOT NULL,
-    boot             TEXT NOT NULL,
+    journal             TEXT NOT NULL,
     catalogue        BLOB,
     catalogue_digest TEXT NOT NULL,
     UNIQUE (tenant, name)
@@ -65,7 +65,7 @@ CREATE TABLE commands (
     expires_at       REAL NOT NULL,
     state            TEXT NOT NULL,
     epoch            INTEGER NOT NULL,
-    boot             TEXT NOT NULL,
+    journal             TEXT NOT NULL,
     correlation_id   TEXT NOT NULL,
     idempotency_key  TEXT,
     ordering_key     TEXT,

@@ -16,7 +16,7 @@ CATALOGUE = (
 
 
 async def test_agents_are_listed_with_version_and_certificate(acme: httpx2.AsyncClient, broker: Broker) -> None:
-    await broker.store.agent_seen(ACME, "plant-1", 1_000.0, release="0.1.0", system="Linux", boot="b")
+    await broker.store.agent_seen(ACME, "plant-1", 1_000.0, release="0.1.0", system="Linux", journal="b")
     assert await broker.store.healthy()
 
     [agent] = (await acme.get("/v1/agents")).json()["items"]

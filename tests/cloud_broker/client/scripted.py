@@ -117,7 +117,7 @@ class ScriptedAgent:
 
     async def serve(self) -> None:
         """Greet and run what comes."""
-        self._session.greet(Hello([limits.VERSION], "test", [], self._own, "boot", time.time()))
+        self._session.greet(Hello([limits.VERSION], "test", [], self._own, "journal", time.time()))
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._write(), name="scripted agent writes")

@@ -1,0 +1,158 @@
+"""
+What the agent knows of its commands whatever dies when.
+
+A command that must not happen twice is in the journal, durably, before the first byte goes to the ERP; its outcome is in
+it, durably, before anybody is told; and it stays until the broker has that outcome. Of the others only the end is noted.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from agent.settings import Effect
+from protocol.messages import Completed
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """
+    What is about to be run.
+
+    Attributes:
+        id: of the command.
+        epoch: of the attempt.
+        fingerprint: SHA-256 of operation and parameters, hex.
+        operation: its name in the operator's file.
+        effect: as the file had it then.
+        params: JSON bytes of an object, as they came.
+        correlation_id: for people.
+        at: seconds since 1970.
+    """
+
+    id: str
+    epoch: int
+    fingerprint: str
+    operation: str
+    effect: Effect
+    params: bytes
+    correlation_id: str
+    at: float
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """
+    What a person found out of a command whose end nobody heard.
+
+    Attributes:
+        happened: whether the ERP has it.
+        by: who says so.
+        note: how it was found out.
+        at: seconds since 1970.
+    """
+
+    happened: bool
+    by: str
+    note: str
+    at: float
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """
+    One command, as of its last attempt.
+
+    Attributes:
+        completed: the outcome as it is told to the broker; ``None`` while it is not known.
+        outputs: that go with it; ``None`` if they are no longer kept.
+        rows: records of its row sets in wire format where they were small; ``None`` if there were none, or they
+            are in the spool, or no longer kept.
+        spooled: bytes of its rows in the spool; 0 if there are none.
+        ended_at: seconds since 1970; 0.0 while it is not known.
+        acknowledged: whether the broker has told us to forget it.
+        resolution: by a person on this machine.
+    """
+
+    claim: Claim
+    completed: Completed | None = None
+    outputs: bytes | None = None
+    rows: bytes | None = None
+    spooled: int = 0
+    ended_at: float = 0.0
+    acknowledged: bool = False
+    resolution: Resolution | None = None
+
+    @property
+    def state(self) -> Literal["started", "ended", "acknowledged"]:
+        """Where it stands, in a word."""
+        if self.completed is None:
+            return "started"
+        return "acknowledged" if self.acknowledged else "ended"
+
+
+class Journal(abc.ABC):
+    """
+    The memory of one agent.
+
+    Attributes:
+        mark: changes whenever something may be missing (``protocol.messages.Hello.journal``).
+        position: how many records were ever written.
+        trouble: why nothing can be kept now, for people; ``None`` when all is well. Setting and clearing it calls
+            ``changed``.
+    """
+
+    mark: str
+    position: int
+    trouble: str | None
+
+    @abc.abstractmethod
+    async def begin(self, claim: Claim) -> None:
+        """
+        Keep, durably, that ``claim`` is about to run; replaces an earlier attempt's entry.
+
+        Raises:
+            JournalUnavailable: it could not be kept; it must not run.
+        """
+
+    @abc.abstractmethod
+    async def keep_rows(self, command_id: str, rows: bytes, spooled: int) -> None:
+        """
+        Keep, durably, the rows of a command that is under way: ``rows`` themselves, or that the spool has them.
+
+        Raises:
+            JournalUnavailable: they could not be kept.
+        """
+
+    @abc.abstractmethod
+    async def end(self, command_id: str, completed: Completed, outputs: bytes, at: float) -> None:
+        """
+        Keep, durably, how a command ended.
+
+        Raises:
+            JournalUnavailable: it could not be kept now; to be asked again.
+        """
+
+    @abc.abstractmethod
+    def note(self, claim: Claim, completed: Completed, at: float) -> None:
+        """Note a command that may be run again, at its end; may be lost."""
+
+    @abc.abstractmethod
+    def acknowledge(self, command_id: str) -> None:
+        """The broker has all of it, or wants none of it; kept soon."""
+
+    @abc.abstractmethod
+    async def resolve(self, command_id: str, resolution: Resolution) -> None:
+        """Keep, durably, what a person found out; raises ``KeyError``, ``JournalUnavailable``."""
+
+    @abc.abstractmethod
+    def find(self, command_id: str) -> Entry | None:
+        """Return what is known of a command, however long ago that was, as far as the journal remembers."""
+
+    @abc.abstractmethod
+    def unacknowledged(self) -> Sequence[Entry]:
+        """Return all that the broker has not told us to forget, except those noted only, oldest first."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Keep what is still on its way and close; never raises."""
