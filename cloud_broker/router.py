@@ -256,12 +256,20 @@ class Router:
     def _send(self, entry: Entry, line: Line, link: Conversation) -> None:
         command = entry.command
         journal = link.hello.journal if link.hello else ""
+        now, epoch = self._now(), command.epoch + 1
         entry.command = replace(
-            command, state=CommandState.DISPATCHED, epoch=command.epoch + 1, agent=line.agent, journal=journal
+            command,
+            state=CommandState.DISPATCHED,
+            epoch=epoch,
+            agent=line.agent,
+            journal=journal,
+            dispatched_at=now,
+            not_before=None,
+            error=None,
         )
         durable = command.effect not in REPEATABLE
         note = partial(
-            self._store.dispatched, entry.scope, command.id, entry.command.epoch, line.agent, journal, durable=durable
+            self._store.dispatched, entry.scope, command.id, epoch, line.agent, journal, now, durable=durable
         )
         if durable:
             self.spawn(self._send_once_noted(entry, line, link, note), f"send {command.id}")

@@ -101,4 +101,6 @@ LIFE: Final[dict[CommandState, frozenset[CommandState]]] = {
     CommandState.DISPATCHED: frozenset({CommandState.RUNNING, CommandState.QUEUED}) | FINAL,
     CommandState.RUNNING: frozenset({CommandState.QUEUED}) | FINAL,
     **{state: frozenset() for state in FINAL},
+    # Once, by a person who looked in the ERP: what was in doubt had happened, or had not.
+    CommandState.IN_DOUBT: frozenset({CommandState.SUCCEEDED, CommandState.FAILED}),
 }

@@ -242,7 +242,14 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class CommandFilter:
-    """What to list; ``None`` means any."""
+    """
+    What to list; ``None`` means any.
+
+    Attributes:
+        since: submitted then or later; ``before`` earlier than that.
+        dead_letters: only what failed, is in doubt or expired, and was not replayed.
+        code: of its error.
+    """
 
     state: CommandState | None = None
     operation: str | None = None
@@ -250,6 +257,8 @@ class CommandFilter:
     correlation_id: str | None = None
     since: float | None = None
     dead_letters: bool = False
+    before: float | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +372,11 @@ class Store(abc.ABC):
         journal: str = "",
         position: int = 0,
     ) -> None:
-        """Note that it is there; what is empty leaves what was known. Need not be durable on return."""
+        """
+        Note that it is there; what is empty leaves what was known. Need not be durable on return.
+
+        Of the positions of one journal the highest is kept; another journal starts over.
+        """
 
     @abc.abstractmethod
     async def put_catalogue(self, scope: Scope, name: str, catalogue: bytes, digest: str) -> None:
@@ -461,6 +474,9 @@ class Store(abc.ABC):
         In one transaction: keep ``command``, whose ``replay_of`` is ``original``, and mark that one as replayed by it.
 
         Return it and True, or the one that replayed ``original`` before and False.
+
+        Raises:
+            LookupError: there is no such command that has ended.
         """
 
     @abc.abstractmethod

@@ -7,15 +7,23 @@ from importlib import resources
 from typing import Final
 
 _NAME: Final = re.compile(r"^-- ([a-z_]+) --$", re.MULTILINE)
+_FRAGMENT: Final = re.compile(r"\{([a-z_]+)\}")
 
 
 def named(text: str) -> dict[str, str]:
-    """Return the ``-- name --`` blocks of a text; what stands before the first is left out."""
+    """
+    Return the ``-- name --`` blocks of a text; what stands before the first is left out.
+
+    ``{name}`` in a block stands for an earlier block.
+    """
     parts = _NAME.split(text)[1:]
     names = parts[::2]
     if len(set(names)) != len(names):
         raise ValueError("two queries have the same name")
-    return {name: query.strip() for name, query in zip(names, parts[1::2], strict=True)}
+    blocks: dict[str, str] = {}
+    for name, block in zip(names, parts[1::2], strict=True):
+        blocks[name] = _FRAGMENT.sub(lambda found: blocks[found[1]], block.strip())
+    return blocks
 
 
 def _text(name: str) -> str:

@@ -7,7 +7,18 @@ from typing import Any, Final
 
 import msgspec
 
-from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Finish, RowSetInfo, Tenant, Token
+from cloud_broker.store.base import (
+    Agent,
+    ApiKey,
+    Command,
+    CommandError,
+    Finish,
+    Resolution,
+    RowSetInfo,
+    Step,
+    Tenant,
+    Token,
+)
 from protocol.states import CommandState
 
 Row = tuple[Any, ...]
@@ -15,10 +26,13 @@ Bound = dict[str, Any]
 
 _row_sets = msgspec.json.Decoder(tuple[RowSetInfo, ...])
 _error = msgspec.json.Decoder(CommandError)
+_resolution = msgspec.json.Decoder(Resolution)
 _texts = msgspec.json.Decoder(tuple[str, ...])
 _names = [field.name for field in dataclasses.fields(Command)]
 _STATE: Final = _names.index("state")
 _CANCEL: Final = _names.index("cancel_requested")
+_RESOLUTION: Final = _names.index("resolution")
+_STEP_ERROR: Final = [field.name for field in dataclasses.fields(Step)].index("error")
 _DOCUMENTS: Final = slice(_names.index("row_sets"), _names.index("warnings") + 1)
 _encode = msgspec.json.Encoder().encode
 
@@ -88,6 +102,7 @@ def bound_agent(agent: Agent) -> Bound:
         "release": agent.release,
         "system": agent.system,
         "journal": agent.journal,
+        "position": agent.position,
         "catalogue": agent.catalogue,
         "catalogue_digest": agent.catalogue_digest,
     }
@@ -104,6 +119,8 @@ def command(row: Row) -> Command:
         _error.decode(error) if error else None,
         _texts.decode(warnings) if warnings else (),
     )
+    if fields[_RESOLUTION]:
+        fields[_RESOLUTION] = _resolution.decode(fields[_RESOLUTION])
     return Command(*fields)
 
 
@@ -138,6 +155,12 @@ def bound_command(command: Command) -> Bound:
         "error": _json(command.error),
         "warnings": _json(command.warnings),
         "result": command.result,
+        "dispatched_at": command.dispatched_at,
+        "failures": command.failures,
+        "not_before": command.not_before,
+        "replay_of": command.replay_of,
+        "replayed_by": command.replayed_by,
+        "resolution": _json(command.resolution),
     }
 
 
@@ -153,4 +176,58 @@ def bound_finish(tenant: str, command_id: str, finish: Finish) -> Bound:
         "error": _json(finish.error),
         "warnings": _json(finish.warnings),
         "result": finish.result,
+    }
+
+
+def step(row: Row) -> Step:
+    """Return what a row of ``steps`` says."""
+    fields = list(row)
+    error = fields[_STEP_ERROR]
+    fields[_STEP_ERROR] = _error.decode(error) if error else None
+    return Step(*fields)
+
+
+def bound_step(tenant: str, command_id: str, step: Step) -> Bound:
+    """Return the parameters of ``add_step``."""
+    return {
+        "tenant": tenant,
+        "id": command_id,
+        "at": step.at,
+        "step": step.step,
+        "attempt": step.attempt,
+        "agent": step.agent,
+        "phase": step.phase,
+        "started_at": step.started_at,
+        "outcome": step.outcome,
+        "error": _json(step.error),
+        "detail": step.detail,
+        "outputs": step.outputs,
+    }
+
+
+def bound_requeue(
+    tenant: str, command_id: str, error: CommandError | None, failures: int, not_before: float | None
+) -> Bound:
+    """Return the parameters of ``requeue``."""
+    return {
+        "tenant": tenant,
+        "id": command_id,
+        "error": _json(error),
+        "failures": failures,
+        "not_before": not_before,
+    }
+
+
+def bound_resolution(
+    tenant: str, command_id: str, state: CommandState, resolution: Resolution, error: CommandError | None
+) -> Bound:
+    """Return the parameters of ``keep_doubt`` and ``resolve``."""
+    return {
+        "tenant": tenant,
+        "id": command_id,
+        "state": state.value,
+        "at": resolution.at,
+        "detail": resolution.found,
+        "error": _json(error),
+        "resolution": _json(resolution),
     }

@@ -16,11 +16,14 @@ from cloud_broker.store.base import (
     Agent,
     ApiKey,
     Command,
+    CommandError,
     CommandFilter,
     Exists,
     Finish,
     IdempotencyConflict,
     Page,
+    Resolution,
+    Step,
     Store,
     Tenant,
     Token,
@@ -28,7 +31,7 @@ from cloud_broker.store.base import (
 from cloud_broker.store.connections import Readers, Writer, bring_up_to_date, connect_to_write
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.tenants import Scope
-from protocol.states import DEAD_LETTERS, FINAL, CommandState
+from protocol.states import DEAD_LETTERS, FINAL, LIFE, CommandState
 
 PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the page ends early beyond it
 
@@ -141,9 +144,18 @@ class SqliteStore(Store):
         return await self._change("revoke_agent", tenant=scope.tenant, name=name, now=now) == 1
 
     async def agent_seen(
-        self, scope: Scope, name: str, now: float, *, release: str = "", system: str = "", journal: str = ""
+        self,
+        scope: Scope,
+        name: str,
+        now: float,
+        *,
+        release: str = "",
+        system: str = "",
+        journal: str = "",
+        position: int = 0,
     ) -> None:
-        self._send("agent_seen", tenant=scope.tenant, name=name, now=now, release=release, system=system, journal=journal)
+        bound = {"release": release, "system": system, "journal": journal, "position": position}
+        self._send("agent_seen", tenant=scope.tenant, name=name, now=now, **bound)
 
     async def put_catalogue(self, scope: Scope, name: str, catalogue: bytes, digest: str) -> None:
         await self._change("put_catalogue", tenant=scope.tenant, name=name, catalogue=catalogue, digest=digest)
@@ -164,7 +176,7 @@ class SqliteStore(Store):
         return await self._write(work)
 
     async def command(self, scope: Scope, command_id: str) -> Command | None:
-        return await self._one(records.command, "command", tenant=scope.tenant, id=command_id)
+        return await self._one(records.command, "command_by_id", tenant=scope.tenant, id=command_id)
 
     async def command_by_key(self, scope: Scope, idempotency_key: str) -> Command | None:
         bound = {"tenant": scope.tenant, "idempotency_key": idempotency_key}
@@ -183,6 +195,8 @@ class SqliteStore(Store):
             "agent": wanted.agent,
             "correlation_id": wanted.correlation_id,
             "since": wanted.since,
+            "before": wanted.before,
+            "code": wanted.code,
             "cursor": cursor,
             "limit": limit + 1,  # one more tells whether there is a next page
         }
@@ -204,26 +218,41 @@ class SqliteStore(Store):
         return await self._all(records.command, "open_commands")
 
     async def dispatched(
-        self, scope: Scope, command_id: str, epoch: int, agent: str, journal: str, *, durable: bool
+        self, scope: Scope, command_id: str, epoch: int, agent: str, journal: str, now: float, *, durable: bool
     ) -> None:
-        bound = {"tenant": scope.tenant, "id": command_id, "epoch": epoch, "agent": agent, "journal": journal}
+        bound = {"epoch": epoch, "agent": agent, "journal": journal, "now": now}
         if durable:
-            await self._change("dispatched", **bound)
+            await self._change("dispatched", tenant=scope.tenant, id=command_id, **bound)
         else:
-            self._send("dispatched", **bound)
+            self._send("dispatched", tenant=scope.tenant, id=command_id, **bound)
 
     async def running(self, scope: Scope, command_id: str, now: float) -> None:
         self._send("running", tenant=scope.tenant, id=command_id, now=now)
 
-    async def requeue(self, scope: Scope, command_id: str) -> None:
-        await self._change("requeue", tenant=scope.tenant, id=command_id)
+    async def requeue(
+        self,
+        scope: Scope,
+        command_id: str,
+        *,
+        step: Step | None = None,
+        failures: int = 0,
+        not_before: float | None = None,
+    ) -> None:
+        error = step.error if step is not None else None
+        bound = records.bound_requeue(scope.tenant, command_id, error, failures, not_before)
+
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute(QUERIES["requeue"], bound).rowcount and step is not None:
+                connection.execute(QUERIES["add_step"], records.bound_step(scope.tenant, command_id, step))
+
+        await self._write(work)
 
     async def request_cancel(self, scope: Scope, command_id: str) -> Command | None:
         bound = {"tenant": scope.tenant, "id": command_id}
 
         def work(connection: sqlite3.Connection) -> Command | None:
             connection.execute(QUERIES["request_cancel"], bound)
-            row = connection.execute(QUERIES["command"], bound).fetchone()
+            row = connection.execute(QUERIES["command_by_id"], bound).fetchone()
             return records.command(row) if row else None
 
         return await self._write(work)
@@ -239,6 +268,42 @@ class SqliteStore(Store):
             if finish.inline is not None:
                 connection.execute(QUERIES["keep_inline_result"], bound | {"rows": finish.inline})
             return True
+
+        return await self._write(work)
+
+    async def add_step(self, scope: Scope, step: Step) -> None:
+        await self._change("add_step", **records.bound_step(scope.tenant, step.command_id, step))
+
+    async def steps(self, scope: Scope, command_id: str) -> list[Step]:
+        return await self._all(records.step, "steps", tenant=scope.tenant, id=command_id)
+
+    async def resolve(
+        self, scope: Scope, command_id: str, state: CommandState, resolution: Resolution, error: CommandError | None
+    ) -> bool:
+        if state not in LIFE[CommandState.IN_DOUBT]:
+            raise ValueError(f"what was in doubt can't become {state}")
+        bound = records.bound_resolution(scope.tenant, command_id, state, resolution, error)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            connection.execute(QUERIES["keep_doubt"], bound)
+            return connection.execute(QUERIES["resolve"], bound).rowcount == 1
+
+        return await self._write(work)
+
+    async def replay(self, scope: Scope, original: str, command: Command) -> tuple[Command, bool]:
+        bound = records.bound_command(command) | {"tenant": scope.tenant, "replay_of": original}
+        step = Step(original, command.created_at, "replayed", detail=command.id)
+        kept = records.bound_step(scope.tenant, original, step)
+
+        def work(connection: sqlite3.Connection) -> tuple[Command, bool]:
+            row = connection.execute(QUERIES["command_by_replay_of"], bound).fetchone()
+            if row is not None:
+                return records.command(row), False
+            if connection.execute(QUERIES["replayed"], bound).rowcount == 0:
+                raise LookupError(f"there is no ended command {original} that was never replayed")
+            connection.execute(QUERIES["add_command"], bound)
+            connection.execute(QUERIES["add_step"], kept)
+            return command, True
 
         return await self._write(work)
 

@@ -59,7 +59,7 @@ async def test_changes_nobody_waits_for_are_kept_in_their_order(store: SqliteSto
     one = command()
     await store.add_command(ACME, one)
     for epoch in range(1, 200):
-        await store.dispatched(ACME, one.id, epoch, "plant-1", "b", durable=False)
+        await store.dispatched(ACME, one.id, epoch, "plant-1", "b", 1.0, durable=False)
         await store.running(ACME, one.id, 1.0)
     await store.close()
 
@@ -157,7 +157,7 @@ async def main():
     assert all(isinstance(answer, StoreUnavailable) for answer in answers), answers
     assert answers[0].retry_after_s
     print("refused")
-    await store.dispatched(ACME, first.id, 1, "plant-2", "b", durable=False)
+    await store.dispatched(ACME, first.id, 1, "plant-2", "b", 1.0, durable=False)
     room(1)
     assert not await store.healthy()
     print("not-healthy")
@@ -235,19 +235,19 @@ async def test_a_list_ends_early_where_its_outputs_are_large(store: SqliteStore)
 def test_an_index_serves_every_list(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "plans.db")
     connection.executescript(queries.SCHEMA)
-    bound = dict.fromkeys(
-        ["tenant", "cursor", "state", "operation", "agent", "correlation_id", "since", "limit", "dead_letters"]
-    )
+    wanted = [field.name for field in dataclasses.fields(CommandFilter)]
+    bound = dict.fromkeys(["tenant", "cursor", "limit", *wanted])
     indexes = {
         "list_commands": "commands_id",
         "list_open_commands": "commands_open",
         "list_dead_letters": "commands_dead",
         "list_commands_by_correlation_id": "commands_correlation",
-        "command": "commands_id",
+        "command_by_id": "commands_id",
+        "command_by_replay_of": "commands_replay",
         "command_by_idempotency_key": "commands_idempotency",
     }
     for name, index in indexes.items():
-        everything = bound | {"id": None, "idempotency_key": None}
+        everything = bound | {"id": None, "idempotency_key": None, "replay_of": None}
         plan = connection.execute(f"EXPLAIN QUERY PLAN {queries.QUERIES[name]}", everything).fetchall()
         assert len(plan) == 1, (name, plan)
         assert f"USING INDEX {index} " in plan[0][3], (name, plan)
@@ -263,6 +263,7 @@ def test_only_sqlite_is_there_yet(tmp_path: Path) -> None:
 
 def test_no_two_queries_share_a_name() -> None:
     assert queries.named("-- a --\nSELECT 1;\n-- b --\nSELECT 2;\n") == {"a": "SELECT 1;", "b": "SELECT 2;"}
+    assert queries.named("-- a --\nid, at\n-- b --\nSELECT {a} FROM b;\n")["b"] == "SELECT id, at FROM b;"
     with pytest.raises(ValueError, match="same name"):
         queries.named("-- a --\nSELECT 1;\n-- a --\nSELECT 2;\n")
 
@@ -296,8 +297,8 @@ class Life(RuleBasedStateMachine):
 
     @rule(one=ids, epoch=st.integers(1, 9), durable=st.booleans())
     def dispatch(self, one: str, epoch: int, durable: bool) -> None:
-        self._runner.run(self._store.dispatched(ACME, one, epoch, "plant-2", "b", durable=durable))
-        self._change(one, state=CommandState.DISPATCHED, epoch=epoch, agent="plant-2", journal="b")
+        self._runner.run(self._store.dispatched(ACME, one, epoch, "plant-2", "b", 1.0, durable=durable))
+        self._change(one, state=CommandState.DISPATCHED, epoch=epoch, agent="plant-2", journal="b", dispatched_at=1.0)
 
     @rule(one=ids)
     def run(self, one: str) -> None:

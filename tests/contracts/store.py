@@ -19,7 +19,9 @@ from cloud_broker.store.base import (
     Exists,
     Finish,
     IdempotencyConflict,
+    Resolution,
     RowSetInfo,
+    Step,
     Store,
     Token,
 )
@@ -137,7 +139,7 @@ class StoreContract:
 
     async def test_what_was_last_known_of_an_agent_is_kept(self, store: Store) -> None:
         await self._enrol(store, "t1", agent())
-        await store.agent_seen(ACME, "plant-1", START + 1, release="1", system="Linux", journal="b1")
+        await store.agent_seen(ACME, "plant-1", START + 1, release="1", system="Linux", journal="b1", position=7)
         await store.agent_seen(ACME, "plant-1", START + 2)
         await store.put_catalogue(ACME, "plant-1", b'{"operations": []}', "d1")
 
@@ -148,10 +150,21 @@ class StoreContract:
                 release="1",
                 system="Linux",
                 journal="b1",
+                position=7,
                 catalogue=b'{"operations": []}',
                 catalogue_digest="d1",
             )
         ]
+
+    async def test_the_highest_position_of_each_journal_is_kept(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        seen = [("j1", 5, 5), ("", 9, 9), ("j1", 4, 9), ("", 0, 9), ("j2", 3, 3), ("", 2, 3), ("j2", 4, 4)]
+        for number, (journal, position, expected) in enumerate(seen):
+            await store.agent_seen(ACME, "plant-1", START + number, journal=journal, position=position)
+            await settled(store)
+            found = await store.agent(ACME, "plant-1")
+            assert found is not None
+            assert found.position == expected
 
     async def test_an_agent_is_revoked_once(self, store: Store) -> None:
         await self._enrol(store, "t1", agent())
@@ -219,16 +232,22 @@ class StoreContract:
         one = command()
         await store.add_command(ACME, one)
 
-        await store.dispatched(ACME, one.id, 1, "plant-2", "journal-1", durable=False)
+        await store.dispatched(ACME, one.id, 1, "plant-2", "journal-1", START + 1, durable=False)
         await store.running(ACME, one.id, START + 1)
         await store.requeue(ACME, one.id)
         found = await store.command(ACME, one.id)
         assert found is not None
-        assert (found.state, found.epoch, found.agent, found.journal) == (CommandState.QUEUED, 1, "plant-2", "journal-1")
-        await store.dispatched(ACME, one.id, 2, "plant-1", "journal-2", durable=True)
+        assert (found.state, found.epoch, found.agent, found.journal) == (
+            CommandState.QUEUED,
+            1,
+            "plant-2",
+            "journal-1",
+        )
+        await store.dispatched(ACME, one.id, 2, "plant-1", "journal-2", START + 2, durable=True)
         found = await store.command(ACME, one.id)
         assert found is not None
         assert (found.state, found.epoch, found.agent) == (CommandState.DISPATCHED, 2, "plant-1")
+        assert found.dispatched_at == START + 2
         await store.running(ACME, one.id, START + 2)
         await settled(store)
         found = await store.command(ACME, one.id)
@@ -262,7 +281,7 @@ class StoreContract:
         end = await store.command(ACME, one.id)
         assert end is not None
         assert end.state == sorted(FINAL)[answers.index(True)]
-        await store.dispatched(ACME, one.id, 9, "plant-9", "b", durable=True)
+        await store.dispatched(ACME, one.id, 9, "plant-9", "b", START, durable=True)
         await store.running(ACME, one.id, START + 9)
         await store.requeue(ACME, one.id)
         assert await store.request_cancel(ACME, one.id) == end
@@ -318,7 +337,7 @@ class StoreContract:
             if state in FINAL:
                 await store.finish(ACME, one.id, finish(state))
             elif state is not CommandState.QUEUED:
-                await store.dispatched(ACME, one.id, 1, f"agent-{state}", "b", durable=True)
+                await store.dispatched(ACME, one.id, 1, f"agent-{state}", "b", START, durable=True)
                 if state is CommandState.RUNNING:
                     await store.running(ACME, one.id, START)
         await settled(store)
@@ -336,6 +355,127 @@ class StoreContract:
         assert await listed(state=CommandState.FAILED, agent="agent-queued") == []
         assert set(await listed(dead_letters=True)) == DEAD_LETTERS
         assert await listed(since=made[states[-2]].created_at) == [states[-1], states[-2]]
+        assert await listed(before=made[states[2]].created_at) == [states[1], states[0]]
+
+    async def test_a_list_can_be_narrowed_to_one_error(self, store: Store) -> None:
+        for code in ("timeout", "source_rejected", None):
+            one = command()
+            await store.add_command(ACME, one)
+            error = CommandError("technical", code, "no") if code else None
+            await store.finish(ACME, one.id, finish(CommandState.FAILED, error=error))
+
+        page = await store.commands(ACME, CommandFilter(code="timeout", dead_letters=True), None, 10)
+
+        assert [one.error.code for one in page.items] == ["timeout"]
+
+    async def test_an_attempt_that_failed_leaves_its_error_and_a_step(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+        await store.dispatched(ACME, one.id, 1, "plant-1", "j", START + 1, durable=True)
+        error = CommandError("technical", "source_unavailable", "no route", "08001")
+        failed = Step(one.id, START + 2, "attempt_failed", 1, "plant-1", "running", START + 1, "failed", error, "x")
+
+        await store.requeue(ACME, one.id, step=failed, failures=3, not_before=START + 9)
+
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert (found.state, found.error, found.failures, found.not_before) == ("queued", error, 3, START + 9)
+        assert await store.steps(ACME, one.id) == [failed]
+        await store.dispatched(ACME, one.id, 2, "plant-1", "j", START + 9, durable=True)
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert (found.error, found.failures, found.not_before) == (None, 3, None)
+
+    async def test_steps_are_told_oldest_first_and_go_with_their_command(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+        late = Step(one.id, START + 5, "late_answer", 1, "plant-1", outcome="succeeded", outputs=b'{"a": 1.10}')
+        early = Step(one.id, START + 4, "cancel_requested", detail="by k1")
+        for step in (late, early, Step("cmd_nothing", START, "requeued")):
+            await store.add_step(ACME, step)
+
+        assert await store.steps(ACME, one.id) == [early, late]
+        await store.finish(ACME, one.id, finish())
+        assert await store.forget_before(START + 9, 10) == []
+        assert await store.steps(ACME, one.id) == []
+
+    async def test_an_ended_command_takes_a_late_answer_but_no_failed_attempt(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+        await store.finish(ACME, one.id, finish())
+        ended = await store.command(ACME, one.id)
+
+        await store.requeue(ACME, one.id, step=Step(one.id, START + 2, "attempt_failed"), failures=1)
+        await store.add_step(ACME, Step(one.id, START + 3, "late_answer"))
+
+        assert [step.step for step in await store.steps(ACME, one.id)] == ["late_answer"]
+        assert await store.command(ACME, one.id) == ended
+
+    @pytest.mark.parametrize("state", sorted(CommandState))
+    async def test_only_what_is_in_doubt_is_resolved_and_once(self, store: Store, state: CommandState) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+        doubt = CommandError("technical", "in_doubt", "the link was lost")
+        if state in FINAL:
+            await store.finish(ACME, one.id, finish(state, error=doubt))
+        before = await store.command(ACME, one.id)
+        assert before is not None
+        found = Resolution("not_happened", "key_1", START + 5, "Ada", "no such order")
+        answer = CommandError("technical", "not_happened", "looked")
+
+        answers = [await store.resolve(ACME, one.id, CommandState.FAILED, found, answer) for _ in range(2)]
+
+        resolved = dataclasses.replace(before, state=CommandState.FAILED, error=answer, resolution=found)
+        in_doubt = state is CommandState.IN_DOUBT
+        assert answers == [in_doubt, False]
+        assert await store.command(ACME, one.id) == (resolved if in_doubt else before)
+        steps = await store.steps(ACME, one.id)
+        assert [(step.step, step.at, step.outcome, step.error) for step in steps] == [
+            ("resolved", START + 5, "in_doubt", doubt)
+        ] * in_doubt
+
+    async def test_what_was_in_doubt_becomes_nothing_but_succeeded_or_failed(self, store: Store) -> None:
+        with pytest.raises(ValueError, match="in doubt"):
+            await store.resolve(ACME, "cmd_1", CommandState.EXPIRED, Resolution("happened", "k", START), None)
+
+    async def test_a_command_is_replayed_once(self, store: Store) -> None:
+        one = command(idempotency_key="k1")
+        await store.add_command(ACME, one)
+        await store.finish(ACME, one.id, finish(CommandState.FAILED))
+        tries = [command(replay_of=one.id) for _ in range(8)]
+
+        answers = await asyncio.gather(*(store.replay(ACME, one.id, again) for again in tries))
+
+        assert sum(new for _, new in answers) == 1
+        (replay,) = {kept.id: kept for kept, _ in answers}.values()
+        assert replay.replay_of == one.id
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert found.replayed_by == replay.id
+        assert await store.command(ACME, replay.id) == replay
+        assert [(step.step, step.at, step.detail) for step in await store.steps(ACME, one.id)] == [
+            ("replayed", replay.created_at, replay.id)
+        ]
+        assert [kept.id for kept in await store.open_commands()] == [replay.id]
+
+    async def test_what_was_replayed_is_no_dead_letter_any_more(self, store: Store) -> None:
+        one = command(correlation_id="c1")
+        await store.add_command(ACME, one)
+        await store.finish(ACME, one.id, finish(CommandState.FAILED))
+        await store.replay(ACME, one.id, command(correlation_id="c1", replay_of=one.id))
+
+        for wanted in (CommandFilter(dead_letters=True), CommandFilter(dead_letters=True, correlation_id="c1")):
+            assert (await store.commands(ACME, wanted, None, 10)).items == []
+        assert len((await store.commands(ACME, CommandFilter(state=CommandState.FAILED), None, 10)).items) == 1
+
+    async def test_only_what_is_there_and_has_ended_is_replayed(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+
+        for original in (one.id, "cmd_nothing"):
+            with pytest.raises(LookupError):
+                await store.replay(ACME, original, command())
+        assert [kept.id for kept in await store.open_commands()] == [one.id]
 
     async def test_old_commands_are_forgotten_with_their_results_and_keys(self, store: Store) -> None:
         ends = [
@@ -366,7 +506,7 @@ class StoreContract:
         await store.add_command(ACME, mine)
         ended = command(correlation_id="c1")
         await store.add_command(ACME, ended)
-        await store.finish(ACME, ended.id, finish(result="inline", inline=b"x"))
+        await store.finish(ACME, ended.id, finish(CommandState.IN_DOUBT, result="inline", inline=b"x"))
         before = [await store.command(ACME, one.id) for one in (mine, ended)]
 
         assert await store.agent(OTHER, "plant-1") is None
@@ -379,10 +519,17 @@ class StoreContract:
             assert await store.inline_result(OTHER, one.id) is None
             assert await store.request_cancel(OTHER, one.id) is None
             assert not await store.finish(OTHER, one.id, finish(CommandState.FAILED, inline=b"y"))
-            await store.dispatched(OTHER, one.id, 7, "evil", "b", durable=True)
-            await store.dispatched(OTHER, one.id, 7, "evil", "b", durable=False)
+            await store.dispatched(OTHER, one.id, 7, "evil", "b", START, durable=True)
+            await store.dispatched(OTHER, one.id, 7, "evil", "b", START, durable=False)
             await store.running(OTHER, one.id, START)
             await store.requeue(OTHER, one.id)
+            await store.requeue(OTHER, one.id, step=Step(one.id, START, "requeued"), failures=1)
+            await store.add_step(OTHER, Step(one.id, START, "late_answer"))
+            found = Resolution("happened", "key_2", START)
+            assert not await store.resolve(OTHER, one.id, CommandState.SUCCEEDED, found, None)
+            with pytest.raises(LookupError):
+                await store.replay(OTHER, one.id, command(OTHER))
+            assert await store.steps(OTHER, one.id) == []
         for wanted in (CommandFilter(), CommandFilter(correlation_id="c1"), CommandFilter(state=CommandState.QUEUED)):
             assert (await store.commands(OTHER, wanted, None, 10)).items == []
             assert (await store.commands(OTHER, wanted, mine.id, 10)).items == []
@@ -391,6 +538,7 @@ class StoreContract:
         assert [await store.command(ACME, one.id) for one in (mine, ended)] == before
         assert await store.agent(ACME, "plant-1") == agent()
         assert await store.inline_result(ACME, ended.id) == b"x"
+        assert [await store.steps(ACME, one.id) for one in (mine, ended)] == [[], []]
 
     async def test_the_scope_decides_whose_a_command_is(self, store: Store) -> None:
         one = command(OTHER)

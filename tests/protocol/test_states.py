@@ -32,8 +32,10 @@ def test_every_message_about_a_command_is_for_one_side_only() -> None:
 
 
 @pytest.mark.parametrize("state", list(CommandState))
-def test_a_final_state_is_never_left_and_each_other_one_leads_to_one(state: CommandState) -> None:
-    if state in FINAL:
+def test_a_final_state_is_never_left_but_doubt_and_each_other_one_leads_to_one(state: CommandState) -> None:
+    if state is CommandState.IN_DOUBT:
+        assert LIFE[state] == {CommandState.SUCCEEDED, CommandState.FAILED}
+    elif state in FINAL:
         assert LIFE[state] == frozenset()
     else:
         assert LIFE[state] & FINAL

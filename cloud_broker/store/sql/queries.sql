@@ -1,4 +1,37 @@
 -- Every query of the store, each under its name; parameters are bound by name.
+-- A name in braces stands for the block of that name.
+
+-- agent_columns --
+tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
+journal, position, catalogue, catalogue_digest
+
+-- before_params --
+id, tenant, agent, agent_group, operation, connection, effect
+
+-- after_params --
+fingerprint, created_at, expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key,
+priority, traceparent, key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings,
+result, dispatched_at, failures, not_before, replay_of, replayed_by, resolution
+
+-- command --
+{before_params}, params, {after_params}
+
+-- listed_command --
+-- Without its params, which no list shows.
+{before_params}, x'' AS params, {after_params}
+
+-- wishes --
+AND (:cursor IS NULL OR id < :cursor)
+AND (NOT :dead_letters OR (state IN ('failed', 'in_doubt', 'expired') AND replayed_by IS NULL))
+AND (:state IS NULL OR state = :state)
+AND (:operation IS NULL OR operation = :operation)
+AND (:agent IS NULL OR agent = :agent)
+AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
+AND (:since IS NULL OR created_at >= :since)
+AND (:before IS NULL OR created_at < :before)
+AND (:code IS NULL OR error ->> 'code' = :code)
+ORDER BY id DESC
+LIMIT :limit;
 
 -- durable --
 PRAGMA synchronous = FULL;
@@ -76,25 +109,16 @@ UPDATE tokens SET spent_at = :now, spent_by = :request, certificate = :certifica
 WHERE id = :id AND spent_at IS NULL;
 
 -- enrol_agent --
-INSERT OR REPLACE INTO agents (
-    tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
-    journal, catalogue, catalogue_digest
-) VALUES (
+INSERT OR REPLACE INTO agents ({agent_columns}) VALUES (
     :tenant, :name, :group, :serial, :not_after, :enrolled_at, :revoked_at, :last_seen_at, :release, :system,
-    :journal, :catalogue, :catalogue_digest
+    :journal, :position, :catalogue, :catalogue_digest
 );
 
 -- agent --
-SELECT
-    tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
-    journal, catalogue, catalogue_digest
-FROM agents WHERE tenant = :tenant AND name = :name;
+SELECT {agent_columns} FROM agents WHERE tenant = :tenant AND name = :name;
 
 -- agents --
-SELECT
-    tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
-    journal, catalogue, catalogue_digest
-FROM agents WHERE tenant = :tenant ORDER BY name;
+SELECT {agent_columns} FROM agents WHERE tenant = :tenant ORDER BY name;
 
 -- revoke_agent --
 UPDATE agents SET revoked_at = coalesce(revoked_at, :now) WHERE tenant = :tenant AND name = :name;
@@ -104,126 +128,65 @@ UPDATE agents SET
     last_seen_at = :now,
     release = CASE :release WHEN '' THEN release ELSE :release END,
     system = CASE :system WHEN '' THEN system ELSE :system END,
-    journal = CASE :journal WHEN '' THEN journal ELSE :journal END
+    journal = CASE :journal WHEN '' THEN journal ELSE :journal END,
+    -- The highest there was; another journal counts from its own beginning.
+    position = CASE WHEN :journal IN ('', journal) THEN max(position, :position) ELSE :position END
 WHERE tenant = :tenant AND name = :name;
 
 -- put_catalogue --
 UPDATE agents SET catalogue = :catalogue, catalogue_digest = :digest WHERE tenant = :tenant AND name = :name;
 
 -- add_command --
-INSERT INTO commands (
-    id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
-    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
-    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
-) VALUES (
+INSERT INTO commands ({command}) VALUES (
     :id, :tenant, :agent, :agent_group, :operation, :connection, :effect, :params, :fingerprint, :created_at,
     :expires_at, :state, :epoch, :journal, :correlation_id, :idempotency_key, :ordering_key, :priority,
     :traceparent, :key_id, :cancel_requested, :started_at, :finished_at, :outputs, :row_sets, :error,
-    :warnings, :result
+    :warnings, :result, :dispatched_at, :failures, :not_before, :replay_of, :replayed_by, :resolution
 ) ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
 
--- command --
-SELECT
-    id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
-    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
-    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
-FROM commands WHERE tenant = :tenant AND id = :id;
+-- command_by_id --
+SELECT {command} FROM commands WHERE tenant = :tenant AND id = :id;
 
 -- command_by_idempotency_key --
-SELECT
-    id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
-    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
-    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
-FROM commands WHERE tenant = :tenant AND idempotency_key = :idempotency_key;
+SELECT {command} FROM commands WHERE tenant = :tenant AND idempotency_key = :idempotency_key;
 
 -- inline_result --
 SELECT rows FROM inline_results
 WHERE number = (SELECT number FROM commands WHERE tenant = :tenant AND id = :id);
 
 -- list_commands --
--- Without their params, which no list shows.
-SELECT
-    id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
-    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
-    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
-FROM commands
+SELECT {listed_command} FROM commands
 WHERE tenant = :tenant
-    AND (:cursor IS NULL OR id < :cursor)
-    AND (NOT :dead_letters OR state IN ('failed', 'in_doubt', 'expired'))
-    AND (:state IS NULL OR state = :state)
-    AND (:operation IS NULL OR operation = :operation)
-    AND (:agent IS NULL OR agent = :agent)
-    AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
-    AND (:since IS NULL OR created_at >= :since)
-ORDER BY id DESC
-LIMIT :limit;
+{wishes}
 
 -- list_open_commands --
 -- Finds them by the index of open ones.
-SELECT
-    id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
-    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
-    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
-FROM commands
+SELECT {listed_command} FROM commands
 WHERE tenant = :tenant
     AND finished_at IS NULL
-    AND (:cursor IS NULL OR id < :cursor)
-    AND (NOT :dead_letters OR state IN ('failed', 'in_doubt', 'expired'))
-    AND (:state IS NULL OR state = :state)
-    AND (:operation IS NULL OR operation = :operation)
-    AND (:agent IS NULL OR agent = :agent)
-    AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
-    AND (:since IS NULL OR created_at >= :since)
-ORDER BY id DESC
-LIMIT :limit;
+{wishes}
 
 -- list_dead_letters --
 -- Finds them by the index of dead letters.
-SELECT
-    id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
-    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
-    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
-FROM commands
+SELECT {listed_command} FROM commands
 WHERE tenant = :tenant
     AND state IN ('failed', 'in_doubt', 'expired')
-    AND (:cursor IS NULL OR id < :cursor)
-    AND (NOT :dead_letters OR state IN ('failed', 'in_doubt', 'expired'))
-    AND (:state IS NULL OR state = :state)
-    AND (:operation IS NULL OR operation = :operation)
-    AND (:agent IS NULL OR agent = :agent)
-    AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
-    AND (:since IS NULL OR created_at >= :since)
-ORDER BY id DESC
-LIMIT :limit;
+{wishes}
 
 -- list_commands_by_correlation_id --
 -- Finds them by the index of correlation ids.
-SELECT
-    id, tenant, agent, agent_group, operation, connection, effect, x'' AS params, fingerprint, created_at,
-    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
-    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
-FROM commands
+SELECT {listed_command} FROM commands
 WHERE tenant = :tenant
     AND correlation_id = :correlation_id AND correlation_id <> ''
-    AND (:cursor IS NULL OR id < :cursor)
-    AND (NOT :dead_letters OR state IN ('failed', 'in_doubt', 'expired'))
-    AND (:state IS NULL OR state = :state)
-    AND (:operation IS NULL OR operation = :operation)
-    AND (:agent IS NULL OR agent = :agent)
-    AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
-    AND (:since IS NULL OR created_at >= :since)
-ORDER BY id DESC
-LIMIT :limit;
+{wishes}
 
 -- open_commands --
-SELECT
-    id, tenant, agent, agent_group, operation, connection, effect, params, fingerprint, created_at,
-    expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key, priority, traceparent,
-    key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings, result
-FROM commands WHERE finished_at IS NULL ORDER BY number;
+SELECT {command} FROM commands WHERE finished_at IS NULL ORDER BY number;
 
 -- dispatched --
-UPDATE commands SET state = 'dispatched', epoch = :epoch, agent = :agent, journal = :journal
+UPDATE commands SET
+    state = 'dispatched', epoch = :epoch, agent = :agent, journal = :journal, dispatched_at = :now,
+    not_before = NULL, error = NULL
 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
 
 -- running --
@@ -231,7 +194,36 @@ UPDATE commands SET state = 'running', started_at = coalesce(started_at, :now)
 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
 
 -- requeue --
-UPDATE commands SET state = 'queued' WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+UPDATE commands SET state = 'queued', failures = :failures, not_before = :not_before, error = :error
+WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+
+-- add_step --
+INSERT INTO steps (number, at, step, attempt, agent, phase, started_at, outcome, error, detail, outputs)
+SELECT number, :at, :step, :attempt, :agent, :phase, :started_at, :outcome, :error, :detail, :outputs
+FROM commands WHERE tenant = :tenant AND id = :id;
+
+-- steps --
+SELECT :id, at, step, attempt, steps.agent, phase, steps.started_at, outcome, steps.error, detail, steps.outputs
+FROM steps
+WHERE number = (SELECT number FROM commands WHERE tenant = :tenant AND id = :id)
+ORDER BY at, position;
+
+-- keep_doubt --
+-- What was known before somebody found out.
+INSERT INTO steps (number, at, step, attempt, agent, phase, started_at, outcome, error, detail)
+SELECT number, :at, 'resolved', epoch, coalesce(agent, ''), '', dispatched_at, state, error, :detail
+FROM commands WHERE tenant = :tenant AND id = :id AND state = 'in_doubt';
+
+-- resolve --
+UPDATE commands SET state = :state, error = :error, resolution = :resolution
+WHERE tenant = :tenant AND id = :id AND state = 'in_doubt';
+
+-- command_by_replay_of --
+SELECT {command} FROM commands WHERE tenant = :tenant AND replay_of = :replay_of;
+
+-- replayed --
+UPDATE commands SET replayed_by = :id
+WHERE tenant = :tenant AND id = :replay_of AND finished_at IS NOT NULL AND replayed_by IS NULL;
 
 -- request_cancel --
 UPDATE commands SET cancel_requested = 1 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;

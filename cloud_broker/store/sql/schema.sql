@@ -42,7 +42,8 @@ CREATE TABLE agents (
     last_seen_at     REAL,
     release          TEXT NOT NULL,
     system           TEXT NOT NULL,
-    journal             TEXT NOT NULL,
+    journal          TEXT NOT NULL,
+    position         INTEGER NOT NULL,
     catalogue        BLOB,
     catalogue_digest TEXT NOT NULL,
     UNIQUE (tenant, name)
@@ -65,7 +66,7 @@ CREATE TABLE commands (
     expires_at       REAL NOT NULL,
     state            TEXT NOT NULL,
     epoch            INTEGER NOT NULL,
-    journal             TEXT NOT NULL,
+    journal          TEXT NOT NULL,
     correlation_id   TEXT NOT NULL,
     idempotency_key  TEXT,
     ordering_key     TEXT,
@@ -79,16 +80,23 @@ CREATE TABLE commands (
     row_sets         TEXT,
     error            TEXT,
     warnings         TEXT,
-    result           TEXT NOT NULL
+    result           TEXT NOT NULL,
+    dispatched_at    REAL,
+    failures         INTEGER NOT NULL,
+    not_before       REAL,
+    replay_of        TEXT,
+    replayed_by      TEXT,
+    resolution       TEXT
 );
 
 -- Ids sort by time, so this one index finds a command and lists a tenant's newest first.
 CREATE UNIQUE INDEX commands_id ON commands (tenant, id);
 CREATE UNIQUE INDEX commands_idempotency ON commands (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX commands_correlation ON commands (tenant, correlation_id, id) WHERE correlation_id <> '';
+CREATE UNIQUE INDEX commands_replay ON commands (tenant, replay_of) WHERE replay_of IS NOT NULL;
 -- These three hold few entries at a time, or grow at their end only.
 CREATE INDEX commands_open ON commands (tenant, id) WHERE finished_at IS NULL;
-CREATE INDEX commands_dead ON commands (tenant, id) WHERE state IN ('failed', 'in_doubt', 'expired');
+CREATE INDEX commands_dead ON commands (tenant, id, replayed_by) WHERE state IN ('failed', 'in_doubt', 'expired');
 CREATE INDEX commands_finished ON commands (finished_at) WHERE finished_at IS NOT NULL;
 
 -- Beside the commands, so that listing those never reads past rows of somebody's result.
@@ -96,6 +104,23 @@ CREATE TABLE inline_results (
     number INTEGER PRIMARY KEY REFERENCES commands (number) ON DELETE CASCADE,
     rows   BLOB NOT NULL
 );
+
+-- What a command's own row does not tell of its life; a command without trouble has none.
+CREATE TABLE steps (
+    position   INTEGER PRIMARY KEY,
+    number     INTEGER NOT NULL REFERENCES commands (number) ON DELETE CASCADE,
+    at         REAL NOT NULL,
+    step       TEXT NOT NULL,
+    attempt    INTEGER NOT NULL,
+    agent      TEXT NOT NULL,
+    phase      TEXT NOT NULL,
+    started_at REAL,
+    outcome    TEXT NOT NULL,
+    error      TEXT,
+    detail     TEXT NOT NULL,
+    outputs    BLOB
+);
+CREATE INDEX steps_of_command ON steps (number);
 
 -- One row that is written to see whether a write gets through.
 CREATE TABLE probe (
