@@ -71,9 +71,13 @@ class Outputs:
     What the operation returned besides rows: OUT parameters, SOAP body, file receipt.
 
     JSON values only; ``msgspec.Raw`` where a value is to stay as it was written.
+
+    Attributes:
+        rows: only from ``find``: how many rows came with it then, which the source does not keep.
     """
 
     values: dict[str, Any]
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

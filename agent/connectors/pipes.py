@@ -31,10 +31,26 @@ class Do(Said, frozen=True):
     command_id: str
     operation: str
     timeout_s: float
+    epoch: int
+    fingerprint: str
+
+
+class GoOn(Said, frozen=True):
+    """Answers ``Prepared``: what came is kept, the source may keep its part."""
 
 
 class Stop(Said, frozen=True):
     """Ask the driver to stop what it runs."""
+
+
+class Find(Said, frozen=True):
+    """Ask what became of a run; payload: its parameters."""
+
+    command_id: str
+    operation: str
+    timeout_s: float
+    epoch: int
+    fingerprint: str
 
 
 class Settle(Said, frozen=True):
@@ -42,6 +58,7 @@ class Settle(Said, frozen=True):
 
     command_id: str
     operation: str
+    epoch: int
 
 
 class Describe(Said, frozen=True):
@@ -78,6 +95,16 @@ class Remarked(Said, frozen=True):
     message: str
 
 
+class Prepared(Said, frozen=True):
+    """All rows are out; the driver waits for ``GoOn`` before anything is kept at the source."""
+
+
+class Recalled(Said, frozen=True):
+    """What a run that is asked for with ``Find`` returned; payload: its outputs. Not said of one without effect."""
+
+    rows: int
+
+
 class Found(Said, frozen=True):
     """One line of a check."""
 
@@ -95,10 +122,11 @@ class Failed(Said, frozen=True):
     message: str
     source_code: str
     touched: bool
+    may_work_later: bool
 
 
-ToDriver = Setup | Do | Stop | Settle | Describe | Check
-FromDriver = Columns | SomeRows | Values | Remarked | Found | Done | Failed
+ToDriver = Setup | Do | GoOn | Stop | Find | Settle | Describe | Check
+FromDriver = Columns | SomeRows | Values | Remarked | Prepared | Recalled | Found | Done | Failed
 
 ENCODER: Final = msgspec.json.Encoder()
 TO_DRIVER: Final = msgspec.json.Decoder(ToDriver)
@@ -107,7 +135,7 @@ FROM_DRIVER: Final = msgspec.json.Decoder(FromDriver)
 
 def failure(error: errors.CommandError) -> Failed:
     """Put an error into words for the pipe."""
-    return Failed(type(error).__name__, error.message, error.source_code, error.touched)
+    return Failed(type(error).__name__, error.message, error.source_code, error.touched, error.may_work_later)
 
 
 def error_of(failed: Failed) -> errors.CommandError:
@@ -115,4 +143,9 @@ def error_of(failed: Failed) -> errors.CommandError:
     found = getattr(errors, failed.error, None)
     if not (isinstance(found, type) and issubclass(found, errors.CommandError)):
         found = errors.SourceFailed
-    return found(failed.message, source_code=failed.source_code, touched=failed.touched)
+    return found(
+        failed.message,
+        source_code=failed.source_code,
+        touched=failed.touched,
+        may_work_later=failed.may_work_later,
+    )

@@ -7,13 +7,15 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from agent.connectors import pipes
-from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece, Remark, Rows, RowSet
+from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece, Ready, Remark, Rows, RowSet
 from agent.connectors.rows import outputs_of
 from agent.errors import Cancelled, CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable, TimedOut
 from protocol import framing
@@ -145,6 +147,15 @@ def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
+@dataclass(slots=True)
+class _Answer:
+    """What a driver said to a question; ``payload`` came last."""
+
+    findings: list[Finding] = field(default_factory=list)
+    recalled: Outputs | None = None
+    payload: bytes = b""
+
+
 class DriverConnector(Connector):
     """
     One connection whose driver runs in processes of its own, one for each command at work.
@@ -157,21 +168,36 @@ class DriverConnector(Connector):
         self._driver = driver
         self._idle: list[Session] = []
         self._running: dict[str, Session] = {}
-        self._starting: set[str] = set()  # commands that wait for their process, and are still wanted
+        self._starting: dict[object, str] = {}  # runs that wait for their process and are still wanted: their commands
+        self._alone: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by command
         self._ending: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<DriverConnector {self._setup.name}: {len(self._running)} running, {len(self._idle)} idle>"
 
     async def run(self, call: Call) -> AsyncGenerator[Piece, None]:
-        session = await self._take_for(call)
+        waiting = object()
+        self._starting[waiting] = call.command_id
+        try:
+            async with (
+                self._alone_with(call.command_id),
+                contextlib.aclosing(self._run(await self._take_for(call, waiting), call)) as pieces,
+            ):
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self._starting.pop(waiting, None)
+
+    async def _run(self, session: Session, call: Call) -> AsyncGenerator[Piece, None]:
         self._running[call.command_id] = session
         loop = asyncio.get_running_loop()
         # Timers and not a timeout around the loop below: the deadline also holds while our consumer is waiting.
         session.timer = loop.call_later(call.timeout_s + OVERTIME_S, self._ask_to_stop, session, "timeout", call)
         finished = False
         try:
-            session.say(pipes.Do(call.command_id, call.operation, call.timeout_s), call.params)
+            session.say(
+                pipes.Do(call.command_id, call.operation, call.timeout_s, call.epoch, call.fingerprint), call.params
+            )
             async for piece in self._pieces(session, call):
                 yield piece
             finished = True
@@ -190,6 +216,10 @@ class DriverConnector(Connector):
                 await self._drain(session)
             self._give_back(session)
 
+    def _alone_with(self, command_id: str) -> asyncio.Lock:
+        """Return the lock under which a command is run, or is looked for."""
+        return self._alone.setdefault(command_id, asyncio.Lock())
+
     async def _pieces(self, session: Session, call: Call) -> AsyncIterator[Piece]:
         while True:
             try:
@@ -204,6 +234,9 @@ class DriverConnector(Connector):
                 yield Outputs(outputs_of(payload))
             elif isinstance(message, pipes.Remarked):
                 yield Remark(message.message)
+            elif isinstance(message, pipes.Prepared):
+                yield Ready()
+                session.say(pipes.GoOn())
             elif isinstance(message, pipes.Done):
                 return
             elif isinstance(message, pipes.Failed):
@@ -219,7 +252,8 @@ class DriverConnector(Connector):
 
     def cancel(self, command_id: str) -> None:
         """Ask a running command to stop; its process is ended if it does not."""
-        self._starting.discard(command_id)
+        for waiting in [waiting for waiting, wanted in self._starting.items() if wanted == command_id]:
+            del self._starting[waiting]
         session = self._running.get(command_id)
         if session is not None:
             self._ask_to_stop(session, "cancel", None)
@@ -245,15 +279,11 @@ class DriverConnector(Connector):
         except (TimeoutError, DriverCrashed):
             session.end("the driver did not stop when it was asked, and its process was ended")
 
-    async def _take_for(self, call: Call) -> Session:
-        self._starting.add(call.command_id)
-        try:
-            session = await self._take()
-            if call.command_id not in self._starting:
-                self._give_back(session)
-                raise Cancelled("cancelled before it started", touched=False)
-        finally:
-            self._starting.discard(call.command_id)
+    async def _take_for(self, call: Call, waiting: object) -> Session:
+        session = await self._take()
+        if self._starting.pop(waiting, None) is None:
+            self._give_back(session)
+            raise Cancelled("cancelled before it started", touched=False)
         return session
 
     async def _take(self) -> Session:
@@ -286,19 +316,23 @@ class DriverConnector(Connector):
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _ask(self, question: pipes.ToDriver, payload: bytes = b"") -> tuple[list[Finding], bytes]:
-        """Put a question that is no command; return findings and the last payload."""
+    async def _ask(self, question: pipes.ToDriver, payload: bytes = b"", within_s: float = ASK_S) -> _Answer:
+        """Put a question that is no command."""
         session = await self._take()
-        session.timer = asyncio.get_running_loop().call_later(ASK_S, session.end, f"no answer within {ASK_S:g} s")
-        findings: list[Finding] = []
+        session.timer = asyncio.get_running_loop().call_later(
+            within_s, session.end, f"no answer within {within_s:g} s, and its process was ended"
+        )
+        answer = _Answer()
         try:
             session.say(question, payload)
             while True:
-                message, answer = await session.hear()
+                message, answer.payload = await session.hear()
                 if isinstance(message, pipes.Found):
-                    findings.append(message.finding)
+                    answer.findings.append(message.finding)
+                elif isinstance(message, pipes.Recalled):
+                    answer.recalled = Outputs(outputs_of(answer.payload), message.rows)
                 elif isinstance(message, pipes.Done):
-                    return findings, answer
+                    return answer
                 elif isinstance(message, pipes.Failed):
                     raise pipes.error_of(message)
         except asyncio.CancelledError:
@@ -309,17 +343,23 @@ class DriverConnector(Connector):
             session.timer.cancel()
             self._give_back(session)
 
+    async def find(self, call: Call) -> Outputs | None:
+        async with self._alone_with(call.command_id):
+            question = pipes.Find(call.command_id, call.operation, call.timeout_s, call.epoch, call.fingerprint)
+            answer = await self._ask(question, call.params, OPEN_S + call.timeout_s + OVERTIME_S)
+        return answer.recalled
+
     async def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
-        await self._ask(pipes.Settle(call.command_id, call.operation), pipes.ENCODER.encode(outputs))
+        await self._ask(pipes.Settle(call.command_id, call.operation, call.epoch), pipes.ENCODER.encode(outputs))
 
     async def describe(self, operation: str) -> dict[str, Any] | None:
-        _, answer = await self._ask(pipes.Describe(operation))
+        answer = (await self._ask(pipes.Describe(operation))).payload
         return msgspec.json.decode(answer, type=dict[str, Any]) if answer else None
 
     async def check(self, operation: str | None = None) -> list[Finding]:
         subject = f"operation {operation}" if operation else f"connection {self._setup.name}"
         try:
-            findings, _ = await self._ask(pipes.Check(operation))
+            findings = (await self._ask(pipes.Check(operation))).findings
         except CommandError as exc:
             return [Finding(subject, False, exc.message, "see the message; `outhaul-agent check` tries again")]
         return findings or [Finding(subject, True, "works")]

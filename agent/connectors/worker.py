@@ -12,15 +12,16 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO, Final
 
 import msgspec
 from pydantic import TypeAdapter
 
 from agent.connectors import pipes
-from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Remark, Rows, RowSet
-from agent.errors import CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable
+from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Piece, Ready, Remark, Rows, RowSet
+from agent.errors import Cancelled, CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable, TimedOut
 from agent.settings import Connection, Operation
 from protocol import framing, limits
 from protocol.framing import Buffer
@@ -59,6 +60,7 @@ class Worker:
         self._fresh = False
         self._busy = threading.Event()
         self._stopped = False  # whether the last Do was followed by a Stop
+        self._go_on = threading.Event()  # set by GoOn, and by Stop
 
     def serve(self) -> None:
         """Serve until the pipe ends; does not return."""
@@ -97,9 +99,14 @@ class Worker:
             return b""
         driver = self._opened(name, setup)
         if isinstance(asked, pipes.Do):
-            self._run(driver, Call(asked.command_id, asked.operation, payload, asked.timeout_s))
+            self._run(driver, _call(asked, payload))
+        elif isinstance(asked, pipes.Find):
+            outputs = driver.find(_call(asked, payload))
+            if outputs is not None:
+                self._tell(pipes.Recalled(outputs.rows), pipes.ENCODER.encode(outputs.values))
         elif isinstance(asked, pipes.Settle):
-            driver.settle(Call(asked.command_id, asked.operation, b"{}", 60.0), msgspec.json.decode(payload))
+            call = Call(asked.command_id, asked.operation, b"{}", 60.0, asked.epoch)
+            driver.settle(call, msgspec.json.decode(payload))
         elif isinstance(asked, pipes.Describe):
             schema = driver.describe(asked.operation)
             return b"" if schema is None else pipes.ENCODER.encode(schema)
@@ -119,6 +126,7 @@ class Worker:
         return self._driver
 
     def _run(self, driver: Driver, call: Call) -> None:
+        end = time.monotonic() + call.timeout_s
         pieces = driver.run(call)
         self._busy.set()
         if self._stopped:
@@ -134,8 +142,29 @@ class Worker:
                     self._tell_outputs(piece)
                 elif isinstance(piece, Remark):
                     self._tell(pipes.Remarked(piece.message))
+                elif isinstance(piece, Ready):
+                    self._wait_for_leave(pieces, call, end)
         finally:
             self._busy.clear()
+
+    def _wait_for_leave(self, pieces: Iterator[Piece], call: Call, end: float) -> None:
+        """
+        Wait until the agent has kept what came.
+
+        Raises:
+            Cancelled, TimedOut: it will not, or not in time; the work was undone.
+        """
+        self._go_on.clear()
+        if not self._stopped:
+            self._tell(pipes.Prepared())
+            in_time = self._go_on.wait(max(0.0, end - time.monotonic()))
+            if in_time and not self._stopped:
+                return
+        if isinstance(pieces, Generator):
+            pieces.close()
+        if self._stopped:
+            raise Cancelled(f"{call.operation}: stopped before anything was kept at the source")
+        raise TimedOut(f"{call.operation}: its rows were not fetched within its timeout of {call.timeout_s:g} s")
 
     def _tell_rows(self, rows: Rows) -> None:
         view = memoryview(rows.data)
@@ -169,11 +198,18 @@ class Worker:
             if isinstance(asked, pipes.Stop):
                 # From this thread: the other one is inside the driver.
                 self._stopped = True
+                self._go_on.set()
                 if self._driver is not None and self._busy.is_set():
                     self._driver.cancel()
+            elif isinstance(asked, pipes.GoOn):
+                self._go_on.set()
             else:
                 self._stopped = False
                 self._asked.put((asked, payload))
+
+
+def _call(asked: pipes.Do | pipes.Find, params: bytes) -> Call:
+    return Call(asked.command_id, asked.operation, params, asked.timeout_s, asked.epoch, asked.fingerprint)
 
 
 def main() -> None:
