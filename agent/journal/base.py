@@ -1,8 +1,9 @@
 """
 What the agent knows of its commands whatever dies when.
 
-A command that must not happen twice is in the journal, durably, before the first byte goes to the ERP; its outcome is in
-it, durably, before anybody is told; and it stays until the broker has that outcome. Of the others only the end is noted.
+A command that must not happen twice is in the journal, durably, before the first byte goes to the ERP; its outcome is
+in it, durably, before anybody is told; and it stays until the broker has that outcome. Of the others only the end is
+noted.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Entry(msgspec.Struct, frozen=True):
             are in the spool, or no longer kept.
         spooled: bytes of its rows in the spool; 0 if there are none.
         ended_at: seconds since 1970; 0.0 while it is not known.
-        acknowledged: whether the broker has told us to forget it.
+        acknowledged: whether nothing of it is kept for the broker: it has told us to forget it, or the end was noted
+            only. Parameters and rows are gone then, and large outputs.
         resolution: by a person on this machine.
     """
 

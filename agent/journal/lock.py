@@ -1,0 +1,56 @@
+"""One agent for a state_dir: an exclusive lock that ends with the process, however it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from agent.errors import ConfigError
+
+NAME: Final = "agent.lock"
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class FolderLock:
+    """Held from its making until ``release``."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """
+        Raises:
+            ConfigError: another agent runs there, or the file can't be made.
+        """
+        path = state_dir / NAME
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise ConfigError(
+                f"{path}: can't be opened ({exc.strerror}); run this as the agent's account, and see that state_dir "
+                "is its own and its disk has space"
+            ) from exc
+        try:
+            _lock(self._descriptor)
+        except OSError as exc:
+            os.close(self._descriptor)
+            raise ConfigError(
+                f"{state_dir}: another agent runs with this state_dir; stop it, or give this one a state_dir of its own"
+            ) from exc
+
+    def release(self) -> None:
+        """Let another agent take it; more than once has no effect."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

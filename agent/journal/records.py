@@ -1,0 +1,182 @@
+"""What stands in the journal's records, and what the journal knows once it has read them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from agent.journal.base import Claim, Entry
+from protocol.limits import REMEMBERS
+from protocol.messages import Completed
+
+VERSION: Final = 1  # of the log; a program that finds another one doesn't guess
+SMALL_OUTPUT_BYTES: Final = 4096  # bytes; outputs up to this size are remembered after the broker has them
+
+
+class Record(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
+    """One thing that is known."""
+
+
+class Head(Record, frozen=True, tag="head"):
+    """
+    The first record of a segment.
+
+    Attributes:
+        version: of the log.
+        previous: number of the segment before it; 0 if it begins with all that was known, so that none is needed.
+        base: sequence of its first event. What earlier segments have from there on was never answered for: void.
+        mark: of the journal.
+    """
+
+    version: int
+    previous: int
+    base: int
+    mark: str
+
+
+class Complete(Record, frozen=True, tag="complete"):
+    """
+    All that was known when the segment was begun stands before this.
+
+    Attributes:
+        entries: how many.
+    """
+
+    entries: int
+
+
+class Begun(Record, frozen=True, tag="begun"):
+    """A command is about to run."""
+
+    claim: Claim
+
+
+class RowsKept(Record, frozen=True, tag="rows"):
+    """The rows of a command under way are kept: themselves, or as so many bytes in the spool."""
+
+    id: str
+    rows: bytes | None
+    spooled: int
+
+
+class Ended(Record, frozen=True, tag="ended"):
+    """
+    A command ended.
+
+    Attributes:
+        claim: without its parameters; says what ended even if the record of its beginning is lost.
+    """
+
+    claim: Claim
+    completed: Completed
+    outputs: bytes
+    at: float
+
+
+class Kept(Record, frozen=True, tag="kept"):
+    """All that is known of one command."""
+
+    entry: Entry
+
+
+AnyRecord = Head | Complete | Begun | RowsKept | Ended | Kept
+Event = Begun | RowsKept | Ended | Kept
+
+_FACTS: Final = ("completed", "outputs", "rows", "spooled", "ended_at", "resolution")
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
+
+
+def encode(record: AnyRecord) -> bytes:
+    """Return a record's body."""
+    return _encoder.encode(record)
+
+
+def decode(body: bytes) -> AnyRecord:
+    """
+    Return the record of a body.
+
+    Raises:
+        ValueError: it is none of this version.
+    """
+    return _decoder.decode(body)
+
+
+def without_params(claim: Claim) -> Claim:
+    """Return a claim that says what ran, but not with what."""
+    return msgspec.structs.replace(claim, params=b"")
+
+
+def remembered(entry: Entry) -> Entry:
+    """Return what is kept of a command once the broker has its end."""
+    small = entry.outputs is not None and len(entry.outputs) <= SMALL_OUTPUT_BYTES
+    return msgspec.structs.replace(
+        entry,
+        claim=without_params(entry.claim),
+        outputs=entry.outputs if small else None,
+        rows=None,
+        spooled=0,
+        acknowledged=True,
+    )
+
+
+class Index:
+    """
+    What the journal knows, made of its records in their order.
+
+    Attributes:
+        open: entries that the broker has not told us to forget, oldest first.
+        remembered: of the others the newest, oldest first: the entry, or the place in the log where it stands.
+    """
+
+    def __init__(self, remembers: int = REMEMBERS) -> None:
+        self.open: dict[str, Entry] = {}
+        self.remembered: dict[str, Entry | int] = {}
+        self._remembers = remembers
+
+    def apply(self, event: Event, place: int | None) -> None:
+        """
+        Take in a record.
+
+        Args:
+            place: where it stands in the log; ``None`` to keep what it says in memory.
+        """
+        if isinstance(event, Begun):
+            self._forget(event.claim.id)
+            self.open[event.claim.id] = Entry(event.claim)
+        elif isinstance(event, RowsKept):
+            if (entry := self.open.get(event.id)) is not None:
+                self.open[event.id] = msgspec.structs.replace(entry, rows=event.rows, spooled=event.spooled)
+        elif isinstance(event, Ended):
+            self._change(event.claim, {"completed": event.completed, "outputs": event.outputs, "ended_at": event.at})
+        elif event.entry.acknowledged:
+            self.remember(event.entry, place)
+        else:
+            self._change(event.entry.claim, {name: getattr(event.entry, name) for name in _FACTS})
+
+    def _change(self, claim: Claim, facts: dict[str, Any]) -> None:
+        known = self.remembered.get(claim.id)
+        if isinstance(known, Entry) and claim.id not in self.open:
+            # The broker told us to forget it while this was on its way to the disk.
+            self.remembered[claim.id] = remembered(msgspec.structs.replace(known, **facts))
+            return
+        self.remembered.pop(claim.id, None)
+        self.open[claim.id] = msgspec.structs.replace(self.open.get(claim.id) or Entry(claim), **facts)
+
+    def remember(self, entry: Entry, place: int | None) -> None:
+        """Keep an entry as the newest of those that the broker needs no more, and let the oldest go."""
+        self._forget(entry.claim.id)
+        self.remembered[entry.claim.id] = entry if place is None else place
+        while len(self.remembered) > self._remembers:
+            del self.remembered[next(iter(self.remembered))]
+
+    def written(self, entry: Entry, place: int) -> None:
+        """An entry that was kept in memory stands in the log."""
+        if self.remembered.get(entry.claim.id) is entry:
+            self.remembered[entry.claim.id] = place
+
+    def _forget(self, command_id: str) -> None:
+        self.open.pop(command_id, None)
+        self.remembered.pop(command_id, None)
