@@ -29,7 +29,7 @@ from cloud_broker.errors import (
 from cloud_broker.lines import Line
 from cloud_broker.results import Results, RowReader
 from cloud_broker.router import Router
-from cloud_broker.store.base import Agent, Command, IdempotencyConflict, RowSetInfo, Store
+from cloud_broker.store.base import Agent, Command, IdempotencyConflict, RowSetInfo, Step, Store
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id
 from protocol.limits import BEAT_S
@@ -94,15 +94,27 @@ class Commands:
             Unavailable: the agent has never been connected, so nobody knows what it can do.
         """
         try:
-            operation = await self._operation(scope, submission)
-            _check(operation, submission.params)
+            command = await self.checked(scope, submission)
         except BrokerError:
             # The operator's file may have changed since the key was first used: its command is still the answer.
             if (earlier := await self._earlier(scope, submission)) is not None:
                 return earlier, False
             raise
+        try:
+            kept, new = await self._store.add_command(scope, command)
+        except IdempotencyConflict as exc:
+            raise _reused(submission) from exc
+        if new:
+            self.take(kept)
+            return kept, True
+        return self._current(scope, kept), False
+
+    async def checked(self, scope: Scope, submission: Submission) -> Command:
+        """Return the command that was asked for, kept by nobody yet; raises what ``submit`` does of its words."""
+        operation = await self._operation(scope, submission)
+        _check(operation, submission.params)
         now = time.time()
-        command = Command(
+        return Command(
             id=new_id("cmd", int(now * 1000), os.urandom),
             tenant=scope.tenant,
             agent=submission.agent,
@@ -121,14 +133,10 @@ class Commands:
             traceparent=submission.traceparent,
             key_id=submission.key_id,
         )
-        try:
-            kept, new = await self._store.add_command(scope, command)
-        except IdempotencyConflict as exc:
-            raise _reused(submission) from exc
-        if new:
-            self._router.submit(kept)
-            return kept, True
-        return self._current(scope, kept), False
+
+    def take(self, command: Command) -> None:
+        """Send a command on its way that was kept just now."""
+        self._router.submit(command)
 
     async def _earlier(self, scope: Scope, submission: Submission) -> Command | None:
         if submission.idempotency_key is None:
@@ -174,6 +182,9 @@ class Commands:
         entry = self._router.entry(scope, command_id)
         if entry is None:
             return await self.get(scope, command_id)
+        if not entry.command.cancel_requested:
+            asked = Step(command_id, time.time(), "cancel_requested", attempt=entry.command.epoch)
+            await self._store.add_step(scope, asked)
         await self._store.request_cancel(scope, command_id)
         self._router.cancel(entry)
         return await self._router.wait(entry, timeout_s=1.0)

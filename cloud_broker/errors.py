@@ -17,9 +17,11 @@ What the HTTP API says no with: each has a status, a stable code and a title; ``
         * AgentNotFound                         404  agent_not_found
         * OperationNotFound                     404  operation_not_found
         * RowSetNotFound                        404  row_set_not_found
+        * ReplayRunNotFound                     404  replay_run_not_found
     * MethodNotAllowed                          405  method_not_allowed
     * Conflict                                  409  conflict
         * NotFinished                           409  not_finished
+        * ResolveFirst                          409  resolve_first
     * ResultGone                                410  result_gone
     * Unavailable                               503  unavailable
         * StoreUnavailable                      503  store_unavailable
@@ -165,6 +167,13 @@ class RowSetNotFound(NotFound):
     title = "No such row set"
 
 
+class ReplayRunNotFound(NotFound):
+    """There is no such replay of dead letters."""
+
+    code = "replay_run_not_found"
+    title = "No such replay"
+
+
 class MethodNotAllowed(BrokerError):
     """The route exists, with other methods."""
 
@@ -186,6 +195,13 @@ class NotFinished(Conflict):
 
     code = "not_finished"
     title = "The command has not ended"
+
+
+class ResolveFirst(Conflict):
+    """The command is in doubt: somebody must find out whether it happened before it is done again."""
+
+    code = "resolve_first"
+    title = "Resolve the command first"
 
 
 class ResultGone(BrokerError):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 
 Effect = Literal["read", "idempotent", "once", "at-most-once"]
+MAX_SKIPPED: Final = 100  # that one run names
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,43 @@ class CommandFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """A dead letter that a run left as it is."""
+
+    id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRun:
+    """
+    Many dead letters, replayed one after another, oldest first.
+
+    Attributes:
+        wanted: which; its ``before`` is no later than the run itself, or it would replay its own replays.
+        total: how many there were when it began, at most as many as were asked for.
+        rate: how many a second.
+        by: id of the key that asked for it.
+        cursor: id of the last one looked at; "" before the first.
+        skipped: the first ``MAX_SKIPPED`` of those left out; ``skipped_count`` is how many there are.
+    """
+
+    id: str
+    tenant: str
+    wanted: CommandFilter
+    total: int
+    rate: float
+    by: str
+    created_at: float
+    state: Literal["running", "done", "cancelled"] = "running"
+    cursor: str = ""
+    replayed: int = 0
+    skipped_count: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Part of a list; ``next`` goes into the call for the following part, ``None`` at the end."""
 
@@ -455,6 +493,16 @@ class Store(abc.ABC):
         """Write the final state; return False, changing nothing, if it has one already."""
 
     @abc.abstractmethod
+    async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
+        """
+        Remove commands and runs finished before; return ``(tenant, id)`` of up to ``limit`` that have result files.
+
+        Call it until it returns none: then nothing older is left.
+        """
+
+    # --- dead letters -----------------------------------------------------------------------------
+
+    @abc.abstractmethod
     async def add_step(self, scope: Scope, step: Step) -> None:
         """Keep a step of a command's life."""
 
@@ -469,9 +517,12 @@ class Store(abc.ABC):
         """Write what a person found out; return False, changing nothing, unless the command is in doubt."""
 
     @abc.abstractmethod
-    async def replay(self, scope: Scope, original: str, command: Command) -> tuple[Command, bool]:
+    async def replay(
+        self, scope: Scope, original: str, command: Command, run: str | None = None
+    ) -> tuple[Command, bool]:
         """
-        In one transaction: keep ``command``, whose ``replay_of`` is ``original``, and mark that one as replayed by it.
+        In one transaction: keep ``command``, whose ``replay_of`` is ``original``, mark that one as replayed by it,
+        and let the run, if there is one, have replayed it.
 
         Return it and True, or the one that replayed ``original`` before and False.
 
@@ -480,9 +531,33 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
-        """
-        Remove commands finished before; return ``(tenant, id)`` of up to ``limit`` that have result files.
+    async def count_dead_letters(self, scope: Scope, wanted: CommandFilter, limit: int) -> tuple[int, int]:
+        """Return how many dead letters there are, at most ``limit``, and how many of them are in doubt."""
 
-        Call it until it returns none: then nothing older is left.
-        """
+    @abc.abstractmethod
+    async def dead_letters_after(self, scope: Scope, wanted: CommandFilter, cursor: str, limit: int) -> list[Command]:
+        """Return dead letters whose ids are greater than ``cursor``, oldest first; without their params."""
+
+    @abc.abstractmethod
+    async def add_replay_run(self, scope: Scope, run: ReplayRun) -> None:
+        """Keep a new run."""
+
+    @abc.abstractmethod
+    async def replay_run(self, scope: Scope, run_id: str) -> ReplayRun | None:
+        """Return one run."""
+
+    @abc.abstractmethod
+    async def replay_runs(self, scope: Scope, cursor: str | None, limit: int) -> Page:
+        """Return runs, newest first."""
+
+    @abc.abstractmethod
+    async def open_replay_runs(self) -> list[ReplayRun]:
+        """Return every run of every tenant that is to go on, oldest first."""
+
+    @abc.abstractmethod
+    async def replay_skipped(self, scope: Scope, run_id: str, skipped: Skipped) -> None:
+        """Let a run have left one out."""
+
+    @abc.abstractmethod
+    async def end_replay_run(self, scope: Scope, run_id: str, state: Literal["done", "cancelled"], now: float) -> bool:
+        """Return False, changing nothing, unless it runs."""

@@ -12,9 +12,12 @@ from cloud_broker.store.base import (
     ApiKey,
     Command,
     CommandError,
+    CommandFilter,
     Finish,
+    ReplayRun,
     Resolution,
     RowSetInfo,
+    Skipped,
     Step,
     Tenant,
     Token,
@@ -26,12 +29,17 @@ Bound = dict[str, Any]
 
 _row_sets = msgspec.json.Decoder(tuple[RowSetInfo, ...])
 _error = msgspec.json.Decoder(CommandError)
+_wanted = msgspec.json.Decoder(CommandFilter)
+_skipped = msgspec.json.Decoder(tuple[Skipped, ...])
 _resolution = msgspec.json.Decoder(Resolution)
 _texts = msgspec.json.Decoder(tuple[str, ...])
 _names = [field.name for field in dataclasses.fields(Command)]
 _STATE: Final = _names.index("state")
 _CANCEL: Final = _names.index("cancel_requested")
 _RESOLUTION: Final = _names.index("resolution")
+_run_names = [field.name for field in dataclasses.fields(ReplayRun)]
+_RUN_WANTED: Final = _run_names.index("wanted")
+_RUN_SKIPPED: Final = _run_names.index("skipped")
 _STEP_ERROR: Final = [field.name for field in dataclasses.fields(Step)].index("error")
 _DOCUMENTS: Final = slice(_names.index("row_sets"), _names.index("warnings") + 1)
 _encode = msgspec.json.Encoder().encode
@@ -230,4 +238,35 @@ def bound_resolution(
         "detail": resolution.found,
         "error": _json(error),
         "resolution": _json(resolution),
+    }
+
+
+def run(row: Row) -> ReplayRun:
+    """Return what a row of ``replay_runs`` says."""
+    fields = list(row)
+    fields[_RUN_WANTED] = _wanted.decode(fields[_RUN_WANTED])
+    fields[_RUN_SKIPPED] = _skipped.decode(fields[_RUN_SKIPPED])
+    return ReplayRun(*fields)
+
+
+def bound_run(run: ReplayRun) -> Bound:
+    """Return the parameters of ``add_replay_run``."""
+    plain = {name: getattr(run, name) for name in _run_names}
+    return plain | {"wanted": _encode(run.wanted).decode(), "skipped": _encode(run.skipped).decode()}
+
+
+def bound_wishes(tenant: str, wanted: CommandFilter, cursor: str | None, limit: int) -> Bound:
+    """Return the parameters of the queries that list commands."""
+    return {
+        "tenant": tenant,
+        "dead_letters": wanted.dead_letters,
+        "state": wanted.state.value if wanted.state else None,
+        "operation": wanted.operation,
+        "agent": wanted.agent,
+        "correlation_id": wanted.correlation_id,
+        "since": wanted.since,
+        "before": wanted.before,
+        "code": wanted.code,
+        "cursor": cursor,
+        "limit": limit,
     }

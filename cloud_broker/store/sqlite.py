@@ -2,74 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.settings import ConfigError
 from cloud_broker.store import records
 from cloud_broker.store.base import (
     Agent,
     ApiKey,
     Command,
-    CommandError,
     CommandFilter,
     Exists,
     Finish,
     IdempotencyConflict,
     Page,
-    Resolution,
     Step,
     Store,
     Tenant,
     Token,
 )
-from cloud_broker.store.connections import Readers, Writer, bring_up_to_date, connect_to_write
 from cloud_broker.store.queries import QUERIES
+from cloud_broker.store.sqlite_dead_letters import SqliteDeadLetters
 from cloud_broker.tenants import Scope
-from protocol.states import DEAD_LETTERS, FINAL, LIFE, CommandState
+from protocol.states import DEAD_LETTERS, FINAL, CommandState
 
 PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the page ends early beyond it
 
 T = TypeVar("T")
 
 
-class SqliteStore(Store):
-    """
-    WAL, ``synchronous=FULL``, one writing thread with group commit.
-
-    What it promises survives the loss of the process and of the machine's power, not of its disk.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._writer: Writer | None = None
-        self._points: Readers | None = None
-        self._lists: Readers | None = None
-
-    def __repr__(self) -> str:
-        return f"<SqliteStore {self.path} {'open' if self._writer else 'closed'}>"
-
-    async def open(self) -> None:
-        await asyncio.to_thread(_prepare, self.path)
-        self._writer = Writer(self.path)
-        # Looking one thing up is short, and many callers are answered together;
-        # a list may be long, and must not keep those waiting.
-        self._points = Readers(self.path, threads=1, together=64)
-        self._lists = Readers(self.path, threads=2, together=1)
-
-    async def close(self) -> None:
-        writer, points, lists = self._writer, self._points, self._lists
-        self._writer = self._points = self._lists = None
-        if writer is not None and points is not None and lists is not None:
-            await points.close()
-            await lists.close()
-            # Last: the last connection to close tidies the write-ahead log away, and only this one may write.
-            await writer.close()
+class SqliteStore(SqliteDeadLetters, Store):
+    """Everything in one file, for one broker."""
 
     async def healthy(self) -> bool:
         try:
@@ -77,11 +41,6 @@ class SqliteStore(Store):
         except StoreUnavailable:
             return False
         return True
-
-    @property
-    def commits(self) -> int:
-        """How many transactions there were since it was opened."""
-        return self._opened(self._writer).commits
 
     # --- tenants, keys, tokens --------------------------------------------------------------------
 
@@ -187,19 +146,8 @@ class SqliteStore(Store):
         return await self._one(lambda row: bytes(row[0]), "inline_result", **bound)
 
     async def commands(self, scope: Scope, wanted: CommandFilter, cursor: str | None, limit: int) -> Page:
-        bound = {
-            "tenant": scope.tenant,
-            "dead_letters": wanted.dead_letters,
-            "state": wanted.state.value if wanted.state else None,
-            "operation": wanted.operation,
-            "agent": wanted.agent,
-            "correlation_id": wanted.correlation_id,
-            "since": wanted.since,
-            "before": wanted.before,
-            "code": wanted.code,
-            "cursor": cursor,
-            "limit": limit + 1,  # one more tells whether there is a next page
-        }
+        # One more tells whether there is a next page.
+        bound = records.bound_wishes(scope.tenant, wanted, cursor, limit + 1)
         query = QUERIES[_listing(wanted)]
 
         def work(connection: sqlite3.Connection) -> Page:
@@ -212,7 +160,7 @@ class SqliteStore(Store):
                 size += len(items[-1].outputs or b"")
             return Page(items, None)
 
-        return await self._opened(self._lists).read(work)
+        return await self._read_list(work)
 
     async def open_commands(self) -> list[Command]:
         return await self._all(records.command, "open_commands")
@@ -271,44 +219,9 @@ class SqliteStore(Store):
 
         return await self._write(work)
 
-    async def add_step(self, scope: Scope, step: Step) -> None:
-        await self._change("add_step", **records.bound_step(scope.tenant, step.command_id, step))
-
-    async def steps(self, scope: Scope, command_id: str) -> list[Step]:
-        return await self._all(records.step, "steps", tenant=scope.tenant, id=command_id)
-
-    async def resolve(
-        self, scope: Scope, command_id: str, state: CommandState, resolution: Resolution, error: CommandError | None
-    ) -> bool:
-        if state not in LIFE[CommandState.IN_DOUBT]:
-            raise ValueError(f"what was in doubt can't become {state}")
-        bound = records.bound_resolution(scope.tenant, command_id, state, resolution, error)
-
-        def work(connection: sqlite3.Connection) -> bool:
-            connection.execute(QUERIES["keep_doubt"], bound)
-            return connection.execute(QUERIES["resolve"], bound).rowcount == 1
-
-        return await self._write(work)
-
-    async def replay(self, scope: Scope, original: str, command: Command) -> tuple[Command, bool]:
-        bound = records.bound_command(command) | {"tenant": scope.tenant, "replay_of": original}
-        step = Step(original, command.created_at, "replayed", detail=command.id)
-        kept = records.bound_step(scope.tenant, original, step)
-
-        def work(connection: sqlite3.Connection) -> tuple[Command, bool]:
-            row = connection.execute(QUERIES["command_by_replay_of"], bound).fetchone()
-            if row is not None:
-                return records.command(row), False
-            if connection.execute(QUERIES["replayed"], bound).rowcount == 0:
-                raise LookupError(f"there is no ended command {original} that was never replayed")
-            connection.execute(QUERIES["add_command"], bound)
-            connection.execute(QUERIES["add_step"], kept)
-            return command, True
-
-        return await self._write(work)
-
     async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
         bound = {"before": before, "limit": limit}
+        await self._change("forget_runs_before", before=before)
 
         def work(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
             return connection.execute(QUERIES["forget_before"], bound).fetchall()
@@ -320,36 +233,6 @@ class SqliteStore(Store):
             if with_files or len(gone) < limit:
                 return with_files
 
-    # --- the threads ------------------------------------------------------------------------------
-
-    def _opened(self, part: T | None) -> T:
-        if part is None:
-            raise RuntimeError(f"{self!r}: it is not open")
-        return part
-
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._opened(self._writer).write(work)
-
-    async def _change(self, query: str, **bound: Any) -> int:
-        """Return how many rows the named query changed."""
-        return await self._write(lambda connection: connection.execute(QUERIES[query], bound).rowcount)
-
-    def _send(self, query: str, **bound: Any) -> None:
-        self._opened(self._writer).send(lambda connection: connection.execute(QUERIES[query], bound))
-
-    async def _one(self, read: Callable[[records.Row], T], query: str, **bound: Any) -> T | None:
-        def work(connection: sqlite3.Connection) -> T | None:
-            row = connection.execute(QUERIES[query], bound).fetchone()
-            return read(row) if row else None
-
-        return await self._opened(self._points).read(work)
-
-    async def _all(self, read: Callable[[records.Row], T], query: str, **bound: Any) -> list[T]:
-        def work(connection: sqlite3.Connection) -> list[T]:
-            return [read(row) for row in connection.execute(QUERIES[query], bound)]
-
-        return await self._opened(self._lists).read(work)
-
 
 def _listing(wanted: CommandFilter) -> str:
     """Return the name of the query whose index serves these wishes best."""
@@ -360,14 +243,3 @@ def _listing(wanted: CommandFilter) -> str:
     if wanted.state in (CommandState.QUEUED, CommandState.DISPATCHED, CommandState.RUNNING):
         return "list_open_commands"
     return "list_commands"
-
-
-def _prepare(path: Path) -> None:
-    try:
-        connection = connect_to_write(path)
-        try:
-            bring_up_to_date(connection, path)
-        finally:
-            connection.close()
-    except (sqlite3.Error, OSError) as exc:
-        raise ConfigError(f"{path}: can't be opened as the broker's store: {exc}") from exc

@@ -242,6 +242,7 @@ def test_an_index_serves_every_list(tmp_path: Path) -> None:
         "list_open_commands": "commands_open",
         "list_dead_letters": "commands_dead",
         "list_commands_by_correlation_id": "commands_correlation",
+        "dead_letters_after": "commands_dead",
         "command_by_id": "commands_id",
         "command_by_replay_of": "commands_replay",
         "command_by_idempotency_key": "commands_idempotency",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloud_broker.store.base import (
+    MAX_SKIPPED,
     Agent,
     ApiKey,
     Command,
@@ -19,8 +20,10 @@ from cloud_broker.store.base import (
     Exists,
     Finish,
     IdempotencyConflict,
+    ReplayRun,
     Resolution,
     RowSetInfo,
+    Skipped,
     Step,
     Store,
     Token,
@@ -476,6 +479,85 @@ class StoreContract:
             with pytest.raises(LookupError):
                 await store.replay(ACME, original, command())
         assert [kept.id for kept in await store.open_commands()] == [one.id]
+
+    async def test_what_had_happened_has_the_outputs_that_a_late_answer_told(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+        await store.finish(ACME, one.id, finish(CommandState.IN_DOUBT))
+        for at, outcome, outputs in ((5, "succeeded", b'{"no": 1}'), (6, "failed", b'{"no": 2}')):
+            await store.add_step(ACME, Step(one.id, START + at, "late_answer", outcome=outcome, outputs=outputs))
+
+        await store.resolve(ACME, one.id, CommandState.SUCCEEDED, Resolution("happened", "k", START + 9), None)
+
+        found = await store.command(ACME, one.id)
+        assert found is not None
+        assert (found.state, found.error, found.outputs) == ("succeeded", None, b'{"no": 1}')
+
+    async def test_dead_letters_are_counted_and_found_oldest_first(self, store: Store) -> None:
+        made = [command(operation=f"op-{number % 2}") for number in range(8)]
+        states = sorted(DEAD_LETTERS) * 2 + [CommandState.SUCCEEDED, CommandState.FAILED]
+        for one, state in zip(made, states, strict=True):
+            await store.add_command(ACME, one)
+            await store.finish(ACME, one.id, finish(state))
+        await store.replay(ACME, made[7].id, command(replay_of=made[7].id))
+        everything = CommandFilter()
+
+        assert await store.count_dead_letters(ACME, everything, 100) == (6, 2)
+        assert await store.count_dead_letters(ACME, everything, 4) == (4, 1)
+        assert await store.count_dead_letters(ACME, CommandFilter(state=CommandState.EXPIRED), 100) == (2, 0)
+        assert await store.count_dead_letters(OTHER, everything, 100) == (0, 0)
+        first = await store.dead_letters_after(ACME, everything, "", 4)
+        rest = await store.dead_letters_after(ACME, everything, first[-1].id, 4)
+        assert [one.id for one in (*first, *rest)] == [one.id for one in made[:6]]
+        odd = await store.dead_letters_after(ACME, CommandFilter(operation="op-1"), "", 10)
+        assert [one.id for one in odd] == [one.id for one in made[1:6:2]]
+        assert await store.dead_letters_after(OTHER, everything, "", 10) == []
+
+    async def test_a_run_knows_what_it_has_done(self, store: Store) -> None:
+        wanted = CommandFilter(CommandState.FAILED, "echo", "plant-1", "c1", START, True, START + 9, "timeout")
+        run = ReplayRun("rpl_1", "acme", wanted, 150, 2.5, "key_1", START)
+        await store.add_replay_run(ACME, run)
+        assert await store.replay_run(ACME, "rpl_1") == run
+        assert await store.open_replay_runs() == [run]
+        one = command()
+        await store.add_command(ACME, one)
+        await store.finish(ACME, one.id, finish(CommandState.FAILED))
+
+        await store.replay(ACME, one.id, command(replay_of=one.id), "rpl_1")
+        await store.replay(ACME, one.id, command(replay_of=one.id), "rpl_1")
+        for number in range(MAX_SKIPPED + 5):
+            await store.replay_skipped(ACME, "rpl_1", Skipped(f"cmd_{number}", 'it is "in doubt"'))
+
+        found = await store.replay_run(ACME, "rpl_1")
+        assert found is not None
+        assert (found.replayed, found.skipped_count, found.cursor) == (1, MAX_SKIPPED + 5, f"cmd_{MAX_SKIPPED + 4}")
+        assert found.skipped == tuple(Skipped(f"cmd_{number}", 'it is "in doubt"') for number in range(MAX_SKIPPED))
+
+    async def test_a_run_ends_once_and_goes_with_its_time(self, store: Store) -> None:
+        for number in range(3):
+            await store.add_replay_run(ACME, ReplayRun(f"rpl_{number}", "acme", CommandFilter(), 1, 1.0, "k", START))
+        assert await store.end_replay_run(ACME, "rpl_0", "cancelled", START + 1)
+        assert not await store.end_replay_run(ACME, "rpl_0", "done", START + 2)
+        assert await store.end_replay_run(ACME, "rpl_1", "done", START + 20)
+
+        assert [run.id for run in await store.open_replay_runs()] == ["rpl_2"]
+        page = await store.replay_runs(ACME, None, 2)
+        assert [(run.id, run.state) for run in page.items] == [("rpl_2", "running"), ("rpl_1", "done")]
+        last = await store.replay_runs(ACME, page.next, 2)
+        assert [(run.id, run.finished_at) for run in last.items] == [("rpl_0", START + 1)]
+        assert last.next is None
+        await store.forget_before(START + 10, 10)
+        assert [run.id for run in (await store.replay_runs(ACME, None, 9)).items] == ["rpl_2", "rpl_1"]
+
+    async def test_a_run_is_its_tenants_alone(self, store: Store) -> None:
+        run = ReplayRun("rpl_1", "acme", CommandFilter(), 1, 1.0, "k", START)
+        await store.add_replay_run(ACME, run)
+
+        assert await store.replay_run(OTHER, "rpl_1") is None
+        assert (await store.replay_runs(OTHER, None, 9)).items == []
+        await store.replay_skipped(OTHER, "rpl_1", Skipped("cmd_1", "no"))
+        assert not await store.end_replay_run(OTHER, "rpl_1", "cancelled", START)
+        assert await store.replay_run(ACME, "rpl_1") == run
 
     async def test_old_commands_are_forgotten_with_their_results_and_keys(self, store: Store) -> None:
         ends = [

@@ -21,7 +21,6 @@ result, dispatched_at, failures, not_before, replay_of, replayed_by, resolution
 {before_params}, x'' AS params, {after_params}
 
 -- wishes --
-AND (:cursor IS NULL OR id < :cursor)
 AND (NOT :dead_letters OR (state IN ('failed', 'in_doubt', 'expired') AND replayed_by IS NULL))
 AND (:state IS NULL OR state = :state)
 AND (:operation IS NULL OR operation = :operation)
@@ -30,8 +29,14 @@ AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
 AND (:since IS NULL OR created_at >= :since)
 AND (:before IS NULL OR created_at < :before)
 AND (:code IS NULL OR error ->> 'code' = :code)
+
+-- newest_first --
+AND (:cursor IS NULL OR id < :cursor)
 ORDER BY id DESC
 LIMIT :limit;
+
+-- run --
+id, tenant, wanted, total, rate, key_id, created_at, state, cursor, replayed, skipped_count, skipped, finished_at
 
 -- durable --
 PRAGMA synchronous = FULL;
@@ -158,6 +163,7 @@ WHERE number = (SELECT number FROM commands WHERE tenant = :tenant AND id = :id)
 SELECT {listed_command} FROM commands
 WHERE tenant = :tenant
 {wishes}
+{newest_first}
 
 -- list_open_commands --
 -- Finds them by the index of open ones.
@@ -165,6 +171,7 @@ SELECT {listed_command} FROM commands
 WHERE tenant = :tenant
     AND finished_at IS NULL
 {wishes}
+{newest_first}
 
 -- list_dead_letters --
 -- Finds them by the index of dead letters.
@@ -172,6 +179,7 @@ SELECT {listed_command} FROM commands
 WHERE tenant = :tenant
     AND state IN ('failed', 'in_doubt', 'expired')
 {wishes}
+{newest_first}
 
 -- list_commands_by_correlation_id --
 -- Finds them by the index of correlation ids.
@@ -179,6 +187,7 @@ SELECT {listed_command} FROM commands
 WHERE tenant = :tenant
     AND correlation_id = :correlation_id AND correlation_id <> ''
 {wishes}
+{newest_first}
 
 -- open_commands --
 SELECT {command} FROM commands WHERE finished_at IS NULL ORDER BY number;
@@ -215,7 +224,14 @@ SELECT number, :at, 'resolved', epoch, coalesce(agent, ''), '', dispatched_at, s
 FROM commands WHERE tenant = :tenant AND id = :id AND state = 'in_doubt';
 
 -- resolve --
-UPDATE commands SET state = :state, error = :error, resolution = :resolution
+-- What had happened has the outputs that a late answer told of it.
+UPDATE commands SET
+    state = :state, error = :error, resolution = :resolution,
+    outputs = CASE :state WHEN 'succeeded' THEN coalesce(outputs, (
+        SELECT steps.outputs FROM steps
+        WHERE steps.number = commands.number AND step = 'late_answer' AND outcome = 'succeeded'
+        ORDER BY at DESC LIMIT 1
+    )) ELSE outputs END
 WHERE tenant = :tenant AND id = :id AND state = 'in_doubt';
 
 -- command_by_replay_of --
@@ -237,6 +253,56 @@ WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
 -- keep_inline_result --
 INSERT INTO inline_results (number, rows)
 SELECT number, :rows FROM commands WHERE tenant = :tenant AND id = :id;
+
+-- count_dead_letters --
+SELECT count(*), coalesce(sum(state = 'in_doubt'), 0) FROM (
+    SELECT state FROM commands
+    WHERE tenant = :tenant AND state IN ('failed', 'in_doubt', 'expired')
+    {wishes}
+    LIMIT :limit
+);
+
+-- dead_letters_after --
+SELECT {listed_command} FROM commands
+WHERE tenant = :tenant AND state IN ('failed', 'in_doubt', 'expired') AND id > :cursor
+{wishes}
+ORDER BY id
+LIMIT :limit;
+
+-- add_replay_run --
+INSERT INTO replay_runs ({run}) VALUES (
+    :id, :tenant, :wanted, :total, :rate, :by, :created_at, :state, :cursor, :replayed, :skipped_count, :skipped,
+    :finished_at
+);
+
+-- replay_run --
+SELECT {run} FROM replay_runs WHERE tenant = :tenant AND id = :id;
+
+-- replay_runs --
+SELECT {run} FROM replay_runs
+WHERE tenant = :tenant
+{newest_first}
+
+-- open_replay_runs --
+SELECT {run} FROM replay_runs WHERE state = 'running' ORDER BY id;
+
+-- run_replayed --
+UPDATE replay_runs SET cursor = :replay_of, replayed = replayed + 1 WHERE tenant = :tenant AND id = :run;
+
+-- run_skipped --
+UPDATE replay_runs SET
+    cursor = :skipped_id,
+    skipped_count = skipped_count + 1,
+    skipped = CASE WHEN skipped_count < :most
+        THEN json_insert(skipped, '$[#]', json_object('id', :skipped_id, 'why', :why)) ELSE skipped END
+WHERE tenant = :tenant AND id = :id;
+
+-- end_replay_run --
+UPDATE replay_runs SET state = :state, finished_at = :now
+WHERE tenant = :tenant AND id = :id AND state = 'running';
+
+-- forget_runs_before --
+DELETE FROM replay_runs WHERE finished_at < :before;
 
 -- forget_before --
 DELETE FROM commands WHERE number IN (

@@ -1,0 +1,97 @@
+"""The part of the embedded store that is about what went wrong: steps, resolutions, replays, runs of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from typing import Literal
+
+from cloud_broker.store import records
+from cloud_broker.store.base import (
+    MAX_SKIPPED,
+    Command,
+    CommandError,
+    CommandFilter,
+    Page,
+    ReplayRun,
+    Resolution,
+    Skipped,
+    Step,
+)
+from cloud_broker.store.queries import QUERIES
+from cloud_broker.store.sqlite_file import SqliteFile
+from cloud_broker.tenants import Scope
+from protocol.states import LIFE, CommandState
+
+
+class SqliteDeadLetters(SqliteFile):
+    """What a command's own row does not tell, and what people do about it."""
+
+    async def add_step(self, scope: Scope, step: Step) -> None:
+        await self._change("add_step", **records.bound_step(scope.tenant, step.command_id, step))
+
+    async def steps(self, scope: Scope, command_id: str) -> list[Step]:
+        return await self._all(records.step, "steps", tenant=scope.tenant, id=command_id)
+
+    async def resolve(
+        self, scope: Scope, command_id: str, state: CommandState, resolution: Resolution, error: CommandError | None
+    ) -> bool:
+        if state not in LIFE[CommandState.IN_DOUBT]:
+            raise ValueError(f"what was in doubt can't become {state}")
+        bound = records.bound_resolution(scope.tenant, command_id, state, resolution, error)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            connection.execute(QUERIES["keep_doubt"], bound)
+            return connection.execute(QUERIES["resolve"], bound).rowcount == 1
+
+        return await self._write(work)
+
+    async def replay(
+        self, scope: Scope, original: str, command: Command, run: str | None = None
+    ) -> tuple[Command, bool]:
+        bound = records.bound_command(command) | {"tenant": scope.tenant, "replay_of": original, "run": run}
+        step = Step(original, command.created_at, "replayed", detail=command.id)
+        kept = records.bound_step(scope.tenant, original, step)
+
+        def work(connection: sqlite3.Connection) -> tuple[Command, bool]:
+            row = connection.execute(QUERIES["command_by_replay_of"], bound).fetchone()
+            if row is not None:
+                return records.command(row), False
+            if connection.execute(QUERIES["replayed"], bound).rowcount == 0:
+                raise LookupError(f"there is no ended command {original} that was never replayed")
+            connection.execute(QUERIES["add_command"], bound)
+            connection.execute(QUERIES["add_step"], kept)
+            if run is not None:
+                connection.execute(QUERIES["run_replayed"], bound)
+            return command, True
+
+        return await self._write(work)
+
+    async def count_dead_letters(self, scope: Scope, wanted: CommandFilter, limit: int) -> tuple[int, int]:
+        bound = records.bound_wishes(scope.tenant, dataclasses.replace(wanted, dead_letters=True), None, limit)
+        found = await self._all(lambda row: (int(row[0]), int(row[1])), "count_dead_letters", **bound)
+        return found[0]
+
+    async def dead_letters_after(self, scope: Scope, wanted: CommandFilter, cursor: str, limit: int) -> list[Command]:
+        bound = records.bound_wishes(scope.tenant, dataclasses.replace(wanted, dead_letters=True), cursor, limit)
+        return await self._all(records.command, "dead_letters_after", **bound)
+
+    async def add_replay_run(self, scope: Scope, run: ReplayRun) -> None:
+        await self._change("add_replay_run", **records.bound_run(run) | {"tenant": scope.tenant})
+
+    async def replay_run(self, scope: Scope, run_id: str) -> ReplayRun | None:
+        return await self._one(records.run, "replay_run", tenant=scope.tenant, id=run_id)
+
+    async def replay_runs(self, scope: Scope, cursor: str | None, limit: int) -> Page:
+        found = await self._all(records.run, "replay_runs", tenant=scope.tenant, cursor=cursor, limit=limit + 1)
+        return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    async def open_replay_runs(self) -> list[ReplayRun]:
+        return await self._all(records.run, "open_replay_runs")
+
+    async def replay_skipped(self, scope: Scope, run_id: str, skipped: Skipped) -> None:
+        bound = {"id": run_id, "skipped_id": skipped.id, "why": skipped.why, "most": MAX_SKIPPED}
+        await self._change("run_skipped", tenant=scope.tenant, **bound)
+
+    async def end_replay_run(self, scope: Scope, run_id: str, state: Literal["done", "cancelled"], now: float) -> bool:
+        return await self._change("end_replay_run", tenant=scope.tenant, id=run_id, state=state, now=now) == 1
