@@ -1,10 +1,13 @@
 # What there is to do here; each target installs what it needs. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format lock
+.PHONY: help setup demo test bench faults soak lint format lock
 
 PY := .venv/bin/python
 ONCE ?=
 SHORT ?=
+SEED ?=
+ONLY ?=
+MINUTES ?= 10
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +37,12 @@ format: setup ## write the code as ruff has it
 
 bench: setup ## rows and commands a second beside the bare drivers; SHORT=1 for some seconds only
 	@$(PY) -m bench $(if $(filter-out 0,$(SHORT)),--short) --output .dev/bench.json
+
+faults: setup ## every place with every fault, and what callers, broker, agent and ERP have of it; SEED=n ONLY=k again
+	@$(PY) -m tests.faults $(if $(SEED),--seed $(SEED)) $(foreach number,$(ONLY),--only $(number))
+
+soak: setup ## both programs killed at random under 20 callers, MINUTES=10
+	@$(PY) -m tests.faults --soak $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lock: ## requirements/*.txt anew from pyproject.toml (wants uv; UPGRADE=1: newer releases)
 	@config/dev/lock.sh

@@ -48,6 +48,9 @@ missing_packages() {
     have npm || echo npm
     have tinyproxy || echo tinyproxy
     have microsocks || echo microsocks
+    # For the fault lab: what was on the disk when the power went, and clocks that jump.
+    have strace || echo strace
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
 }
 
 install_packages() { # package...

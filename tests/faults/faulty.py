@@ -1,0 +1,116 @@
+"""Faults done to a running lab, each with its end: whatever was broken is whole again afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from tests.faults.combinations import (
+    AtPoint,
+    ClockJump,
+    Cut,
+    Fault,
+    LostAnswer,
+    OnTheWire,
+    Restarted,
+    Signalled,
+    Victim,
+)
+from tests.faults.erp import System
+from tests.faults.proxy import Proxy, Trap
+from tests.faults.site import Lab
+
+
+@contextlib.contextmanager
+def under(lab: Lab, fault: Fault) -> Iterator[None]:
+    """Do a fault to the lab while the block runs; at its end the lab is whole and linked."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_acted(lab, fault), args=(stop,), name="do the fault")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        lab.arm(None)
+        for proxy in (lab.link, *lab.erp.links.values()):
+            proxy.clear()
+
+
+Act = Callable[[threading.Event], None]
+
+
+def _acted(lab: Lab, fault: Fault) -> Act:
+    """Return what does a fault; it ends soon after its event is set."""
+    if isinstance(fault, AtPoint):
+        lab.arm(fault.arming, fault.first)
+        return lambda stop: None
+    if isinstance(fault, LostAnswer):
+        _link(lab, fault.link).trap = Trap(fault.request, fault.passed)
+        return lambda stop: None
+    if isinstance(fault, OnTheWire):
+        return lambda stop: _treat(_link(lab, fault.link), fault, stop)
+    if isinstance(fault, Cut):
+        return lambda stop: _cut(_link(lab, fault.link), fault, stop)
+    if isinstance(fault, Signalled):
+        return lambda stop: _signal(lab, fault, stop)
+    if isinstance(fault, Restarted):
+        return lambda stop: _restart(lab, fault, stop)
+    return lambda stop: _jump(lab, fault, stop)
+
+
+def _link(lab: Lab, link: str | System) -> Proxy:
+    return lab.link if link == "broker" else next(proxy for name, proxy in lab.erp.links.items() if name == link)
+
+
+def _treat(proxy: Proxy, fault: OnTheWire, stop: threading.Event) -> None:
+    stop.wait(fault.at_s)
+    for direction in fault.directions:
+        proxy.set(direction, fault.toxics)
+    # Not cut short when the work is done early: a frozen link must be noticed.
+    stop.wait(fault.for_s)
+    proxy.clear()
+    if fault.toxics.swallowed:
+        proxy.cut(reset=True)
+
+
+def _cut(proxy: Proxy, fault: Cut, stop: threading.Event) -> None:
+    before_s = 0.0
+    for at_s in fault.at_s:
+        stop.wait(at_s - before_s)
+        before_s = at_s
+        proxy.cut(reset=fault.reset)
+
+
+def _signal(lab: Lab, fault: Signalled, stop: threading.Event) -> None:
+    stop.wait(fault.at_s)
+    for pid in _victims(lab, fault.victim):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, fault.number)
+            if fault.for_s:
+                stop.wait(fault.for_s)
+                os.kill(pid, signal.SIGCONT)
+
+
+def _victims(lab: Lab, victim: Victim) -> list[int]:
+    if victim == "driver":
+        return lab.driver_processes()[:2]
+    pid = (lab.agent if victim == "agent" else lab.broker).pid
+    return [pid] if pid else []
+
+
+def _restart(lab: Lab, fault: Restarted, stop: threading.Event) -> None:
+    stop.wait(fault.at_s)
+    server = lab.erp.servers[fault.system]
+    server.stop(signal.SIGKILL)
+    server.start()
+
+
+def _jump(lab: Lab, fault: ClockJump, stop: threading.Event) -> None:
+    stop.wait(0.1)
+    lab.set_clock(fault.program, fault.seconds)
+    stop.wait(4.0)
+    lab.set_clock(fault.program, 0)

@@ -1,0 +1,119 @@
+"""Combinations, one after another on a running lab, each with callers at work and a check at its end."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.faults import checker, workload
+from tests.faults.checker import Violation
+from tests.faults.combinations import AtPoint, Combination
+from tests.faults.faulty import under
+from tests.faults.histories import Histories, Told
+from tests.faults.site import TENANTS, Lab
+from tests.faults.workload import MARIADB, OF_SYSTEM, POSTGRES, PROBE, Work
+
+CALLERS: Final = 6
+
+
+@dataclass(slots=True)
+class Report:
+    """
+    What was done and what came of it.
+
+    Attributes:
+        doubts: each command in doubt, with its reason.
+        missed: combinations whose point nothing passed.
+        violations: by number of the combination; 0 for those seen at the very end only.
+    """
+
+    combinations: int = 0
+    commands: int = 0
+    fired: int = 0
+    deaths: int = 0
+    cuts: int = 0
+    effects: int = 0
+    doubts: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    violations: list[tuple[int, Violation]] = field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        """Take another lane's in."""
+        for name in ("combinations", "commands", "fired", "deaths", "cuts", "effects"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.doubts += other.doubts
+        self.missed += other.missed
+        self.violations += other.violations
+
+
+def run(lab: Lab, combinations: Sequence[Combination], seed: int, says: Callable[[str], None]) -> Report:
+    """
+    Run combinations on a lab.
+
+    Args:
+        says: told of each combination as it ends.
+    """
+    report = Report()
+    began = time.time()
+    all_told: list[Told] = []
+    for combination in combinations:
+        started = time.monotonic()
+        told = one(lab, combination, seed, report)
+        all_told += told
+        bad = [violation for number, violation in report.violations if number == combination.number]
+        word = f"{len(bad)} VIOLATIONS" if bad else "ok"
+        says(f"{combination.number:4} {time.monotonic() - started:5.1f} s  {word:4} {combination.fault.name}")
+        for violation in bad:
+            says(f"       {violation}")
+    at_end = look(lab, all_told, began)
+    known = {violation for _, violation in report.violations}
+    report.violations += [(0, violation) for violation in checker.check(at_end) if violation not in known]
+    report.deaths = lab.agent.deaths + lab.broker.deaths
+    report.cuts = lab.link.cuts + sum(proxy.cuts for proxy in lab.erp.links.values())
+    report.effects = len(at_end.effects)
+    return report
+
+
+def one(lab: Lab, combination: Combination, seed: int, report: Report) -> list[Told]:
+    """Run one combination; return what the callers were told."""
+    name = f"{seed}:{combination.number}"
+    rng = random.Random(name)  # noqa: S311 - a seed that can be given again
+    wanted = workload.wishes(rng, f"{combination.number:07d}", _works(rng, combination), CALLERS)
+    before = len(lab.fired())
+    with under(lab, combination.fault):
+        told = workload.run_all(lab.url, lab.keys, wanted, name)
+    lab.wait_ready()
+    fired = len(lab.fired()) - before
+    seen = Histories(told, effects=lab.erp.effects(), stock=lab.erp.stock())
+    report.combinations += 1
+    report.commands += len({command_id for one_told in told for command_id in one_told.ids})
+    report.fired += fired
+    if isinstance(combination.fault, AtPoint) and not fired:
+        report.missed.append(f"{combination.number} {combination.fault.name}")
+    report.violations += [(combination.number, violation) for violation in checker.check(seen)]
+    report.doubts += [
+        f"{combination.number} {one_told.wish.operation}: {((one_told.final or {}).get('error') or {}).get('message')}"
+        for one_told in told
+        if one_told.state == "in_doubt"
+    ]
+    return told
+
+
+def _works(rng: random.Random, combination: Combination) -> list[Work]:
+    """What is done meanwhile: all of the systems that matter, or some of each where all do."""
+    if len(combination.systems) < len(OF_SYSTEM):
+        return [*PROBE, *(work for system in combination.systems for work in OF_SYSTEM[system] * 2)]
+    found = [*PROBE, *rng.sample(POSTGRES, 9), *rng.sample(MARIADB, 4)]
+    return [*found, *OF_SYSTEM["files"], *rng.sample(OF_SYSTEM["soap"], 3)]
+
+
+def look(lab: Lab, told: list[Told], since: float) -> Histories:
+    """Return what all four saw of everything."""
+    # A second early: the list is asked for by whole seconds.
+    broker = {tenant: list(workload.listed(lab.url, lab.keys[tenant], since - 1.0)) for tenant in TENANTS}
+    effects = lab.erp.effects()
+    foreign = [effect.order_no for effect in effects if not effect.order_no.startswith("AC")]
+    return Histories(told, broker, {}, effects, lab.erp.stock(), foreign)

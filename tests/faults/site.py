@@ -1,0 +1,251 @@
+"""Both programs under the lab: one broker, an agent for each of two tenants, and the ERP behind proxies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+
+from config.dev.databases import free_port
+from config.dev.demo import processes
+from config.dev.demo.programs import Program, ProgramError
+from tests.faults.erp import Erp, erp
+from tests.faults.program import Arming, arm, fired
+from tests.faults.proxy import Proxy
+from tests.whole.site import AgentSite, Broker, Caller
+
+TENANTS: Final = ("acme", "globex")
+LOOK_S: Final = 0.02  # seconds between two looks at a condition
+READY_S: Final = 60.0  # seconds for a program to be there again
+OWN: Final = """
+[link]
+proxy = "none"
+[connections.probe]
+type = "synthetic"
+[operations.echo]
+connection = "probe"
+synthetic = "echo"
+[operations.rows]
+connection = "probe"
+synthetic = "rows"
+"""
+
+
+def until(ready: Callable[[], bool], what: str, within_s: float = READY_S) -> None:
+    """Wait until ``ready`` says so; raises ``TimeoutError``."""
+    deadline = time.monotonic() + within_s
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not {what} after {within_s:.0f} s")
+        time.sleep(LOOK_S)
+
+
+class Watched:
+    """
+    A program that is started again whenever it ends, as a service is.
+
+    Attributes:
+        folder: of its lab: ``armed`` and ``fired``.
+        deaths: how often it ended without being asked to.
+        next_life: what is to happen where once it was started again.
+    """
+
+    def __init__(self, name: str, folder: Path, config: Path, words: Sequence[str], before: Sequence[str] = ()) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._words = [*before, sys.executable, "-m", "tests.faults.program", str(folder), name, *words]
+        self._words += ["--config", str(config)]
+        self.program = Program(self._words, folder / "log")
+        self.deaths = 0
+        self.next_life: Arming | None = None
+        self._wanted = threading.Event()
+        self._watching = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name=f"watch {name}", daemon=True)
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 while it does not run."""
+        return self.program.pid
+
+    def start(self) -> None:
+        """Start it, and again whenever it ends."""
+        with self._lock:
+            self.program.start()
+            self._wanted.set()
+        if not self._thread.is_alive():
+            self._watching.set()
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to end, and leave it so."""
+        with self._lock:
+            self._wanted.clear()
+            self.program.stop()
+
+    def close(self) -> None:
+        """Stop it for good."""
+        self._watching.clear()
+        self._wanted.clear()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.program.stop()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is there."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.pid:
+                os.kill(self.pid, number)
+
+    def _watch(self) -> None:
+        while self._watching.is_set():
+            time.sleep(LOOK_S)
+            with self._lock:
+                if self._wanted.is_set() and not self.program.running:
+                    self.deaths += 1
+                    # One that fired must not fire again in the next life.
+                    arm(self.folder, self.next_life)
+                    self.next_life = None
+                    self.program.stop()
+                    self.program.start()
+
+
+class Lab:
+    """
+    All of it, running.
+
+    Attributes:
+        link: the proxy between the agent ``plant-1`` of the first tenant and the broker.
+        keys: of a caller of each tenant.
+    """
+
+    def __init__(self, folder: Path, erp: Erp, link: Proxy, broker_ports: tuple[int, int], clock: bool) -> None:
+        self.folder, self.erp, self.link = folder, erp, link
+        self.clocks = {name: folder / name / "clock" for name in ("broker", "agent")}
+        before = {name: _with_clock(path) if clock else [] for name, path in self.clocks.items()}
+        self._made = Broker(folder / "broker")
+        self._made.api_port, self._made.link_port = broker_ports
+        self._made.file.write_text(
+            f'data_dir = "data"\n[api]\nlisten = "127.0.0.1:{broker_ports[0]}"\n'
+            f'[link]\nlisten = "127.0.0.1:{broker_ports[1]}"\npublic_url = "wss://127.0.0.1:{link.port}"\n'
+        )
+        self.url = self._made.url
+        self.keys: dict[str, str] = {}
+        self.broker = Watched("broker", folder / "broker", self._made.file, ["serve"], before["broker"])
+        self._sites = {tenant: AgentSite(folder / tenant, OWN) for tenant in TENANTS}
+        self._sites[TENANTS[0]].write(OWN + erp.operator_file())
+        self.agent, self.neighbour = (
+            Watched("agent", folder / tenant, site.file, ["run"], before["agent"] if tenant == TENANTS[0] else [])
+            for tenant, site in self._sites.items()
+        )
+
+    @property
+    def agent_site(self) -> AgentSite:
+        """The folder and the words of the agent that faults are done to."""
+        return self._sites[TENANTS[0]]
+
+    @property
+    def store(self) -> Path:
+        """The broker's data folder."""
+        return self.folder / "broker" / "data"
+
+    def start(self) -> None:
+        """Set up and start everything; returns when both agents are linked."""
+        self._made.facts("init")
+        for tenant in TENANTS:
+            self.keys[tenant] = self._made.tenant(tenant).key
+        self.agent_site.secret("pg", self.erp.pg.password)
+        self.agent_site.secret("my", self.erp.my.password)
+        self.broker.start()
+        until(self._made.ready, "serving")
+        for tenant, agent in zip(TENANTS, (self.agent, self.neighbour), strict=True):
+            self._sites[tenant].enrol(self._made.token(tenant, "plant-1"))
+            agent.start()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until the broker serves and both agents are linked."""
+        until(self._made.ready, "serving")
+        for tenant in TENANTS:
+            with Caller(self.url, self.keys[tenant]) as caller:
+                until(partial(_linked, caller), "linked")
+
+    def driver_processes(self) -> list[int]:
+        """Return the agent's driver processes."""
+        return processes.descendants(self.agent.pid) if self.agent.pid else []
+
+    def arm(self, arming: Arming | None, first: Arming | None = None) -> None:
+        """Let something happen at a point of a program, and ``first`` at one of the agent; ``None`` for nothing."""
+        self.agent.next_life = arming if first is not None else None
+        arm(self.broker.folder, arming)
+        arm(self.agent.folder, first or arming)
+
+    def fired(self) -> list[str]:
+        """Return the points at which something happened."""
+        return [*fired(self.broker.folder), *fired(self.agent.folder)]
+
+    def set_clock(self, program: str, ahead_s: int) -> None:
+        """Put a program's clock ahead, or back; it notices within a second."""
+        self.clocks[program].write_text(f"{ahead_s:+d}\n")
+
+    def close(self) -> None:
+        """Stop all."""
+        problems = []
+        for watched in (self.agent, self.neighbour, self.broker):
+            try:
+                watched.close()
+            except ProgramError as exc:
+                problems.append(str(exc))
+        if problems:
+            raise ProgramError("\n".join(problems))
+
+
+def _linked(caller: httpx2.Client) -> bool:
+    with contextlib.suppress(httpx2.TransportError):
+        found: dict[str, Any] = caller.get("/v1/agents/plant-1").json()
+        return found.get("state") == "online"
+    return False
+
+
+def _with_clock(file: Path) -> list[str]:
+    """The words before a program whose clock ``file`` sets."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("+0\n")
+    return [
+        "/usr/bin/env",
+        f"LD_PRELOAD={library}",
+        f"FAKETIME_TIMESTAMP_FILE={file}",
+        "FAKETIME_CACHE_DURATION=1",
+        "FAKETIME_DONT_FAKE_MONOTONIC=1",
+        "FAKETIME_DONT_RESET=1",
+    ]
+
+
+@contextlib.contextmanager
+def lab(folder: Path, *, clock: bool = False, durable: bool = False) -> Iterator[Lab]:
+    """
+    Run all of it while the block runs.
+
+    Args:
+        folder: empty; everything that is written goes there.
+        clock: run both programs under a clock that can be set.
+        durable: whether the databases force their writes to disk.
+    """
+    with contextlib.ExitStack() as stack:
+        made_erp = stack.enter_context(erp(folder / TENANTS[0] / "edi", durable=durable))
+        ports = (free_port(), free_port())
+        link = stack.enter_context(Proxy(ports[1]))
+        made = Lab(folder, made_erp, link, ports, clock)
+        stack.callback(made.close)
+        made.start()
+        yield made
