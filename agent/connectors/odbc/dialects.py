@@ -17,12 +17,13 @@ from typing import Any, Final, Literal
 import msgspec
 import pyodbc
 
-from agent.connectors.odbc import types
+from agent.connectors.odbc import self_commits, types
+from agent.connectors.odbc.ledger_tables import LEDGER_TABLES, LedgerTable
 from agent.connectors.odbc.metadata import Described
 from agent.connectors.odbc.statements import Statement, Syntax
 from agent.connectors.odbc.types import Field
 from agent.errors import SourceFailed
-from agent.settings import ProcedureOperation
+from agent.settings import ProcedureOperation, SqlOperation
 
 INTEGER_MAX: Final = 2**63 - 1
 UNLIMITED: Final = 2**31 - 1  # bytes bound at once: a driver's own pieces may spoil long texts (MariaDB)
@@ -92,6 +93,8 @@ class Dialect:
     buffering = "whether the driver holds a whole result in memory is not known"
     ping = "SELECT 1"
     spoils: tuple[str, ...] = ()  # what the driver changes without a sign; told by `check`
+    work_can_commit = True  # whether what runs in a transaction can end it
+    implicit_commits: tuple[tuple[str, ...], ...] = ()  # first words of statements that commit without saying so
 
     connection: pyodbc.Connection
 
@@ -167,6 +170,42 @@ class Dialect:
             )
         marks = ", ".join("?" * len(operation.params))
         return Invocation(Query(f"{{CALL {operation.procedure}({marks})}}", given(operation, values)))
+
+    # --- effect = "once" -----------------------------------------------------------------------------
+
+    @property
+    def ledger(self) -> LedgerTable | None:
+        """The texts of the ledger's table, where there are any."""
+        return LEDGER_TABLES.get(self.name)
+
+    def ledger_flaw(self, table: str) -> str:
+        """Return why the table can't be the ledger, beyond what trying it out shows; or ""."""
+        return ""
+
+    def never_once(self, operation: SqlOperation | ProcedureOperation) -> str:
+        """
+        Return why an operation's work is not in one transaction, as far as the database tells; or "".
+
+        Raises:
+            StatementError: its SQL can't be taken apart.
+        """
+        if isinstance(operation, SqlOperation):
+            ends = self_commits.ending_in_sql(operation.sql, self.syntax, self.implicit_commits)
+            return f"its {ends} ends the transaction" if ends else ""
+        routine, ends = self_commits.ends_within(operation.procedure, self.body, self.syntax, self.implicit_commits)
+        return f"{routine} ends the transaction by itself ({ends})" if ends else ""
+
+    def body(self, procedure: str) -> str:
+        """Return a procedure's text; "" where it can't be read."""
+        return ""
+
+    def mark(self) -> None:
+        """Remember which transaction this is."""
+        return
+
+    def unbroken(self) -> bool:
+        """Whether the transaction is still that of ``mark``."""
+        return True
 
     def fetch(self, cursor_name: str, count: int) -> str:
         """Return the statement that fetches from a cursor that a procedure left open."""

@@ -12,21 +12,24 @@ from typing import Any, Final
 
 import pyodbc
 
-from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Remark
+from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Ready, Remark
 from agent.connectors.odbc import check, types
 from agent.connectors.odbc.dialects import Dialect, Invocation, Query
+from agent.connectors.odbc.ledger import Summary
 from agent.connectors.odbc.mariadb import MariaDB
 from agent.connectors.odbc.metadata import describe
+from agent.connectors.odbc.once import INSTEAD, Once, TransactionEnded, repeated
 from agent.connectors.odbc.postgresql import PostgreSQL
 from agent.connectors.odbc.results import Fetch, ahead, outputs, row_set
 from agent.connectors.odbc.sqlite import SQLite
-from agent.connectors.odbc.sqlstates import TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
+from agent.connectors.odbc.sqlstates import IN_THE_WAY, TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
 from agent.connectors.odbc.statements import StatementError, parse
 from agent.connectors.odbc.types import Field, Spoiled
 from agent.connectors.odbc.untried import DB2, Oracle, SQLServer
 from agent.errors import (
     Cancelled,
     CommandError,
+    NotAllowed,
     OperationUnknown,
     OutcomeUnknown,
     ParametersInvalid,
@@ -65,6 +68,8 @@ NAMES: Final = {
 
 TIMEOUT_MARGIN_S: Final = 0.5  # the database gives up this much before the agent would kill the session
 READ_EFFECT: Final = "read"
+NEVER_TWICE: Final = ("once", "at-most-once")
+_COMMIT_REFUSED: Final = "2D000"
 
 _PART: Final = re.compile(r"\s*([^=;{}]+?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]*)\s*(?:;|$)")
 _SECRETS: Final = ("pwd", "password", "passwd", "accesstoken", "token")
@@ -75,7 +80,8 @@ class OdbcDriver(Driver):
     Runs ``sql`` and ``procedure`` operations, each in a transaction of its own.
 
     Rows are yielded while the transaction is open; it is committed after the last of them and before
-    the ``Outputs``. Whatever goes wrong before, and a consumer that goes away, rolls back.
+    the ``Outputs``. Whatever goes wrong before, and a consumer that goes away, rolls back. What ``once`` adds stands
+    in ``ledger.py``.
     """
 
     def __init__(self, setup: DriverSetup) -> None:
@@ -85,6 +91,7 @@ class OdbcDriver(Driver):
         self._hidden = [value for key, value in parts_of(self._settings.connection_string) if _is_secret(key, value)]
         self._connection: pyodbc.Connection | None = None
         self._dialect: Dialect = Dialect()
+        self._once: Once | None = None
         self._cursor: pyodbc.Cursor | None = None
         self._cancelled = False
         self._late = False
@@ -173,23 +180,45 @@ class OdbcDriver(Driver):
         self._end = start + statement_s
         began = False
         outputs: dict[str, Any] = {}
+        summary = Summary()
+        once: Once | None = None
         try:
+            once = self._once_for(call, operation)
             self._dialect.begin(read_only=operation.effect == READ_EFFECT, timeout_s=statement_s)
             began = True
+            first = once.begin(call) if once is not None else None
+            if first is not None:
+                self._rollback()
+                yield repeated(call, first)
+                return
             for piece in self._work(operation, values):
                 if isinstance(piece, Outputs):
                     outputs.update(piece.values)
                     continue
+                summary.add(piece)
                 yield piece
                 self._in_time(call, start, call.timeout_s)
             # A procedure may take the database's interruption for an answer (MariaDB's SLEEP, GET_LOCK) and go on.
             self._in_time(call, start, statement_s if isinstance(operation, ProcedureOperation) else call.timeout_s)
+            if once is not None:
+                once.end(call, outputs, summary)
+            if summary.rows and operation.effect in NEVER_TWICE:
+                yield Ready()
+                self._in_time(call, start, call.timeout_s)
         except pyodbc.Error as exc:
             self._rollback()
-            raise self._failure(exc, call, operation, began=began) from exc
+            failure = self._failure(exc, call, operation, began=began)
+            raise self._or_left_behind(failure, once if began else None, call) from exc
         except StatementError as exc:
             self._rollback()
             raise SourceFailed(f"{call.operation}: {exc}", touched=False) from exc
+        except TransactionEnded as exc:
+            self._rollback()
+            assert once is not None  # noqa: S101 # who else raises it
+            raise self._leave_behind(once, call) from exc
+        except CommandError as exc:
+            self._rollback()
+            raise self._or_left_behind(exc, once if began else None, call) from exc
         except BaseException:
             self._rollback()
             raise
@@ -230,11 +259,14 @@ class OdbcDriver(Driver):
             yield from self._row_sets(cursor, query.fields, operation.mask)
 
     def _execute(self, query: Query) -> pyodbc.Cursor:
+        if self._cancelled:
+            raise Cancelled("cancelled before the statement began")
+        return self._timed(query)
+
+    def _timed(self, query: Query) -> pyodbc.Cursor:
         assert self._connection is not None  # noqa: S101 # _operation has seen to it
         cursor = self._connection.cursor()
         self._cursor = cursor
-        if self._cancelled:
-            raise Cancelled("cancelled before the statement began")
         timer = None
         if not self._dialect.ends_late_statements:
             timer = threading.Timer(max(0.0, self._end - time.perf_counter()), self._stop_late, [cursor])
@@ -344,6 +376,92 @@ class OdbcDriver(Driver):
         yield from self._remarks(fields)
         yield outputs(operation, dict(zip(call.outputs, types.convert(fields, rows)[0], strict=True)))
 
+    # --- once -----------------------------------------------------------------------------------------------
+
+    def _once_for(self, call: Call, operation: SqlOperation | ProcedureOperation) -> Once | None:
+        """Return what makes a run happen once, when ledger and operation are fit for it."""
+        if operation.effect != "once":
+            return None
+        once = self._with_ledger(call)
+        once.vet(call.operation, operation)
+        self._rollback()
+        return once
+
+    def _with_ledger(self, call: Call) -> Once:
+        table = self._settings.ledger
+        if table is None:
+            raise NotAllowed(
+                f'{call.operation}: effect = "once" wants connections.{self.setup.name}.ledger', touched=False
+            )
+        if self._once is None:
+            self._once = Once(self._dialect, table, self._timed)
+        try:
+            self._once.try_ledger()
+        except pyodbc.Error as exc:
+            self._rollback()
+            found = diagnose(exc.args, self._hidden)
+            if not self.alive():
+                raise SourceUnavailable(f"{call.operation}: {found.message}", touched=False) from exc
+            raise SourceFailed(
+                f"{call.operation}: the ledger {table} can't be used: {found.message}; make it as "
+                "`outhaul-agent ledger sql` prints it, and grant the rights that stand there",
+                source_code=found.code,
+                touched=False,
+            ) from exc
+        self._rollback()
+        return self._once
+
+    def _or_left_behind(self, error: CommandError, once: Once | None, call: Call) -> CommandError:
+        """Return the error, or the one that it is if the work had committed a part of itself before."""
+        if once is None or isinstance(error, OutcomeUnknown | SourceUnavailable) or self._connection is None:
+            return error
+        try:
+            return once.left_behind(call) or error
+        except pyodbc.Error as exc:
+            found = diagnose(exc.args, self._hidden)
+            return OutcomeUnknown(f"{error.message}; and the ledger can't tell what it left: {found.message}")
+        finally:
+            self._rollback()
+
+    def _leave_behind(self, once: Once, call: Call) -> CommandError:
+        try:
+            error = once.leave_behind(call)
+            if self._connection is not None:
+                self._connection.commit()
+        except pyodbc.Error as exc:
+            self._rollback()
+            found = diagnose(exc.args, self._hidden)
+            return OutcomeUnknown(f"{call.operation}: it ended the transaction by itself, and then: {found.message}")
+        return error
+
+    def find(self, call: Call) -> Outputs | None:
+        """As ``Driver.find``: by the ledger."""
+        operation = self._operation(call.operation)
+        if operation.effect != "once":
+            return super().find(call)
+        self._cancelled = self._late = False
+        statement_s = _server_timeout(call.timeout_s)
+        self._end = time.perf_counter() + statement_s
+        try:
+            once = self._with_ledger(call)
+            self._dialect.begin(read_only=False, timeout_s=statement_s)
+            found = once.find(call)
+            if self._connection is not None:
+                self._connection.commit()
+        except pyodbc.Error as exc:
+            self._rollback()
+            told = diagnose(exc.args, self._hidden)
+            raise SourceUnavailable(
+                f"{call.operation}: the ledger can't tell yet what became of it: {told.message}", source_code=told.code
+            ) from exc
+        except SourceFailed as exc:
+            self._rollback()
+            raise SourceUnavailable(exc.message, source_code=exc.source_code) from exc
+        except BaseException:
+            self._rollback()
+            raise
+        return found
+
     # --- ends ---------------------------------------------------------------------------------------------
 
     def _commit(self, call: Call, operation: Operation) -> None:
@@ -353,7 +471,8 @@ class OdbcDriver(Driver):
         except pyodbc.Error as exc:
             self._rollback()
             found = diagnose(exc.args, self._hidden)
-            if operation.effect != READ_EFFECT and (found.kind == UNAVAILABLE or not self.alive()):
+            lost = found.kind in (UNAVAILABLE, TIMED_OUT) or not self.alive()
+            if operation.effect != READ_EFFECT and lost:
                 raise OutcomeUnknown(
                     f"{call.operation}: the session was lost while its work was being committed: {found.message}",
                     source_code=found.code,
@@ -390,7 +509,10 @@ class OdbcDriver(Driver):
             return Cancelled(f"{call.operation}: cancelled and rolled back", source_code=code)
         if found.kind == TIMED_OUT or self._late:
             return TimedOut(f"{call.operation}: stopped after its timeout of {call.timeout_s:g} s", source_code=code)
-        return SourceFailed(text, source_code=code, touched=began)
+        if found.sqlstate == _COMMIT_REFUSED and operation.effect == "once":
+            return NotAllowed(f'{text}; effect = "once" is one transaction: {INSTEAD}', source_code=code, touched=False)
+        later = True if found.kind == IN_THE_WAY else None
+        return SourceFailed(text, source_code=code, touched=began, may_work_later=later)
 
     # --- check ---------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final, Literal
@@ -26,10 +27,12 @@ from agent.connectors.odbc.dialects import (
     plain_time,
 )
 from agent.connectors.odbc.metadata import Described, describe
-from agent.connectors.odbc.statements import Statement, Syntax, bare, first_word, split_name
+from agent.connectors.odbc.self_commits import IMPLICIT_COMMITS
+from agent.connectors.odbc.sqlstates import diagnose
+from agent.connectors.odbc.statements import Statement, Syntax, bare, first_word, split_name, words
 from agent.connectors.odbc.types import Field
 from agent.errors import SourceFailed
-from agent.settings import ProcedureOperation
+from agent.settings import ProcedureOperation, SqlOperation
 
 SQL_INTEGER: Final = 4
 _AS_TEXT: Final = (
@@ -48,6 +51,18 @@ _ALL_ROWS: Final = 2**64 - 1
 _SECONDS: Final = len("2024-02-29T12:34:56")
 
 _EXPLAINED: Final = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "REPLACE", "VALUES")
+
+_NO_SAVEPOINT: Final = "1305"
+_LASTING_TABLES: Final = """
+SELECT t.TABLE_NAME, t.ENGINE
+FROM information_schema.TABLES t JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE
+WHERE t.TABLE_SCHEMA = COALESCE(?, DATABASE()) AND t.TABLE_TYPE = 'BASE TABLE' AND e.TRANSACTIONS <> 'YES'
+"""
+_ENGINE: Final = """
+SELECT t.ENGINE, e.TRANSACTIONS
+FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE
+WHERE t.TABLE_SCHEMA = COALESCE(?, DATABASE()) AND t.TABLE_NAME = ?
+"""
 
 _READERS: Final[dict[str, tuple[ColumnType, types.Reader]]] = {
     "date": ("date", types.read_date),
@@ -71,6 +86,7 @@ class MariaDB(Dialect):
     tried = True
     refuses_writes = True
     buffering = "the driver holds a whole result in memory before its first row"
+    implicit_commits = IMPLICIT_COMMITS
     spoils = ("JSON is a text to MariaDB and arrives as a string",)
 
     def configure(self, connection: pyodbc.Connection) -> None:
@@ -163,14 +179,13 @@ class MariaDB(Dialect):
         return f"EXPLAIN {sql}" if first_word(sql, self.syntax) in _EXPLAINED else None
 
     def look_up(self, procedure: str) -> list[Routine]:
-        parts = [bare(part) for part in split_name(procedure)]
-        schema = parts[-2] if len(parts) > 1 else None
+        schema, own_name = self._parts(procedure)
         where = "= ?" if schema else "= COALESCE(?, DATABASE())"
         cursor = self.connection.execute(
             "SELECT ROUTINE_SCHEMA, ROUTINE_NAME, ROUTINE_TYPE FROM information_schema.ROUTINES "  # noqa: S608 # no value in it
             f"WHERE ROUTINE_SCHEMA {where} AND ROUTINE_NAME = ?",
             schema,
-            parts[-1],
+            own_name,
         )
         routines = []
         for row_schema, name, kind in cursor.fetchall():
@@ -187,6 +202,57 @@ class MariaDB(Dialect):
             returns = next((r[2] for r in rows if int(r[3]) == 0), "")
             routines.append(Routine("function" if kind == "FUNCTION" else "procedure", arguments, returns))
         return routines
+
+    def body(self, procedure: str) -> str:
+        schema, name = self._parts(procedure)
+        rows = self.connection.execute(
+            "SELECT ROUTINE_DEFINITION FROM information_schema.ROUTINES "
+            "WHERE ROUTINE_SCHEMA = COALESCE(?, DATABASE()) AND ROUTINE_NAME = ? AND ROUTINE_TYPE = 'PROCEDURE'",
+            schema,
+            name,
+        ).fetchall()
+        return str(rows[0][0]) if rows and rows[0][0] is not None else ""
+
+    def never_once(self, operation: SqlOperation | ProcedureOperation) -> str:
+        found = super().never_once(operation)
+        if found:
+            return found
+        if isinstance(operation, SqlOperation):
+            schema, text = None, operation.sql
+        else:
+            (schema, _), text = self._parts(operation.procedure), self.body(operation.procedure)
+        rows = self.connection.execute(_LASTING_TABLES, schema).fetchall()
+        used = {bare(word).lower() for word in words(text, self.syntax, fold=False) if word[0] not in "'\""}
+        for table, engine in rows:
+            if table.lower() in used:
+                return f"it uses the table {table}, whose engine {engine} can't undo what was written"
+        return ""
+
+    def ledger_flaw(self, table: str) -> str:
+        schema, name = self._parts(table)
+        row = self.connection.execute(_ENGINE, schema, name).fetchone()
+        if row is None or str(row[1]).upper() == "YES":
+            return ""
+        return f"its engine {row[0]} has no transactions; ALTER TABLE {table} ENGINE = InnoDB"
+
+    def mark(self) -> None:
+        # Any end of the transaction takes its savepoints away.
+        self._savepoint = f"outhaul_{uuid.uuid4().hex}"
+        self.connection.execute(f"SAVEPOINT {self._savepoint}")
+
+    def unbroken(self) -> bool:
+        try:
+            self.connection.execute(f"RELEASE SAVEPOINT {self._savepoint}")
+        except pyodbc.Error as exc:
+            if diagnose(exc.args).native == _NO_SAVEPOINT:
+                return False
+            raise
+        return True
+
+    @staticmethod
+    def _parts(name: str) -> tuple[str | None, str]:
+        parts = [bare(part) for part in split_name(name)]
+        return (parts[-2] if len(parts) > 1 else None), parts[-1]
 
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         routines = self.find(operation.procedure)

@@ -14,7 +14,7 @@ from agent.connectors.odbc import types
 from agent.connectors.odbc.clock import Clock
 from agent.connectors.odbc.dialects import Dialect, Invocation, Query, Routine, mismatch, plain_time
 from agent.connectors.odbc.metadata import Described, describe
-from agent.connectors.odbc.postgresql_routines import FIND, invocation, pairs_of, routine_of
+from agent.connectors.odbc.postgresql_routines import BODIES, FIND, invocation, pairs_of, routine_of
 from agent.connectors.odbc.statements import Statement, Syntax, bare, first_word, split_name
 from agent.connectors.odbc.types import Field, Spoiled
 from agent.errors import SourceFailed
@@ -89,6 +89,7 @@ class PostgreSQL(Dialect):
     tried = True
     refuses_writes = True
     nul_in_text = False
+    work_can_commit = False  # it refuses COMMIT within a transaction that a client began (2D000)
     buffering = f"rows stream from a cursor on the server, {FETCH_ROWS} at a time"
     spoils = (
         "in OUT parameters of procedures, in refcursors and in RETURNING: dates and timestamps that are infinite, "
@@ -205,6 +206,12 @@ class PostgreSQL(Dialect):
         schema = parts[-2] if len(parts) > 1 else ""
         rows = self.connection.execute(FIND, parts[-1], schema, schema).fetchall()
         return [routine_of(*row) for row in rows]
+
+    def body(self, procedure: str) -> str:
+        parts = [bare(part, fold="lower") for part in split_name(procedure)]
+        schema = parts[-2] if len(parts) > 1 else ""
+        rows = self.connection.execute(BODIES, parts[-1], schema, schema).fetchall()
+        return "\n;".join(str(row[0]) for row in rows)
 
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         routines = self.find(operation.procedure)

@@ -25,6 +25,14 @@ WHERE p.proname = ? AND p.prokind IN ('f', 'p')
   AND (n.nspname = ? OR (? = '' AND pg_catalog.pg_function_is_visible(p.oid)))
   AND has_function_privilege(p.oid, 'EXECUTE')
 """
+# The texts of procedures in PL/pgSQL, the language in which a COMMIT can stand; as above.
+BODIES: Final = """
+SELECT p.prosrc
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+     JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+WHERE p.proname = ? AND p.prokind = 'p' AND l.lanname = 'plpgsql'
+  AND (n.nspname = ? OR (? = '' AND pg_catalog.pg_function_is_visible(p.oid)))
+"""
 _DIRECTIONS: Final = {"i": "in", "o": "out", "b": "inout", "v": "in", "t": "out"}
 
 

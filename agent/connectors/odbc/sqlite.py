@@ -25,6 +25,7 @@ class SQLite(Dialect):
     tried = True
     refuses_writes = True
     ends_late_statements = False
+    work_can_commit = False  # it has no procedures
     buffering = "the driver holds a whole result in memory before its first row"
     spoils = (
         "REAL, and NUMERIC or DECIMAL that SQLite keeps as REAL: 15 significant digits",

@@ -9,6 +9,7 @@ from typing import Final
 
 UNAVAILABLE: Final = "unavailable"
 TIMED_OUT: Final = "timed out"
+IN_THE_WAY: Final = "in the way"  # of another transaction, and rolled back: the same may work later
 
 # By SQLSTATE or its class (the first two characters); what is not here is a technical failure.
 SQLSTATES: Final[dict[str, str]] = {
@@ -18,13 +19,22 @@ SQLSTATES: Final[dict[str, str]] = {
     "57P02": UNAVAILABLE,  # PostgreSQL: another session crashed it
     "57P03": UNAVAILABLE,  # PostgreSQL: starting or stopping
     "57P05": UNAVAILABLE,  # PostgreSQL: idle session ended
+    "40001": IN_THE_WAY,  # serialization failure, deadlock
+    "40P01": IN_THE_WAY,  # PostgreSQL: deadlock
+    "55P03": IN_THE_WAY,  # PostgreSQL: lock not available
+    "57033": IN_THE_WAY,  # Db2: deadlock or timeout
     "57014": TIMED_OUT,  # PostgreSQL, DB2: statement cancelled
     "HYT00": TIMED_OUT,
     "HYT01": UNAVAILABLE,
 }
-# MariaDB and MySQL say HY000 or 70100 for much; only their own number tells.
+# MariaDB, MySQL and SQLite say HY000 or 70100 for much; only their own number tells.
 NATIVE: Final[dict[int, str]] = {
+    5: IN_THE_WAY,  # SQLite: locked by another
+    6: IN_THE_WAY,
+    1020: IN_THE_WAY,  # changed since it was read
     1053: UNAVAILABLE,  # server shutdown in progress
+    1205: IN_THE_WAY,  # waited too long for a lock
+    1213: IN_THE_WAY,  # deadlock
     1927: UNAVAILABLE,  # connection was killed
     1969: TIMED_OUT,  # max_statement_time exceeded
     2002: UNAVAILABLE,  # can't connect
@@ -61,7 +71,7 @@ class Diagnosis:
 
     @property
     def kind(self) -> str:
-        """``UNAVAILABLE``, ``TIMED_OUT`` or "" for any other failure."""
+        """``UNAVAILABLE``, ``TIMED_OUT``, ``IN_THE_WAY`` or "" for any other failure."""
         native = int(self.native) if self.native.lstrip("-").isdigit() else 0
         if self.sqlstate[:2] in ("HY", "70", "08", "") and native in NATIVE:
             return NATIVE[native]

@@ -100,6 +100,17 @@ def first_word(sql: str, syntax: Syntax) -> str:
     return ""
 
 
+def words(sql: str, syntax: Syntax, *, fold: bool = True) -> list[str]:
+    """
+    Return words, quoted texts and signs one by one, in capitals unless told otherwise, without comments and space.
+
+    Raises:
+        StatementError: a string or comment without end.
+    """
+    found = [text for kind, text, _ in _tokens(sql, syntax) if kind != "comment" and not text.isspace()]
+    return [text.upper() for text in found] if fold else found
+
+
 def split_name(name: str) -> list[str]:
     """
     Return the parts of a possibly qualified and quoted name, quotes kept: ``erp."Post order"`` has two.

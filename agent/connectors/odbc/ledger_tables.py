@@ -1,0 +1,200 @@
+"""
+The ledger's table in each database: its DDL, and the statements on it.
+
+Only texts, without a driver, so that ``outhaul-agent ledger sql`` can print them anywhere.
+
+======================  =====================================================================================
+column                  holds
+======================  =====================================================================================
+``command_id``          primary key; the broker's id of the command
+``fingerprint``         SHA-256 of operation and parameters, hex: the same id with another one is refused
+``operation``           its name in the agent's file
+``attempt``             the attempt (epoch) that wrote the row last
+``state``               ``begun``, ``done`` or ``void`` (see ``ledger.py``)
+``outcome``             JSON, ASCII: outputs, and columns and number of rows of each row set; null unless ``done``
+``written_at``          the database's clock, UTC where its type has no zone
+======================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MAX_ID: Final = 64  # characters of a command's id, of a fingerprint and of an operation's name
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerTable:
+    """
+    The texts for one database; ``{table}`` is the connection's ``ledger``.
+
+    Attributes:
+        create: the table's DDL.
+        insert: adds a row (command_id, fingerprint, operation, attempt, state) unless one of that id is there;
+            waits for a transaction that has written one and not ended.
+        raises_if_there: whether ``insert`` fails where a row is there, instead of adding none. Only where a failed
+            statement leaves the transaction as it was.
+        read: the row of a command_id as last committed, locked until the end of the transaction.
+        take_over: makes a ``void`` row ``begun`` or newer: (state, attempt, command_id).
+        finish: makes it ``done``: (outcome, command_id, attempt).
+        rights: grants what the agent's account needs.
+        prune: removes rows that nobody can ask for any more.
+    """
+
+    create: str
+    insert: str
+    raises_if_there: bool = False
+    read: str = "SELECT fingerprint, operation, attempt, state, outcome FROM {table} WHERE command_id = ? FOR UPDATE"
+    take_over: str = (
+        "UPDATE {table} SET state = ?, attempt = ?, written_at = {now} WHERE command_id = ? AND state = 'void'"
+    )
+    finish: str = (
+        "UPDATE {table} SET state = 'done', outcome = ?, written_at = {now} "
+        "WHERE command_id = ? AND attempt = ? AND state = 'begun'"
+    )
+    rights: str = "GRANT SELECT, INSERT, UPDATE ON {table} TO agents_account"
+    prune: str = ""
+    now: str = "CURRENT_TIMESTAMP"
+
+    def text(self, name: str, table: str) -> str:
+        """Return one of the texts for ``table``."""
+        text: str = getattr(self, name)
+        return text.replace("{table}", table).replace("{now}", self.now)
+
+
+_COLUMNS: Final = "(command_id, fingerprint, operation, attempt, state, written_at)"
+_INSERT: Final = "INSERT INTO {table} " + _COLUMNS + " VALUES (?, ?, ?, ?, ?, {now})"  # noqa: S608 # names of ours
+_INSERT_UNLESS_THERE: Final = _INSERT + " ON CONFLICT (command_id) DO NOTHING"
+
+_POSTGRESQL: Final = LedgerTable(
+    create="""CREATE TABLE {table} (
+    command_id  varchar(64) NOT NULL PRIMARY KEY,
+    fingerprint varchar(64) NOT NULL,
+    operation   varchar(64) NOT NULL,
+    attempt     integer     NOT NULL,
+    state       varchar(8)  NOT NULL CHECK (state IN ('begun', 'done', 'void')),
+    outcome     text,
+    written_at  timestamptz NOT NULL
+)""",
+    insert=_INSERT_UNLESS_THERE,
+    prune="DELETE FROM {table} WHERE written_at < now() - interval '90 days'",
+    now="clock_timestamp()",
+)
+_MARIADB: Final = LedgerTable(
+    create="""CREATE TABLE {table} (
+    command_id  varchar(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    fingerprint varchar(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    operation   varchar(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    attempt     integer     NOT NULL,
+    state       varchar(8)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL CHECK (state IN ('begun', 'done', 'void')),
+    outcome     longtext    CHARACTER SET ascii,
+    written_at  datetime(6) NOT NULL
+) ENGINE = InnoDB""",
+    # Not INSERT IGNORE, which would also take values that do not fit.
+    insert=_INSERT,
+    raises_if_there=True,
+    prune="DELETE FROM {table} WHERE written_at < utc_timestamp() - INTERVAL 90 DAY",
+    now="utc_timestamp(6)",
+)
+_SQLITE: Final = LedgerTable(
+    create="""CREATE TABLE {table} (
+    command_id  text    NOT NULL PRIMARY KEY,
+    fingerprint text    NOT NULL,
+    operation   text    NOT NULL,
+    attempt     integer NOT NULL,
+    state       text    NOT NULL CHECK (state IN ('begun', 'done', 'void')),
+    outcome     text,
+    written_at  text    NOT NULL
+)""",
+    insert=_INSERT_UNLESS_THERE,
+    # The whole file is locked by the INSERT that came before.
+    read="SELECT fingerprint, operation, attempt, state, outcome FROM {table} WHERE command_id = ?",
+    rights="",
+    prune="DELETE FROM {table} WHERE written_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-90 days')",
+    now="strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+)
+_SQLSERVER: Final = LedgerTable(
+    create="""CREATE TABLE {table} (
+    command_id  varchar(64)   COLLATE Latin1_General_BIN2 NOT NULL PRIMARY KEY,
+    fingerprint varchar(64)   COLLATE Latin1_General_BIN2 NOT NULL,
+    operation   varchar(64)   COLLATE Latin1_General_BIN2 NOT NULL,
+    attempt     int           NOT NULL,
+    state       varchar(8)    COLLATE Latin1_General_BIN2 NOT NULL CHECK (state IN ('begun', 'done', 'void')),
+    outcome     varchar(max),
+    written_at  datetime2(6)  NOT NULL
+)""",
+    # The range of the missing key stays locked from the look to the insert, and waits for another's.
+    insert="INSERT INTO {table} (command_id, fingerprint, operation, attempt, state, written_at) "
+    "SELECT v.*, {now} FROM (VALUES (CAST(? AS varchar(64)), CAST(? AS varchar(64)), CAST(? AS varchar(64)), "
+    "CAST(? AS int), CAST(? AS varchar(8)))) AS v (command_id, fingerprint, operation, attempt, state) "
+    "WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.command_id = v.command_id)",
+    read="SELECT fingerprint, operation, attempt, state, outcome FROM {table} WITH (UPDLOCK, HOLDLOCK) "
+    "WHERE command_id = ?",
+    prune="DELETE FROM {table} WHERE written_at < DATEADD(day, -90, SYSUTCDATETIME())",
+    now="SYSUTCDATETIME()",
+)
+_ORACLE: Final = LedgerTable(
+    create="""CREATE TABLE {table} (
+    command_id  VARCHAR2(64) NOT NULL PRIMARY KEY,
+    fingerprint VARCHAR2(64) NOT NULL,
+    operation   VARCHAR2(64) NOT NULL,
+    attempt     NUMBER(10)   NOT NULL,
+    state       VARCHAR2(8)  NOT NULL CHECK (state IN ('begun', 'done', 'void')),
+    outcome     CLOB,
+    written_at  TIMESTAMP(6) NOT NULL
+)""",
+    # A failed statement is undone alone; the transaction goes on.
+    insert=_INSERT,
+    raises_if_there=True,
+    prune="DELETE FROM {table} WHERE written_at < SYS_EXTRACT_UTC(SYSTIMESTAMP) - INTERVAL '90' DAY",
+    now="SYS_EXTRACT_UTC(SYSTIMESTAMP)",
+)
+_DB2: Final = LedgerTable(
+    create="""CREATE TABLE {table} (
+    command_id  VARCHAR(64)  NOT NULL PRIMARY KEY,
+    fingerprint VARCHAR(64)  NOT NULL,
+    operation   VARCHAR(64)  NOT NULL,
+    attempt     INTEGER      NOT NULL,
+    state       VARCHAR(8)   NOT NULL CHECK (state IN ('begun', 'done', 'void')),
+    outcome     CLOB(8M),
+    written_at  TIMESTAMP(6) NOT NULL
+)""",
+    insert=_INSERT,
+    raises_if_there=True,
+    read="SELECT fingerprint, operation, attempt, state, outcome FROM {table} WHERE command_id = ? "
+    "WITH RS USE AND KEEP UPDATE LOCKS",
+    prune="DELETE FROM {table} WHERE written_at < CURRENT TIMESTAMP - CURRENT TIMEZONE - 90 DAYS",
+    now="CURRENT TIMESTAMP - CURRENT TIMEZONE",
+)
+
+LEDGER_TABLES: Final[dict[str, LedgerTable]] = {
+    "postgresql": _POSTGRESQL,
+    "mariadb": _MARIADB,
+    "sqlite": _SQLITE,
+    "sqlserver": _SQLSERVER,
+    "oracle": _ORACLE,
+    "db2": _DB2,
+}
+
+
+def script(dialect: str, table: str) -> str:
+    """Return the DDL of ``table`` with remarks, as a script of that database."""
+    texts = LEDGER_TABLES[dialect]
+    lines = [
+        f'-- {dialect}: the ledger behind effect = "once". Run it once, as the owner of the ERP\'s tables.',
+        f"{texts.text('create', table)};",
+    ]
+    if texts.rights:
+        lines += [
+            "-- The agent's account may read, add and change rows, and remove none; write its name for agents_account:",
+            f"-- {texts.text('rights', table)};",
+        ]
+    else:
+        lines.append("-- The agent's account needs to write the database's file and its folder.")
+    lines += [
+        "-- Rows may be removed once nobody can ask for them: longer ago than the broker keeps commands, and no "
+        "sooner than 90 days. From time to time:",
+        f"-- {texts.text('prune', table)};",
+    ]
+    return "\n".join(lines) + "\n"
