@@ -273,12 +273,12 @@ def _set_aside(disk: Disk, folder: Path, found: Reading) -> None:
     Raises:
         OSError: they can't be written.
     """
-    for name in found.unreadable:
+    for name in found.unusable:
         # It may be gone already; if it can't be moved, it is no part of the log any more all the same.
         with contextlib.suppress(OSError):
             disk.rename(folder / name, folder / f"set-aside-{name}")
     for damage in found.damages:
-        if damage.file in found.unreadable or damage.end <= damage.offset:
+        if damage.file in found.unusable or damage.end <= damage.offset:
             continue
         try:
             data = disk.read(folder / damage.file, damage.offset, damage.end - damage.offset)

@@ -17,6 +17,8 @@ from agent.journal.disk import Disk
 from agent.journal.frames import Bad, Frame
 
 SNAPSHOT: Final = 1 << 63  # in the sequence of a record that repeats what was known when its segment was begun
+HEAD_BYTES: Final = 4096  # bytes; more than any head has
+INCOMPLETE: Final = "of what was known before, the end is missing"
 PLACE_BITS: Final = 40  # of a place in the log are the offset in its segment; the others its number
 _SEGMENT: Final = re.compile(r"(\d{6,12})\.log")
 _COMMAND: Final = re.compile(rb"[a-z]{2,8}_[0-9a-hjkmnp-tv-z]{26}")  # as ``protocol.ids`` makes them
@@ -52,16 +54,13 @@ class Segment:
     One file of the log.
 
     Attributes:
-        data: its bytes; ``None`` if they can't be read.
-        head: its first record; ``None`` if that is damaged.
-        unknown: whether its records are of another version.
+        head: its first record; ``None`` if that is damaged, or of another version.
+        unusable: why nothing in it can be used; "" if it can.
     """
 
     number: int
-    data: bytes | None
-    pieces: list[Frame | Bad] = field(default_factory=list)
     head: records.Head | None = None
-    unknown: bool = False
+    unusable: str = ""
 
     @property
     def name(self) -> str:
@@ -84,7 +83,7 @@ class Reading:
         size: bytes of the chain's segments.
         count: records in them.
         damages: in order; if there is any, ``mark`` must change.
-        unreadable: names of files that can't be read, or are of another version.
+        unusable: names of files that can't be read, or are of another version.
         torn: bytes at the end that a stopped write left.
     """
 
@@ -97,7 +96,7 @@ class Reading:
     size: int = 0
     count: int = 0
     damages: list[Damage] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
     torn: int = 0
 
 
@@ -134,24 +133,24 @@ def read(disk: Disk, folder: Path, index: records.Index, *, whole: bool = False)
     reading.highest = max(segments, default=0)
     reading.chain = [segment.number for segment in chain]
     reading.leftovers += [segments[number].name for number in sorted(segments.keys() - set(reading.chain))]
-    _Follower(reading, chain, whole).follow()
+    _Follower(disk, folder, reading, whole).follow(chain)
     return reading
 
 
 def _load(disk: Disk, path: Path, number: int) -> Segment:
     try:
-        segment = Segment(number, disk.read(path))
-    except OSError:
-        return Segment(number, None)
-    segment.pieces = list(frames.scan(segment.data or b"", number))
-    if segment.pieces and isinstance(first := segment.pieces[0], Frame):
-        try:
-            head = records.decode(first.body)
-        except ValueError:
-            return segment
-        if isinstance(head, records.Head):
-            segment.head, segment.unknown = head, head.version != records.VERSION
-    return segment
+        first = frames.at(disk.read(path, 0, HEAD_BYTES), 0, number)
+    except OSError as exc:
+        return Segment(number, unusable=f"it can't be read ({exc.strerror or exc})")
+    try:
+        head = records.decode(first.body) if first is not None else None
+    except ValueError:
+        return Segment(number)
+    if not isinstance(head, records.Head):
+        return Segment(number)
+    if head.version != records.VERSION:
+        return Segment(number, unusable=f"it is of another version of the agent ({head.version})")
+    return Segment(number, head)
 
 
 def _chain(segments: dict[int, Segment], reading: Reading) -> list[Segment]:
@@ -162,7 +161,7 @@ def _chain(segments: dict[int, Segment], reading: Reading) -> list[Segment]:
         segment = segments[number]
         chain.append(segment)
         below = max((other for other in segments if other < number), default=0)
-        if segment.head is None or segment.unknown:
+        if segment.head is None:
             number = below  # which one it followed is not known: rather one too many
         elif segment.head.previous in segments:
             number = segment.head.previous
@@ -178,84 +177,104 @@ def _chain(segments: dict[int, Segment], reading: Reading) -> list[Segment]:
 class _Follower:
     """Follows the records of a chain in their order."""
 
-    def __init__(self, reading: Reading, chain: list[Segment], whole: bool) -> None:
+    def __init__(self, disk: Disk, folder: Path, reading: Reading, whole: bool) -> None:
+        self._disk = disk
+        self._folder = folder
         self._reading = reading
-        self._chain = chain
         self._whole = whole
         self._next: int | None = None  # sequence of the event that has to come; not known after some damages
+        self._name = ""  # of the segment that is read
+        self._data = b""
+        self._torn_at_end = 0  # bytes
 
-    def follow(self) -> None:
-        for place_in_chain, segment in enumerate(self._chain):
-            if segment.data is None or segment.unknown:
-                why = "it can't be read" if segment.data is None else "it is of another version of the agent"
-                self._damage(segment, 0, len(segment.data or b""), why)
-                self._reading.unreadable.append(segment.name)
+    def follow(self, chain: list[Segment]) -> None:
+        void = SNAPSHOT
+        voids: dict[int, int] = {}  # for each segment the sequence from which on it was never answered for
+        for segment in reversed(chain):
+            voids[segment.number] = void
+            void = min(void, segment.head.base) if segment.head is not None else void
+        for segment in chain:
+            self._name, self._data = segment.name, b""
+            self._read(segment)
+            if segment.unusable:
+                self._damage(0, 0, segment.unusable)
+                self._reading.unusable.append(segment.name)
                 self._next = None
                 continue
-            self._reading.size += len(segment.data)
-            void = min(
-                (later.head.base for later in self._chain[place_in_chain + 1 :] if later.head and not later.unknown),
-                default=SNAPSHOT,
-            )
-            self._segment(segment, void, last=segment is self._chain[-1])
-            if segment.head is not None:
-                self._reading.mark = segment.head.mark
+            self._segment(segment, voids[segment.number])
+            self._reading.torn = self._torn_at_end
         if self._next is not None:
             self._reading.position = max(self._reading.position, self._next - 1)
 
-    def _segment(self, segment: Segment, void: int, *, last: bool) -> None:
+    def _read(self, segment: Segment) -> None:
+        if not segment.unusable:
+            try:
+                self._data = self._disk.read(self._folder / segment.name)
+            except OSError as exc:
+                segment.unusable = f"it can't be read ({exc.strerror or exc})"
+        self._reading.size += len(self._data)
+
+    def _segment(self, segment: Segment, void: int) -> None:
+        """
+        Take in the records of one segment.
+
+        Args:
+            void: sequence from which on nothing in it counts.
+        """
+        self._torn_at_end = 0
         head = segment.head
-        if head is not None:
+        pieces = frames.scan(self._data, segment.number)
+        if head is None:
+            self._damage(0, 0, "its first record is damaged")
+        else:
+            next(pieces, None)
             if self._next is not None and self._next != head.base:
-                self._damage(segment, 0, 0, f"{head.base - self._next} records before it are missing")
+                self._damage(0, 0, f"{head.base - self._next} records before it are missing")
             self._next = head.base
-        snapshot = 0 if head is not None and head.previous == 0 else None  # how many of its records came
-        for piece in segment.pieces[1:] if head is not None else segment.pieces:
+            self._reading.mark = head.mark
+        repeated = 0 if head is not None and head.previous == 0 else None  # records of what was known before
+        for piece in pieces:
+            if repeated is None and self._next is not None and self._next >= void:
+                break
             if isinstance(piece, Bad):
-                if piece.end == len(segment.data or b"") and (piece.torn or self._next == void):
-                    self._torn(segment, piece, last)
+                if piece.torn:
+                    self._torn_at_end = piece.end - piece.offset
                 else:
-                    self._damage(segment, piece.offset, piece.end, "bytes that fit no checksum")
-                continue
-            if piece.sequence & SNAPSHOT:
-                snapshot = self._repeated(segment, piece, snapshot)
+                    self._damage(piece.offset, piece.end, "bytes that fit no checksum")
+            elif piece.sequence & SNAPSHOT:
+                repeated = self._repeated(segment, piece, repeated)
             elif piece.sequence >= void:
                 break
             else:
-                if snapshot is not None:
-                    self._damage(segment, piece.offset, piece.offset, "the end of what was known before is missing")
-                    snapshot = None
+                if repeated is not None:
+                    self._damage(piece.offset, piece.offset, INCOMPLETE)
+                    repeated = None
                 self._event(segment, piece)
-        if snapshot is not None:
-            end = len(segment.data or b"")
-            self._damage(segment, end, end, "the end of what was known before is missing")
+        if repeated is not None:
+            self._damage(len(self._data), len(self._data), INCOMPLETE)
 
-    def _torn(self, segment: Segment, piece: Bad, last: bool) -> None:
-        if last:
-            self._reading.torn = piece.end - piece.offset
-
-    def _repeated(self, segment: Segment, piece: Frame, snapshot: int | None) -> int | None:
-        """Take in a record of what was known before; return how many came, or ``None`` once it is complete."""
-        record = self._record(segment, piece)
+    def _repeated(self, segment: Segment, piece: Frame, repeated: int | None) -> int | None:
+        """Take in what was known before; return how many such records came, or ``None`` once it is complete."""
+        record = self._record(piece)
         if isinstance(record, records.Complete):
-            if snapshot is not None and snapshot != record.entries:
-                missing = record.entries - snapshot
-                self._damage(segment, piece.offset, piece.offset, f"{missing} records before it are missing")
+            if repeated is not None and repeated != record.entries:
+                missing = record.entries - repeated
+                self._damage(piece.offset, piece.offset, f"{missing} records before it are missing")
             return None
         if isinstance(record, records.Kept):
             self._apply(segment, piece, record)
-            return None if snapshot is None else snapshot + 1
-        return snapshot
+            return None if repeated is None else repeated + 1
+        return repeated
 
     def _event(self, segment: Segment, piece: Frame) -> None:
         if self._next is not None and piece.sequence < self._next:
-            self._damage(segment, piece.offset, piece.end, "a record that was there before")
+            self._damage(piece.offset, piece.end, "a record that was there before")
             return
         if self._next is not None and piece.sequence > self._next:
             missing = piece.sequence - self._next
-            self._damage(segment, piece.offset, piece.offset, f"{missing} records before it are missing")
+            self._damage(piece.offset, piece.offset, f"{missing} records before it are missing")
         self._next = piece.sequence + 1
-        record = self._record(segment, piece)
+        record = self._record(piece)
         if isinstance(record, records.Begun | records.RowsKept | records.Ended | records.Kept):
             self._apply(segment, piece, record)
 
@@ -263,14 +282,13 @@ class _Follower:
         self._reading.count += 1
         self._reading.index.apply(event, None if self._whole else place(segment.number, piece.offset))
 
-    def _record(self, segment: Segment, piece: Frame) -> records.AnyRecord | None:
+    def _record(self, piece: Frame) -> records.AnyRecord | None:
         try:
             return records.decode(piece.body)
         except ValueError as exc:
-            self._damage(segment, piece.offset, piece.end, f"a record that can't be read ({exc})")
+            self._damage(piece.offset, piece.end, f"a record that can't be read ({exc})")
             return None
 
-    def _damage(self, segment: Segment, offset: int, end: int, what: str) -> None:
-        data = segment.data or b""
-        ids = sorted({found.decode() for found in _COMMAND.findall(data[offset:end])})
-        self._reading.damages.append(Damage(segment.name, offset, end, what, tuple(ids)))
+    def _damage(self, offset: int, end: int, what: str) -> None:
+        ids = sorted({found.decode() for found in _COMMAND.findall(self._data[offset:end])})
+        self._reading.damages.append(Damage(self._name, offset, end, what, tuple(ids)))

@@ -205,9 +205,9 @@ class Writer:
         with self.lock:
             for (request, event), place in zip(made, places, strict=True):
                 self._take_in(request, event, place)
+        self._set_trouble(None)
         for request, _ in made:
             _answer(request, None)
-        self._set_trouble(None)
         self._tidy()
 
     def _made(self, request: Request) -> Event | None:
@@ -269,12 +269,12 @@ class Writer:
             return
         try:
             self._rewrite(self._log.mark)
-        except OSError as exc:
+        except Exception as exc:  # the log goes on as it is, only larger
             self._tidy_after = time.monotonic() + TIDY_AGAIN_S
             log.warning(
                 "%s: can't be written anew to make it smaller (%s)",
                 self._where,
-                exc.strerror or exc,
+                exc,
                 extra={"event": "journal_not_rewritten"},
             )
 
