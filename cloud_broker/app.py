@@ -20,12 +20,15 @@ from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.certificates import Authority, renew_server, server_context
 from cloud_broker.commands import Commands
+from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
 from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import Peer, Transport
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.link.websocket import listen
+from cloud_broker.replays import ReplayRuns
 from cloud_broker.results import Results
+from cloud_broker.retries import Schedule
 from cloud_broker.router import Router
 from cloud_broker.settings import ConfigError, Settings, split_address
 from cloud_broker.store.base import Store
@@ -80,7 +83,8 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
     await store.open()
     try:
         results = Results(settings.data_dir / "results", settings.limits.inline_bytes, settings.limits.result_bytes)
-        router = Router(store, results, time.time)
+        retries = settings.retries
+        router = Router(store, results, time.time, Schedule(retries.attempts, retries.first, retries.most))
         await router.start()
         try:
             async with _listening(settings, authority, store, router, results) as services:
@@ -118,13 +122,18 @@ async def _listening(
         return found
 
     admission = Admission(store, authority)
+    commands = Commands(store, router, results)
+    dead_letters = DeadLetters(store, commands)
+    replay_runs = ReplayRuns(store, dead_letters)
     services = Services(
         settings=settings,
         store=store,
-        commands=Commands(store, router, results),
+        commands=commands,
         issue_token=issue_token,
         revoke_agent=revoke_agent,
         link_listening=lambda: True,
+        dead_letters=dead_letters,
+        replay_runs=replay_runs,
     )
     # The API comes last and goes first: whoever gets through to it finds everything behind it.
     async with contextlib.AsyncExitStack() as link:
@@ -140,6 +149,7 @@ async def _listening(
                 ("renew the server's certificate", DAY_S, lambda: _renew(authority, hosts, tls)),
             )
         ]
+        await replay_runs.start()
         try:
             async with _api(settings, services):
                 log.info(
@@ -150,6 +160,7 @@ async def _listening(
                 )
                 yield services
         finally:
+            await replay_runs.stop()
             for task in chores:
                 task.cancel()
             await asyncio.gather(*chores, return_exceptions=True)

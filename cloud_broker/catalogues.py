@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jsonschema_rs
 import msgspec
 
+from cloud_broker.breakers import Guard
 from cloud_broker.store.base import Effect
 
+MIN_RATE_PER_S: Final = 1 / 86_400.0  # one a day; the slowest that the agent's file can say
+MAX_COOL_DOWN_S: Final = 86_400.0  # seconds
 MAX_REASON_CHARS: Final = 200  # of what a validator says, which shows the value
 
 _Kind = jsonschema_rs.ValidationErrorKind
@@ -27,10 +30,17 @@ class _Operation(msgspec.Struct, frozen=True):
     signature_required: bool = False
 
 
+class _Breaker(msgspec.Struct, frozen=True):
+    failures: int = 5
+    cool_down_s: float = 30.0
+
+
 class _Connection(msgspec.Struct, frozen=True):
     name: str
     type: str = ""
     max_concurrent: int = 1
+    rate_per_s: float | None = None
+    breaker: _Breaker = _Breaker()
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -61,6 +71,7 @@ class Operation:
         self.name = entry.name
         self.connection = entry.connection
         self.effect: Effect = entry.effect
+        self.timeout_s = entry.timeout_s
         self._schema = entry.params
         try:
             self._validator = jsonschema_rs.Draft202012Validator(
@@ -114,16 +125,27 @@ def _short(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class Connection:
     """
-    What one agent may be asked.
+    What a connection takes; the agent keeps to it by itself, the broker need not send what would only wait there.
 
     Attributes:
-        max_concurrent: commands at once, by connection.
+        max_concurrent: commands at once.
+        rate_per_s: commands per second; ``None`` is any number.
+        guard: when it is spared.
     """
 
+    max_concurrent: int = 1
+    rate_per_s: float | None = None
+    guard: Guard = field(default_factory=Guard)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What one agent may be asked, and what each of its connections takes."""
+
     operations: Mapping[str, Operation]
-    max_concurrent: Mapping[str, int]
+    connections: Mapping[str, Connection]
 
 
 def read(document: bytes) -> Catalogue:
@@ -139,5 +161,15 @@ def read(document: bytes) -> Catalogue:
         raise CatalogueInvalid(f"not a catalogue: {exc}") from exc
     return Catalogue(
         operations={entry.name: Operation(entry) for entry in parsed.operations},
-        max_concurrent={entry.name: max(1, entry.max_concurrent) for entry in parsed.connections},
+        connections={entry.name: _limits(entry) for entry in parsed.connections},
+    )
+
+
+def _limits(entry: _Connection) -> Connection:
+    # What an agent says of itself must not stop the broker's clockwork, whatever it is.
+    rate = entry.rate_per_s
+    return Connection(
+        max_concurrent=max(1, entry.max_concurrent),
+        rate_per_s=max(rate, MIN_RATE_PER_S) if rate is not None else None,
+        guard=Guard(max(1, entry.breaker.failures), min(max(0.0, entry.breaker.cool_down_s), MAX_COOL_DOWN_S)),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,14 +17,14 @@ from typing import Final
 
 import msgspec
 
-from cloud_broker import catalogues
+from cloud_broker import catalogues, retries
 from cloud_broker.catalogues import CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
 from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.conversation import Conversation
-from cloud_broker.router import Router
-from cloud_broker.settlement import REPEATABLE, Decision, doubt, settle
-from cloud_broker.store.base import CommandError, Finish, RowSetInfo, Store
+from cloud_broker.router import Router, full_jitter
+from cloud_broker.settlement import REPEATABLE, Decision, doubt, resume_at, settle
+from cloud_broker.store.base import CommandError, Finish, RowSetInfo, Step, Store
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.errors import RemoteProtocolError
@@ -144,9 +145,10 @@ class AgentDesk:
             extra={"event": "command_settled", "command": command.id, "decision": str(decision), "have": have},
         )
         if decision is Decision.RESUME:
-            if result is None:
+            offset = resume_at(held, have) if held is not None else 0
+            if result is None or offset != have:
                 self._router.new_result(entry)
-            link.say(Resume(command.id, command.epoch, offset=have, credit=limits.STREAM_WINDOW_BYTES))
+            link.say(Resume(command.id, command.epoch, offset=offset or 0, credit=limits.STREAM_WINDOW_BYTES))
             if command.cancel_requested:
                 link.say(Cancel(command.id, command.epoch))
         elif decision is Decision.AGAIN:
@@ -162,7 +164,10 @@ class AgentDesk:
         entry = self._line(link).flying_on(link, message.id)
         if entry is not None and entry.command.state is not CommandState.RUNNING:
             now = self._now()
-            entry.command = replace(entry.command, state=CommandState.RUNNING, started_at=now)
+            first = entry.command.started_at
+            entry.command = replace(
+                entry.command, state=CommandState.RUNNING, started_at=now if first is None else first
+            )
             self._router.note(partial(self._store.running, entry.scope, message.id, now), f"note {message.id}")
 
     def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
@@ -207,19 +212,42 @@ class AgentDesk:
                 _OUTPUTS.decode(outputs)
             except msgspec.DecodeError as exc:
                 raise RemoteProtocolError(f"{message.id}: outputs that are no JSON object: {exc}") from exc
-        entry = self._line(link).flying_on(link, message.id)
+        line = self._line(link)
+        entry = line.flying_on(link, message.id)
         if entry is None:
             forget(link, message.id, message.epoch)
-        elif entry.finishing:
+            return
+        line.breaker(entry.command.connection).ended(message.id, message.error_code, time.monotonic())
+        if entry.finishing:
             # The agent may forget it once that end is kept.
             return
-        elif message.error_code in NOT_BEGUN and not message.touched:
+        if message.error_code in NOT_BEGUN and not message.touched:
             forget(link, message.id, message.epoch)
-            self._rest(self._line(link), link)
+            self._rest(line, link)
             self._router.again(entry, message.error_message)
+            return
+        entry.finishing = True
+        again = retries.after(entry.command, message, self._router.schedule, self._now(), full_jitter)
+        if again is not None:
+            failed = self._step(entry, message)
+            self._router.spawn(self._router.retry(entry, failed, again), f"let {message.id} be tried again")
         else:
-            entry.finishing = True
             self._router.spawn(self._complete(entry, link, message, outputs), f"complete {message.id}")
+
+    def _step(self, entry: Entry, message: Completed) -> Step:
+        """Return what an attempt that did not end its command leaves behind."""
+        command = entry.command
+        return Step(
+            command.id,
+            self._now(),
+            "attempt_failed",
+            attempt=command.epoch,
+            agent=command.agent or "",
+            phase=str(command.state),
+            started_at=command.dispatched_at,
+            outcome=message.outcome,
+            error=_error(message),
+        )
 
     def _rest(self, line: Line, link: Conversation) -> None:
         """Send nothing more for a while to an agent that begins nothing, such as one that is stopping."""
@@ -255,14 +283,7 @@ class AgentDesk:
         row_sets: tuple[RowSetInfo, ...] = ()
         inline: bytes | None = None
         state = CommandState(message.outcome)
-        error = None
-        if message.error_code:
-            error = CommandError(
-                message.error_kind or "technical",
-                message.error_code,
-                message.error_message[: limits.MAX_ERROR_CHARS],
-                message.source_code[: limits.MAX_ERROR_CHARS],
-            )
+        error = _error(message)
         try:
             # One that we cut, so that the agent was asked to stop, was cancelled by nobody.
             ours = result is not None and result.reason is not None and state is CommandState.CANCELLED
@@ -286,3 +307,15 @@ class AgentDesk:
             result=kept,  # type: ignore[arg-type]  # mypy does not see a literal through two conditions
             inline=inline if kept == "inline" else None,
         )
+
+
+def _error(message: Completed) -> CommandError | None:
+    """Return why an attempt did not succeed, no longer than it may be."""
+    if not message.error_code:
+        return None
+    return CommandError(
+        message.error_kind or "technical",
+        message.error_code[: limits.MAX_ERROR_CHARS],
+        message.error_message[: limits.MAX_ERROR_CHARS],
+        message.source_code[: limits.MAX_ERROR_CHARS],
+    )

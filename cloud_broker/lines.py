@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from cloud_broker.catalogues import Catalogue
+from cloud_broker.breakers import Breaker
+from cloud_broker.catalogues import Catalogue, Connection
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.queues import Queue
 from cloud_broker.results import LiveResult
 from cloud_broker.store.base import Command
 from cloud_broker.tenants import Scope
+from protocol.flow import Bucket
 from protocol.messages import Ack
 from protocol.states import PHASES
 
@@ -28,7 +32,8 @@ class Entry:
         spilled: whether an earlier attempt may have left a file of rows.
         writing: what an earlier attempt still writes to that file.
         uncredited: result bytes stored and not yet granted again on the link.
-        finishing: whether its end has come, and is being looked into or written.
+        finishing: whether the end of an attempt has come, and is being looked into or written.
+        waking: set while it waits for its next try: calls when that may be sent.
         moved: set, and replaced, when ``result`` changes or the end is reached.
     """
 
@@ -41,6 +46,7 @@ class Entry:
     writing: asyncio.Task[None] | None = None
     uncredited: int = 0
     finishing: bool = False
+    waking: asyncio.TimerHandle | None = None
     waiters: set[asyncio.Future[Command]] = field(default_factory=set)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -63,14 +69,24 @@ class Entry:
         return Scope(self.command.tenant)
 
 
+class Obstacle(NamedTuple):
+    """Why nothing can be sent to a connection now, in the contract's words, and for how many seconds at most."""
+
+    why: Literal["window", "breaker", "rate"]
+    seconds: float
+
+
 @dataclass(slots=True, eq=False)
 class Line:
     """
     One agent: its link, what waits for it, what it works on.
 
     Attributes:
+        problems: why it refuses commands though the link is up, as it said.
+        shut: connections outside of their windows, and when they open, on the monotonic clock.
         busy: commands under way, by connection.
         uncredited: result bytes of all of them, stored and not yet granted again on the link.
+        waking: calls when a connection takes commands again.
     """
 
     tenant: str
@@ -79,20 +95,64 @@ class Line:
     link: Conversation | None = None
     catalogue: Catalogue | None = None
     digest: str = ""
+    problems: tuple[str, ...] = ()
+    shut: Mapping[str, float] = field(default_factory=dict)
     queue: Queue = field(default_factory=Queue)
     flying: dict[str, Entry] = field(default_factory=dict)
     busy: Counter[str] = field(default_factory=Counter)
     uncredited: int = 0
+    waking: asyncio.TimerHandle | None = None
+    _breakers: dict[str, Breaker] = field(default_factory=dict)
+    _buckets: dict[str, Bucket] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
         """Whether commands can be sent now."""
-        return self.link is not None and self.link.ready and self.link.open
+        return self.link is not None and self.link.ready and self.link.open and not self.problems
+
+    def _limits(self, connection: str) -> Connection:
+        known = self.catalogue.connections if self.catalogue else {}
+        return known.get(connection, _UNKNOWN)
 
     def free(self, connection: str) -> bool:
-        """Whether the connection takes one more."""
-        allowed = self.catalogue.max_concurrent.get(connection, 1) if self.catalogue else 1
-        return self.busy[connection] < allowed
+        """Whether the connection has a place for one more."""
+        return self.busy[connection] < self._limits(connection).max_concurrent
+
+    def breaker(self, connection: str) -> Breaker:
+        """Return what spares the connection when it does not answer."""
+        breaker = self._breakers.get(connection)
+        if breaker is None:
+            breaker = self._breakers[connection] = Breaker(self._limits(connection).guard)
+        # The operator may have changed the file since.
+        breaker.guard = self._limits(connection).guard
+        return breaker
+
+    def _bucket(self, connection: str, now: float) -> Bucket | None:
+        rate = self._limits(connection).rate_per_s
+        if rate is None:
+            return None
+        bucket = self._buckets.get(connection)
+        if bucket is None or bucket.per_second != rate:
+            bucket = self._buckets[connection] = Bucket(rate, now)
+        return bucket
+
+    def obstacle(self, connection: str, now: float) -> Obstacle | None:
+        """Return what keeps commands from the connection now, on the monotonic clock; ``None`` if nothing does."""
+        if (seconds := self.shut.get(connection, now) - now) > 0.0:
+            return Obstacle("window", seconds)
+        if (seconds := self.breaker(connection).wait(now)) > 0.0:
+            return Obstacle("breaker", seconds)
+        bucket = self._bucket(connection, now)
+        if bucket is not None and (seconds := bucket.wait(now)) > 0.0:
+            return Obstacle("rate", seconds)
+        return None
+
+    def sending(self, connection: str, command_id: str, now: float) -> None:
+        """A command is sent to a connection without an obstacle."""
+        self.breaker(connection).sent(command_id)
+        bucket = self._bucket(connection, now)
+        if bucket is not None:
+            bucket.take(now)
 
     def flying_on(self, link: Conversation, command_id: str) -> Entry | None:
         """Return the command if this link is the one it flies on; what an older link says is of no effect."""
@@ -103,3 +163,6 @@ def forget(link: Conversation, command_id: str, epoch: int) -> None:
     """Let the agent forget a command, if it holds it or has told its end on this link, and does so still."""
     if Ack in PHASES[link.phase(command_id)]:
         link.say(Ack(command_id, epoch))
+
+
+_UNKNOWN = Connection()  # of a connection that the catalogue does not name

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import heapq
 import logging
+import random
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -23,8 +25,9 @@ from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.queues import Order, Queue
 from cloud_broker.results import LiveResult, Results
+from cloud_broker.retries import Again, Schedule
 from cloud_broker.settlement import REPEATABLE, Decision, doubt, ended, lost
-from cloud_broker.store.base import Agent, Command, Finish, Store
+from cloud_broker.store.base import Agent, Command, Finish, Step, Store
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.messages import (
@@ -41,12 +44,22 @@ SWEEP_S: Final = 0.5  # seconds between two looks at what has expired
 FAREWELL_S: Final = 2.0  # seconds
 SPARE: Final = 1_000  # entries of ended commands that are not worth looking for
 STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
+LOOK_AGAIN_S: Final = 60.0  # seconds; a connection that can't be used is looked at again then, whatever it said
+SHORTEST_S: Final = 0.001  # seconds; what an event loop's clock tells apart
 
 
 class Router:
-    """The stage between the store and the links."""
+    """
+    The stage between the store and the links.
 
-    def __init__(self, store: Store, results: Results, now: Callable[[], float]) -> None:
+    Attributes:
+        schedule: of the tries after a failed one.
+    """
+
+    def __init__(
+        self, store: Store, results: Results, now: Callable[[], float], schedule: Schedule | None = None
+    ) -> None:
+        self.schedule = schedule or Schedule()
         self._store = store
         self._results = results
         self._now = now
@@ -66,6 +79,9 @@ class Router:
             entry = self._enter(command)
             entry.spilled = command.epoch > 0
             if command.state is CommandState.QUEUED:
+                if command.not_before is not None:
+                    # The clock may have been set meanwhile: no wait is longer than the longest.
+                    self._rest(entry, min(command.not_before - self._now(), self.schedule.most_s))
                 self._enqueue(entry)
             else:
                 # Settled when its agent is back, or when its time is up.
@@ -84,6 +100,12 @@ class Router:
 
     async def stop(self) -> None:
         """End; what is open stays so in the store."""
+        for timer in (
+            *(entry.waking for entry in self._entries.values()),
+            *(line.waking for line in self._lines.values()),
+        ):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -154,9 +176,16 @@ class Router:
             return None
         if command.ordering_key and not self._order.first(command.tenant, command.ordering_key, command.id):
             return "order"
-        if not any(line.ready for line in self._lines_for(command)):
+        if entry.waking is not None:
+            return "retry"
+        ready = [line for line in self._lines_for(command) if line.ready]
+        if not ready:
             return "agent"
-        return None
+        now = time.monotonic()
+        obstacles = [obstacle for line in ready if (obstacle := line.obstacle(command.connection, now)) is not None]
+        if len(obstacles) < len(ready):
+            return None
+        return min(obstacles, key=lambda obstacle: obstacle.seconds).why
 
     def line(self, scope: Scope, agent: str) -> Line | None:
         """Return what is known of an agent that was here since the start."""
@@ -211,7 +240,7 @@ class Router:
 
     def _enqueue(self, entry: Entry) -> None:
         command = entry.command
-        if entry.finishing:
+        if entry.finishing or entry.waking is not None:
             return
         if command.ordering_key and not self._order.first(command.tenant, command.ordering_key, command.id):
             return
@@ -226,17 +255,39 @@ class Router:
         while line.ready and line.link is not None and line.link.hello is not None:
             if len(line.flying) >= line.link.hello.limits.max_running:
                 return
+            now = time.monotonic()
+            waits: list[float] = []
+            free = partial(_takes, line, now, waits)
             queues = [line.queue]
             if line.group is not None and (line.tenant, line.group) in self._groups:
                 queues.append(self._groups[(line.tenant, line.group)])
-            heads = [(head, queue) for queue in queues if (head := queue.head(line.free)) is not None]
+            heads = [(head, queue) for queue in queues if (head := queue.head(free)) is not None]
             if not heads:
+                if waits:
+                    self._look_again(line, min(waits))
                 return
             head, queue = min(heads, key=lambda pair: pair[0])
             entry = self._entries[head[2]]
             queue.pop(entry.command.connection)
+            line.sending(entry.command.connection, entry.command.id, now)
             self._fly(entry, line, sent=False)
             self._send(entry, line, line.link)
+
+    def _look_again(self, line: Line, seconds: float) -> None:
+        """Dispatch once more when the first of the line's connections may be free of what keeps commands from it."""
+        if line.waking is not None:
+            line.waking.cancel()
+        delay = min(max(seconds, SHORTEST_S), LOOK_AGAIN_S)
+        line.waking = asyncio.get_running_loop().call_later(delay, self.dispatch, line)
+
+    def _rest(self, entry: Entry, seconds: float) -> None:
+        """Let a command wait for its next try."""
+        entry.waking = asyncio.get_running_loop().call_later(max(0.0, seconds), self._wake, entry)
+
+    def _wake(self, entry: Entry) -> None:
+        entry.waking = None
+        self._enqueue(entry)
+        self._dispatch_for(entry.command)
 
     def _fly(self, entry: Entry, line: Line, *, sent: bool) -> None:
         entry.line = line
@@ -248,6 +299,7 @@ class Router:
         line = entry.line
         if line is not None and line.flying.pop(entry.command.id, None) is not None:
             line.busy[entry.command.connection] -= 1
+            line.breaker(entry.command.connection).ended(entry.command.id, None, time.monotonic())
         entry.line = None
         entry.sent = False
 
@@ -278,21 +330,26 @@ class Router:
             self._say_run(entry, link)
 
     async def _send_once_noted(self, entry: Entry, line: Line, link: Conversation, note: Note) -> None:
-        try:
-            await note()
-        except StoreUnavailable:
-            await asyncio.sleep(STORE_RETRY_S)
-            if not entry.finishing:
-                self.again(entry, "it could not be noted as sent")
+        while True:
+            try:
+                await note()
+                noted = True
+            except StoreUnavailable:
+                noted = False
+                await asyncio.sleep(STORE_RETRY_S)
+            if entry.finishing:
+                return
+            if entry.command.cancel_requested:
+                self.end(entry, ended(CommandState.CANCELLED, self._now()))
+            elif line.link is not link or not link.open:
+                self.again(entry, "the link was lost before it was sent")
+            elif entry.command.expires_at <= self._now():
+                self.end(entry, ended(CommandState.EXPIRED, self._now()))
+            elif noted:
+                self._say_run(entry, link)
+            else:
+                continue
             return
-        if entry.finishing:
-            return
-        if line.link is link and link.open and not entry.command.cancel_requested:
-            self._say_run(entry, link)
-        elif entry.command.cancel_requested:
-            self.end(entry, ended(CommandState.CANCELLED, self._now()))
-        else:
-            self.again(entry, "the link was lost before it was sent")
 
     def _say_run(self, entry: Entry, link: Conversation) -> None:
         command = entry.command
@@ -332,6 +389,8 @@ class Router:
         """Write a final state that does not come from the agent."""
         if not entry.finishing:
             entry.finishing = True
+            if entry.waking is not None:
+                entry.waking.cancel()
             if entry.result is not None:
                 entry.result.cut(finish.error.message if finish.error else str(finish.state))
             self.spawn(self.write_end(entry, finish), f"end {entry.command.id}")
@@ -393,19 +452,67 @@ class Router:
 
     def again(self, entry: Entry, why: str) -> None:
         """Put a command back into its queue, now: whatever comes next must find it there."""
-        entry.drop_result(f"attempt {entry.command.epoch} ended without a result: {why}")
+        command = entry.command
         line = entry.line
-        self._land(entry)
-        if entry.command.cancel_requested:
+        self._take_back(entry, why)
+        if command.cancel_requested:
             self.end(entry, ended(CommandState.CANCELLED, self._now()))
             return
-        entry.command = replace(entry.command, state=CommandState.QUEUED)
+        entry.command = replace(command, state=CommandState.QUEUED)
+        step = Step(
+            command.id,
+            self._now(),
+            "requeued",
+            attempt=command.epoch,
+            agent=command.agent or "",
+            phase=str(command.state),
+            started_at=command.dispatched_at,
+            detail=why,
+        )
         # If this note is lost with us, the command is settled as one that was sent, which is safe.
-        self.note(partial(self._store.requeue, entry.scope, entry.command.id), f"note {entry.command.id}")
+        requeue = partial(self._store.requeue, entry.scope, command.id, step=step, failures=command.failures)
+        self.note(requeue, f"note {command.id}")
         self._enqueue(entry)
         self._dispatch_for(entry.command)
         if line is not None:
             self.dispatch(line)
+
+    async def retry(self, entry: Entry, failed: Step, again: Again) -> None:
+        """Keep why an attempt failed, and let the command wait for its next; ``entry.finishing`` is set."""
+        command = entry.command
+        while True:
+            try:
+                await self._store.requeue(
+                    entry.scope, command.id, step=failed, failures=again.failures, not_before=again.not_before
+                )
+                break
+            except StoreUnavailable:
+                # The agent keeps the outcome until it is told that we have it.
+                await asyncio.sleep(STORE_RETRY_S)
+        line = entry.line
+        self._take_back(entry, failed.error.message if failed.error else "it failed")
+        if line is not None and line.link is not None:
+            forget(line.link, command.id, command.epoch)
+        entry.command = replace(
+            entry.command,
+            state=CommandState.QUEUED,
+            failures=again.failures,
+            not_before=again.not_before,
+            error=failed.error,
+        )
+        entry.finishing = False
+        # Nobody looked at its time while its end was looked into.
+        heapq.heappush(self._expiry, (command.expires_at, command.id))
+        if entry.command.cancel_requested:
+            self.end(entry, ended(CommandState.CANCELLED, self._now()))
+        else:
+            self._rest(entry, again.not_before - self._now())
+        if line is not None:
+            self.dispatch(line)
+
+    def _take_back(self, entry: Entry, why: str) -> None:
+        entry.drop_result(f"attempt {entry.command.epoch} ended without a result: {why}")
+        self._land(entry)
 
     async def _sweep(self) -> None:
         while True:
@@ -416,7 +523,7 @@ class Router:
                 if entry is None or entry.finishing:
                     continue
                 if entry.line is None:
-                    self.end(entry, ended(CommandState.EXPIRED, now))
+                    self.end(entry, ended(CommandState.EXPIRED, now, entry.command.error))
                 elif entry.line.link is None:
                     again = not entry.sent or lost(entry.command) is Decision.AGAIN
                     self.end(entry, ended(CommandState.EXPIRED, now) if again else doubt(now, False))
@@ -436,3 +543,18 @@ async def _ignore(note: Note) -> None:
         await note()
     except StoreUnavailable as exc:
         log.warning("a state was not noted: %s", exc, extra={"event": "note_lost"})
+
+
+def _takes(line: Line, now: float, waits: list[float], connection: str) -> bool:
+    """Whether a connection of an agent takes a command now; what it would have to wait for is added to ``waits``."""
+    if not line.free(connection):
+        return False
+    obstacle = line.obstacle(connection, now)
+    if obstacle is not None:
+        waits.append(obstacle.seconds)
+    return obstacle is None
+
+
+def full_jitter() -> float:
+    """Return a number in [0, 1)."""
+    return random.random()  # noqa: S311 - it spreads load, it keeps no secret

@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 ENVIRONMENT_KEY: Final = "OUTHAUL_BROKER_CONFIG"
 DEFAULT_FILE: Final = "broker.toml"
 _ADDRESS: Final = re.compile(r"^(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>\d{1,5})$")
+_DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?) ?(ms|s|min|h)$")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3_600.0}
 
 
 class ConfigError(Exception):
@@ -65,7 +67,17 @@ def _results(value: object) -> object:
     return value
 
 
+def _seconds(value: object) -> object:
+    if isinstance(value, str):
+        match = _DURATION.match(value)
+        if match is None:
+            raise ValueError(f"wants a duration such as '500ms', '30s' or '5min', found {value!r}")
+        return float(match[1]) * _SECONDS[match[2]]
+    return value
+
+
 Address = Annotated[str, AfterValidator(_address)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class Model(BaseModel):
@@ -139,6 +151,20 @@ class LimitSettings(Model):
     )
 
 
+class RetrySettings(Model):
+    """``[retries]``: what follows an attempt that failed for a technical reason and certainly had no effect."""
+
+    attempts: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="Tries of one command that may fail; 1 tries none again. "
+        "A system that can't even be reached uses up none.",
+    )
+    first: Seconds = Field(1.0, ge=0.01, le=3_600, description="Longest wait before the second try; then it doubles.")
+    most: Seconds = Field(60.0, ge=0.01, le=86_400, description="Longest wait before any try.")
+
+
 class LogSettings(Model):
     """``[log]``: what goes to stderr."""
 
@@ -161,6 +187,7 @@ class Settings(Model):
     api: ApiSettings = Field(default_factory=ApiSettings, description="What callers reach.")
     link: LinkSettings = Field(default_factory=LinkSettings, description="What agents reach.")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What one caller or agent may ask.")
+    retries: RetrySettings = Field(default_factory=RetrySettings, description="What follows a failed attempt.")
     log: LogSettings = Field(default_factory=LogSettings, description="What goes to stderr.")
 
     @property

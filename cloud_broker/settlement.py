@@ -34,7 +34,7 @@ def settle(command: Command, held: Held | None, *, journal: str, have: int) -> D
         journal: of the agent now; "" if it can't be relied on.
         have: bytes of the result that we still have.
     """
-    if held is not None and held.epoch == command.epoch and held.first <= have <= held.sent:
+    if held is not None and held.epoch == command.epoch and resume_at(held, have) is not None:
         return Decision.RESUME
     if command.effect in REPEATABLE:
         return Decision.AGAIN
@@ -44,16 +44,33 @@ def settle(command: Command, held: Held | None, *, journal: str, have: int) -> D
     return Decision.IN_DOUBT
 
 
+def resume_at(held: Held, have: int) -> int | None:
+    """
+    Return the byte at which an agent is to go on, 0 included; ``None`` if that can't be had any more.
+
+    An agent that died and came back may have fewer bytes so far than we have: then all is told again.
+    """
+    if held.first <= have <= held.sent:
+        return have
+    return 0 if held.first == 0 else None
+
+
 def lost(command: Command) -> Decision:
     """Decide about a command whose agent has not come back before the command's time was up."""
     return Decision.AGAIN if command.effect in REPEATABLE else Decision.IN_DOUBT
 
 
-def ended(state: CommandState, now: float) -> Finish:
-    """Return the end of a command that certainly had no effect: expired or cancelled."""
+def ended(state: CommandState, now: float, last: CommandError | None = None) -> Finish:
+    """
+    Return the end of a command that certainly had no effect: expired or cancelled.
+
+    Args:
+        last: why its last attempt failed.
+    """
     error = None
     if state is CommandState.EXPIRED:
-        error = CommandError("deadline", "expired", "its time was up before it could start")
+        after = f" again; its last attempt failed with {last.code}: {last.message}" if last is not None else ""
+        error = CommandError("deadline", "expired", f"its time was up before it could start{after}")
     return Finish(state=state, finished_at=now, error=error)
 
 

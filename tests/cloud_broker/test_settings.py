@@ -62,7 +62,7 @@ def write(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("colour = 1", 1, "colour: unknown key; known are data_dir, store, results, api, link, limits, log"),
+        ("colour = 1", 1, "colour: unknown key; known are data_dir, store, results, api, link, limits, retries, log"),
         ("\n[api]\nlissten = '127.0.0.1:1'", 3, "api.lissten: unknown key; known are listen, certificate, key"),
         ("[limits]\ncommand_bytes = '8'\nretention_days = true", 2, "limits.command_bytes: .*found '8'"),
         ("[limits]\ncommand_bytes = 0", 2, "limits.command_bytes: .*greater than or equal to 1024, found 0"),
@@ -82,6 +82,8 @@ def write(folder: Path, text: str) -> Path:
         ("[link]\npublic_url = 'https://a'", 2, "link.public_url: wants 'wss://HOST:PORT'"),
         ("[log]\nlevel = 'loud'", 2, "log.level: .*'debug', 'info', 'warning' or 'error', found 'loud'"),
         ("log = 5", 1, "log: .*found 5"),
+        ("[retries]\nfirst = 'soon'", 2, "retries.first: wants a duration such as '500ms', .*found 'soon'"),
+        ("[retries]\nattempts = 0", 2, "retries.attempts: .*greater than or equal to 1, found 0"),
         ("store = 'postgresql://db'", 1, "store: PostgreSQL as the broker's store comes with a later release"),
         ("store = 'mysql'", 1, "store: input should be 'sqlite', found 'mysql'"),
         ("results = 's3://bucket'", 1, "results: results in S3 come with a later release"),
@@ -97,6 +99,11 @@ def test_a_wrong_key_is_told_with_its_line_and_its_fix(tmp_path: Path, text: str
     first = str(caught.value).splitlines()[0]
     assert first.startswith(f"{path}:{line}: ")
     assert re.search(said, str(caught.value))
+
+
+def test_a_wait_is_seconds_or_a_duration_with_its_unit(tmp_path: Path) -> None:
+    retries = load(write(tmp_path, "[retries]\nfirst = '500ms'\nmost = 90")).retries
+    assert (retries.first, retries.most) == (0.5, 90.0)
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:

@@ -42,10 +42,12 @@ TABLE = [
     ("it holds all, we have all", held(), "journal-1", 100, RESUME, RESUME),
     ("it holds the rest of what we have", held(first=50), "journal-1", 60, RESUME, RESUME),
     ("it let go of what we lost", held(first=50), "journal-1", 0, AGAIN, IN_DOUBT),
-    ("we have more than it ever sent", held(sent=10), "journal-1", 60, AGAIN, IN_DOUBT),
-    ("it holds an older attempt", held(epoch=1), "journal-1", 0, AGAIN, IN_DOUBT),
-    ("the same process never got it", None, "journal-1", 0, AGAIN, AGAIN),
-    ("another process knows nothing", None, "journal-2", 0, AGAIN, IN_DOUBT),
+    ("it began anew, and has less than we", held(sent=10), "journal-1", 60, RESUME, RESUME),
+    ("it never sent what we have", held(first=5, sent=10), "journal-1", 60, AGAIN, IN_DOUBT),
+    ("it holds an older attempt", held(epoch=1), "journal-1", 0, AGAIN, AGAIN),
+    ("it holds an older attempt, elsewhere", held(epoch=1), "journal-2", 0, AGAIN, IN_DOUBT),
+    ("the same journal has nothing of it", None, "journal-1", 0, AGAIN, AGAIN),
+    ("another journal has nothing of it", None, "journal-2", 0, AGAIN, IN_DOUBT),
 ]
 
 

@@ -18,33 +18,24 @@ import pytest
 
 from agent.connectors.base import Call, Piece
 from agent.connectors.synthetic import SyntheticConnector
-from agent.link.memory import MemoryTransport, pair
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.link.base import Peer
-from cloud_broker.link.conversation import Conversation
 from cloud_broker.store.base import Command
 from cloud_broker.tenants import Scope
-from protocol import codec, limits
-from protocol.codec import Record
+from protocol import limits
 from protocol.messages import (
-    Accepted,
     Ack,
-    AnyMessage,
     Cancel,
     Catalogue,
     Chunk,
     ColumnInfo,
     Completed,
     Goodbye,
-    Hello,
-    Holding,
-    Limits,
     RowSetBegins,
     Run,
-    Started,
 )
 from protocol.states import CommandState
-from tests.whole.ring import FILE, SCOPE, BrokerEnd, Ring, Site, ring
+from tests.whole.ring import FILE, SCOPE, Ring, Site, ring
+from tests.whole.scripted import Scripted, scripted
 
 MANY: dict[str, Any] = copy.deepcopy(FILE)
 MANY["connections"]["probe"]["max_concurrent"] = 64
@@ -312,54 +303,19 @@ async def test_a_line_on_which_nothing_moves_is_given_up_in_the_middle_of_rows(b
 # --- an agent that does not keep its word ----------------------------------------------------------
 
 
-class Liar:
-    """An agent that says what it likes."""
-
-    def __init__(self, transport: MemoryTransport) -> None:
-        self._transport = transport
-
-    async def say(self, *messages: AnyMessage, payload: bytes = b"") -> None:
-        for message in messages:
-            await self._transport.send(codec.encode(Record(message, payload)))
-
-    async def hear(self, kind: type[AnyMessage]) -> Any:
-        """Return the next message of a kind."""
-        async with asyncio.timeout(5):
-            while True:
-                for record in codec.decode(await self._transport.receive()):
-                    if isinstance(record.message, kind):
-                        return record.message
-
-
 @pytest.fixture
-async def liar(broker: Ring) -> AsyncIterator[Liar]:
-    # It begins as an honest one, so that the catalogue is known.
-    await broker.link(Site(file=MANY))
-    await broker.cut()
-    ours, theirs = pair()
-    own = Limits(stream_window_bytes=limits.STREAM_WINDOW_BYTES, link_window_bytes=limits.LINK_WINDOW_BYTES)
-    conversation = Conversation(
-        BrokerEnd(ours), Peer("acme", "plant-1", "01", "memory:0"), broker.desk, release="test", own=own
-    )
-    serving = asyncio.create_task(conversation.serve())
-    made = Liar(theirs)
-    hello = Hello([1], "0", [], Limits(max_running=64), journal="b", time=0.0)
-    await made.say(hello, Holding([]))
-    await until(lambda: conversation.ready)
-    yield made
-    await ours.close()
-    await serving
+async def liar(broker: Ring) -> AsyncIterator[Scripted]:
+    async with scripted(broker) as made:
+        yield made
 
 
-async def begun(broker: Ring, liar: Liar) -> Run:
-    """Return a command of rows that the agent says it has started."""
-    await broker.submit("rows", params={"count": 1})
-    run: Run = await liar.hear(Run)
-    await liar.say(Accepted(run.id, run.epoch), Started(run.id, run.epoch))
-    return run
+async def begun(broker: Ring, liar: Scripted) -> Run:
+    """Return a command that the agent says it has started."""
+    await broker.submit("read")
+    return await liar.begin()
 
 
-async def test_an_agent_is_told_which_rule_it_broke(broker: Ring, liar: Liar) -> None:
+async def test_an_agent_is_told_which_rule_it_broke(broker: Ring, liar: Scripted) -> None:
     run = await begun(broker, liar)
     await liar.say(Chunk(run.id, run.epoch, 0, 1), payload=b"{}\n")
     goodbye = await liar.hear(Goodbye)
@@ -371,7 +327,7 @@ async def test_an_agent_is_told_which_rule_it_broke(broker: Ring, liar: Liar) ->
     [(0, "a", 1_100, "more than 1000 row sets"), (0, "a" * 500_000, 5, "names of columns"), (7, "a", 1, "row set 7")],
 )
 async def test_an_agent_can_not_fill_the_broker_with_row_sets(
-    broker: Ring, liar: Liar, index: int, name: str, count: int, why: str
+    broker: Ring, liar: Scripted, index: int, name: str, count: int, why: str
 ) -> None:
     run = await begun(broker, liar)
     for number in range(index, index + count):
@@ -385,7 +341,7 @@ async def test_an_agent_can_not_fill_the_broker_with_row_sets(
     assert why in ended.error.message
 
 
-async def test_a_catalogue_makes_the_broker_ask_nobody(broker: Ring, liar: Liar) -> None:
+async def test_a_catalogue_makes_the_broker_ask_nobody(broker: Ring, liar: Scripted) -> None:
     asked = asyncio.Event()
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
