@@ -27,6 +27,7 @@ AS_AT_A_SITE: Final = (
     Path(__file__).parent / "whole",
     Path(__file__).parent / "config",
     Path(__file__).parent / "bench",
+    Path(__file__).parent / "faults",
 )
 
 

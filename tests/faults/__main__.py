@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from tests.faults import clocks
 from tests.faults.combinations import ClockJump, Combination, all_combinations
+from tests.faults.erp import erp
 from tests.faults.run import Report, run
 from tests.faults.site import lab
 
@@ -50,8 +52,11 @@ def _dealt(wanted: Sequence[Combination], lanes: int) -> list[list[Combination]]
 
 def _lane(part: Sequence[Combination], seed: int) -> Report:
     clock = isinstance(part[0].fault, ClockJump)
-    with tempfile.TemporaryDirectory(prefix="outhaul-faults-") as folder, lab(Path(folder), clock=clock) as made:
-        return run(made, part, seed, lambda line: print(line, flush=True))
+    with tempfile.TemporaryDirectory(prefix="outhaul-faults-") as name, erp(Path(name) / "edi") as systems:
+        folder = Path(name)
+        before = {program: clocks.of(folder, program).words() for program in ("agent", "broker")} if clock else None
+        with lab(folder, systems, before) as made:
+            return run(made, part, seed, lambda line: print(line, flush=True))
 
 
 def _tell(report: Report, seed: int, seconds: float) -> int:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.faults import clocks
 from tests.faults.combinations import (
     AtPoint,
     ClockJump,
@@ -111,6 +112,7 @@ def _restart(lab: Lab, fault: Restarted, stop: threading.Event) -> None:
 
 def _jump(lab: Lab, fault: ClockJump, stop: threading.Event) -> None:
     stop.wait(0.1)
-    lab.set_clock(fault.program, fault.seconds)
+    clock = clocks.of(lab.folder, fault.program)
+    clock.set(fault.seconds)
     stop.wait(4.0)
-    lab.set_clock(fault.program, 0)
+    clock.set(0)

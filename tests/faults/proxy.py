@@ -100,6 +100,7 @@ class Proxy:
         trap: set to lose one answer.
         connections: how many were opened.
         cuts: how many we have ended.
+        carried: bytes passed on, of all connections.
     """
 
     def __init__(self, target: int, *, seed: int = 0) -> None:
@@ -109,6 +110,7 @@ class Proxy:
         self.trap: Trap | None = None
         self.connections = 0
         self.cuts = 0
+        self.carried: dict[Direction, int] = {"up": 0, "down": 0}
         self._random = random.Random(seed)  # noqa: S311 - jitter is no secret
         self._toxics: dict[Direction, Toxics] = {"up": CLEAR, "down": CLEAR}
         self._open: set[_Connection] = set()
@@ -231,6 +233,7 @@ class Proxy:
             if not toxics.swallowed:
                 writer.write(part)
                 await writer.drain()
+                self.carried[direction] += len(part)
         if toxics.cut_after is None or connection.passed[direction] < toxics.cut_after:
             return True
         self.cuts += 1

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ import httpx2
 from config.dev.databases import free_port
 from config.dev.demo import processes
 from config.dev.demo.programs import Program, ProgramError
-from tests.faults.erp import Erp, erp
+from tests.faults.erp import Erp
 from tests.faults.program import Arming, arm, fired
 from tests.faults.proxy import Proxy
 from tests.whole.site import AgentSite, Broker, Caller
@@ -26,18 +26,11 @@ from tests.whole.site import AgentSite, Broker, Caller
 TENANTS: Final = ("acme", "globex")
 LOOK_S: Final = 0.02  # seconds between two looks at a condition
 READY_S: Final = 60.0  # seconds for a program to be there again
-OWN: Final = """
-[link]
-proxy = "none"
-[connections.probe]
-type = "synthetic"
-[operations.echo]
-connection = "probe"
-synthetic = "echo"
-[operations.rows]
-connection = "probe"
-synthetic = "rows"
-"""
+DIRECT: Final = '[link]\nproxy = "none"\n'
+# What the second tenant may run: nothing that leaves a trace.
+NEIGHBOURS: Final = (
+    '[connections.probe]\ntype = "synthetic"\n[operations.echo]\nconnection = "probe"\nsynthetic = "echo"\n'
+)
 
 
 def until(ready: Callable[[], bool], what: str, within_s: float = READY_S) -> None:
@@ -128,25 +121,32 @@ class Lab:
         keys: of a caller of each tenant.
     """
 
-    def __init__(self, folder: Path, erp: Erp, link: Proxy, broker_ports: tuple[int, int], clock: bool) -> None:
+    def __init__(
+        self, folder: Path, erp: Erp, link: Proxy, ports: tuple[int, int], before: Mapping[str, Sequence[str]]
+    ) -> None:
+        """
+        Args:
+            ports: of the broker: API and link.
+            before: words before those of a program, such as those of a tracer.
+        """
         self.folder, self.erp, self.link = folder, erp, link
-        self.clocks = {name: folder / name / "clock" for name in ("broker", "agent")}
-        before = {name: _with_clock(path) if clock else [] for name, path in self.clocks.items()}
         self._made = Broker(folder / "broker")
-        self._made.api_port, self._made.link_port = broker_ports
+        self._made.api_port, self._made.link_port = ports
         self._made.file.write_text(
-            f'data_dir = "data"\n[api]\nlisten = "127.0.0.1:{broker_ports[0]}"\n'
-            f'[link]\nlisten = "127.0.0.1:{broker_ports[1]}"\npublic_url = "wss://127.0.0.1:{link.port}"\n'
+            f'data_dir = "data"\n[api]\nlisten = "127.0.0.1:{ports[0]}"\n'
+            f'[link]\nlisten = "127.0.0.1:{ports[1]}"\npublic_url = "wss://127.0.0.1:{link.port}"\n'
         )
         self.url = self._made.url
         self.keys: dict[str, str] = {}
-        self.broker = Watched("broker", folder / "broker", self._made.file, ["serve"], before["broker"])
-        self._sites = {tenant: AgentSite(folder / tenant, OWN) for tenant in TENANTS}
-        self._sites[TENANTS[0]].write(OWN + erp.operator_file())
-        self.agent, self.neighbour = (
-            Watched("agent", folder / tenant, site.file, ["run"], before["agent"] if tenant == TENANTS[0] else [])
-            for tenant, site in self._sites.items()
-        )
+        first, second = TENANTS
+        self._sites = {
+            first: AgentSite(folder / first, DIRECT + erp.operator_file()),
+            second: AgentSite(folder / second, DIRECT + NEIGHBOURS),
+        }
+        watch = partial(Watched, "agent", words=["run"])
+        self.broker = Watched("broker", folder / "broker", self._made.file, ["serve"], before.get("broker", ()))
+        self.agent = watch(folder / first, self._sites[first].file, before=before.get("agent", ()))
+        self.neighbour = watch(folder / second, self._sites[second].file)
 
     @property
     def agent_site(self) -> AgentSite:
@@ -193,10 +193,6 @@ class Lab:
         """Return the points at which something happened."""
         return [*fired(self.broker.folder), *fired(self.agent.folder)]
 
-    def set_clock(self, program: str, ahead_s: int) -> None:
-        """Put a program's clock ahead, or back; it notices within a second."""
-        self.clocks[program].write_text(f"{ahead_s:+d}\n")
-
     def close(self) -> None:
         """Stop all."""
         problems = []
@@ -216,36 +212,19 @@ def _linked(caller: httpx2.Client) -> bool:
     return False
 
 
-def _with_clock(file: Path) -> list[str]:
-    """The words before a program whose clock ``file`` sets."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("+0\n")
-    return [
-        "/usr/bin/env",
-        f"LD_PRELOAD={library}",
-        f"FAKETIME_TIMESTAMP_FILE={file}",
-        "FAKETIME_CACHE_DURATION=1",
-        "FAKETIME_DONT_FAKE_MONOTONIC=1",
-        "FAKETIME_DONT_RESET=1",
-    ]
-
-
 @contextlib.contextmanager
-def lab(folder: Path, *, clock: bool = False, durable: bool = False) -> Iterator[Lab]:
+def lab(folder: Path, erp: Erp, before: Mapping[str, Sequence[str]] | None = None) -> Iterator[Lab]:
     """
-    Run all of it while the block runs.
+    Run both programs while the block runs.
 
     Args:
-        folder: empty; everything that is written goes there.
-        clock: run both programs under a clock that can be set.
-        durable: whether the databases force their writes to disk.
+        folder: empty; everything that they write goes there.
+        before: as for ``Lab``; by ``broker`` and ``agent``.
     """
     with contextlib.ExitStack() as stack:
-        made_erp = stack.enter_context(erp(folder / TENANTS[0] / "edi", durable=durable))
         ports = (free_port(), free_port())
         link = stack.enter_context(Proxy(ports[1]))
-        made = Lab(folder, made_erp, link, ports, clock)
+        made = Lab(folder, erp, link, ports, before or {})
         stack.callback(made.close)
         made.start()
         yield made
