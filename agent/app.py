@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -19,17 +18,23 @@ from agent.connectors.sessions import DriverConnector
 from agent.connectors.synthetic import SyntheticConnector
 from agent.conversation import Conversation
 from agent.dispatcher import Dispatcher
-from agent.errors import CommandError, SecretError, SourceUnavailable
+from agent.errors import CommandError, JournalUnavailable, SecretError, SourceUnavailable
+from agent.journal.file import FileJournal
+from agent.journal.resolutions import resolutions, take_resolution
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.supervisor import Supervisor
 from agent.link.websocket import WebsocketDialer
 from agent.parameters import takes_anything
 from agent.secrets import SecretStore, open_store, resolve
 from agent.settings import CallOperation
+from agent.spool import SpoolFolder
 
 log = logging.getLogger(__name__)
 
 DESCRIBE_S: Final = 10.0  # seconds that sources have to describe their operations before the first link
+WINDOWS_S: Final = 30.0  # seconds between two looks at the local clock, which may be set at any time
+RESOLUTIONS_S: Final = 2.0  # seconds between two looks for what people found out, where something waits for it
+RESOLUTIONS_IDLE_S: Final = 60.0  # seconds where nothing does
 DESCRIBE_AGAIN_S: Final = 60.0  # seconds until one that could not is asked again
 
 
@@ -87,17 +92,19 @@ def state_dir(loaded: Loaded) -> Path:
 
 class Agent:
     """
-    One agent.
+    One agent, from ``open`` to the end of ``run``.
 
     Attributes:
-        supervisor: of its link.
+        journal: what it knows of its commands.
         dispatcher: of its commands.
+        supervisor: of its link.
     """
 
-    def __init__(self, loaded: Loaded, *, dialer: Dialer | None = None) -> None:
+    def __init__(self, loaded: Loaded, journal: FileJournal, *, dialer: Dialer | None = None) -> None:
         """
         Args:
             loaded: the operator's file.
+            journal: open; closed at the end of ``run``.
             dialer: the way to the broker; a test may give its own.
         """
         self._loaded = loaded
@@ -106,15 +113,33 @@ class Agent:
         self._connectors = connectors(loaded, secrets)
         self._described: dict[str, dict[str, Any]] = {}
         self._conversation: Conversation | None = None
-        # What was held in memory is gone with the process; the broker must be able to tell.
-        self._journal = os.urandom(8).hex()
-        self.dispatcher = Dispatcher(settings, self._connectors)
+        self.journal = journal
+        self.journal.changed = self._tell_condition
+        self.dispatcher = Dispatcher(settings, self._connectors, journal, SpoolFolder(state_dir(loaded) / "spool"))
         self.supervisor = Supervisor(
             dialer or WebsocketDialer(state_dir(loaded), settings.link.proxy, secrets), self._converse
         )
 
+    @classmethod
+    async def open(cls, loaded: Loaded, *, dialer: Dialer | None = None) -> Agent:
+        """
+        Return an agent that has read its journal and taken up what an earlier process left.
+
+        Raises:
+            ConfigError: another agent runs with this state_dir, or the journal can't be read at all.
+        """
+        folder = state_dir(loaded)
+        await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        agent = cls(loaded, await FileJournal.open(folder), dialer=dialer)
+        agent.dispatcher.recover()
+        return agent
+
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until ``stop`` is set; then bring what runs to its end, tell, and close."""
+        """Run until ``stop`` is set; then bring what runs to its end, keep it, tell, and close."""
+        chores = [
+            asyncio.create_task(self._watch_windows(), name="watch the windows"),
+            asyncio.create_task(self._take_resolutions(), name="take what people found out"),
+        ]
         describing = asyncio.create_task(self._describe(), name="describe operations")
         stopping = asyncio.create_task(stop.wait(), name="wait for stop")
         await asyncio.wait((describing, stopping), timeout=DESCRIBE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -129,18 +154,19 @@ class Agent:
             unlink.set()
             await linking
         finally:
-            for task in (describing, linking, stopping):
+            for task in (describing, linking, stopping, *chores):
                 task.cancel()
-            await asyncio.gather(describing, linking, stopping, return_exceptions=True)
+            await asyncio.gather(describing, linking, stopping, *chores, return_exceptions=True)
             for connector in self._connectors.values():
                 await connector.close()
+            await self.journal.close()
 
     async def _converse(self, transport: Transport) -> Ended:
         self._conversation = conversation = Conversation(
             transport,
             self.dispatcher,
             release=RELEASE,
-            journal=self._journal,
+            journal=self.journal,
             max_running=self._loaded.settings.max_running,
             catalogue=self._catalogue,
         )
@@ -149,6 +175,32 @@ class Agent:
         finally:
             if self._conversation is conversation:
                 self._conversation = None
+
+    def _tell_condition(self) -> None:
+        if self._conversation is not None:
+            self._conversation.tell_condition()
+
+    async def _watch_windows(self) -> None:
+        """Tell the broker when a connection's window opens or closes."""
+        if not any(connection.windows for connection in self._loaded.settings.connections.values()):
+            return
+        while True:
+            self._tell_condition()
+            await asyncio.sleep(WINDOWS_S)
+
+    async def _take_resolutions(self) -> None:
+        """Hear what people found out with ``outhaul-agent journal resolve``."""
+        folder = state_dir(self._loaded)
+        while True:
+            for command_id, resolution in await asyncio.to_thread(resolutions, folder):
+                try:
+                    await self.dispatcher.resolve(command_id, resolution)
+                except KeyError:
+                    log.warning("no command %s is in the journal", command_id, extra={"event": "resolution_unknown"})
+                except JournalUnavailable:
+                    break  # kept for the next time
+                await asyncio.to_thread(take_resolution, folder, command_id)
+            await asyncio.sleep(RESOLUTIONS_S if self.dispatcher.inquiring else RESOLUTIONS_IDLE_S)
 
     def _catalogue(self) -> tuple[str, bytes]:
         built = catalogue.build(self._loaded.settings, self._described)
@@ -200,6 +252,6 @@ async def _run(loaded: Loaded, started: Callable[[], None]) -> None:
     else:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-    agent = Agent(loaded)
+    agent = await Agent.open(loaded)
     started()
     await agent.run(stop)

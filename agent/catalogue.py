@@ -76,4 +76,5 @@ def _connection(name: str, connection: Connection) -> dict[str, Any]:
         "max_concurrent": connection.max_concurrent,
         "rate_per_s": connection.rate,
         "windows": list(connection.windows),
+        "breaker": {"failures": connection.breaker.failures, "cool_down_s": connection.breaker.cool_down},
     }

@@ -12,6 +12,7 @@ from typing import Final
 
 from agent.dispatcher import Dispatcher
 from agent.errors import LinkError
+from agent.journal.base import Journal
 from agent.link.base import Ended, Transport
 from agent.results import Result
 from protocol import limits
@@ -22,6 +23,7 @@ from protocol.messages import (
     AnyMessage,
     Cancel,
     Catalogue,
+    Condition,
     Goodbye,
     Hello,
     Holding,
@@ -45,7 +47,7 @@ class Conversation:
 
     Args:
         catalogue: returns digest and bytes of what may be run here.
-        journal: of this process.
+        journal: its mark and length go into the greeting.
         silence_s: seconds without a word after which the link is given up.
     """
 
@@ -55,7 +57,7 @@ class Conversation:
         dispatcher: Dispatcher,
         *,
         release: str,
-        journal: str,
+        journal: Journal,
         max_running: int,
         catalogue: Callable[[], tuple[str, bytes]],
         silence_s: float = limits.SILENCE_S,
@@ -63,20 +65,23 @@ class Conversation:
         self._transport = transport
         self._dispatcher = dispatcher
         self._catalogue = catalogue
-        self._own = Limits(max_running=max_running, silence_s=silence_s)
+        self._own = Limits(max_running=max_running, silence_s=silence_s, remembers=limits.REMEMBERS)
         self._session = Session(Side.AGENT, self._own, now=time.monotonic())
         self._hello = Hello(
             versions=[limits.VERSION],
             release=release,
             features=[],
             limits=self._own,
-            journal=journal,
+            journal=journal.mark,
+            position=journal.position,
             time=time.time(),
             system=SYSTEM,
         )
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._goodbye: Goodbye | None = None
+        self._greeted = False  # whether the broker knows what we hold
+        self._condition = Condition()  # as the broker knows it
 
     def __repr__(self) -> str:
         return f"<Conversation {self._session.stage}>"
@@ -113,6 +118,16 @@ class Conversation:
         if self._session.stage is Stage.OPEN:
             digest, document = self._catalogue()
             self._session.say(Catalogue(digest=digest), document)
+            self._wake.set()
+
+    def tell_condition(self) -> None:
+        """Tell the broker how the agent is, if it changed."""
+        condition = self._dispatcher.condition()
+        known = self._condition
+        changed = condition.problems != known.problems or condition.shut.keys() != known.shut.keys()
+        if self._greeted and self._session.stage is Stage.OPEN and changed:
+            self._condition = condition
+            self._session.say(condition)
             self._wake.set()
 
     async def serve(self) -> Ended:
@@ -220,4 +235,6 @@ class Conversation:
         )
         self.announce()
         self._session.say(Holding(commands=self._dispatcher.held()))
+        self._greeted = True
+        self.tell_condition()
         self._dispatcher.linked(self)

@@ -18,6 +18,7 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
         * JournalUnavailable                            journal_unavailable   retryable
         * JournalConflict                               journal_conflict
         * NotHappened                                   not_happened          retryable
+        * ResultLost                                    result_lost
         * ConnectorError
             * SourceUnavailable                         source_unavailable    retryable
             * SourceFailed                              source_failed
@@ -173,6 +174,12 @@ class NotHappened(CommandError):
 
     code = "not_happened"
     retryable = True
+
+
+class ResultLost(CommandError):
+    """It happened, and what it returned is not kept any more."""
+
+    code = "result_lost"
 
 
 class ConnectorError(CommandError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Final
 
@@ -64,6 +65,16 @@ class Gate:
         except BaseException:
             self._slots.release()
             raise
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Take a slot for a question beside the commands, whatever the window and the rate."""
+        async with self._slots:
+            yield
+
+    def opens_in(self) -> float:
+        """Return seconds until its window opens; 0.0 if it is open, or there is none."""
+        return opens_in(self._windows, self._local_time())
 
     def leave(self) -> None:
         """Give the slot back."""

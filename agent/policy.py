@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent import errors
+from agent.journal.base import Claim, Entry
 from agent.settings import Effect, Operation, Settings
 from protocol.messages import ErrorKind, Outcome
 
@@ -39,9 +40,15 @@ class Verdict:
     code: str
 
 
-_REFUSALS: Final = (errors.OperationUnknown, errors.ParametersInvalid, errors.NotAllowed)
-_UNCERTAIN: Final = (errors.OutcomeUnknown, errors.DriverCrashed)
-_REPEATABLE: Final[frozenset[Effect]] = frozenset({"read", "idempotent"})
+_REFUSALS: Final = (
+    errors.OperationUnknown,
+    errors.ParametersInvalid,
+    errors.NotAllowed,
+    errors.JournalConflict,
+)
+_UNCERTAIN: Final = (errors.OutcomeUnknown, errors.DriverCrashed, errors.ResultLost)
+REPEATABLE: Final[frozenset[Effect]] = frozenset({"read", "idempotent"})
+_FINAL_WORD: Final = ("succeeded", "rejected", "in_doubt")  # outcomes after which it is never run again
 
 
 def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool) -> Verdict:
@@ -53,11 +60,13 @@ def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool) -> Ver
         cancelled: whether the caller had asked for it to be stopped.
     """
     uncertain = isinstance(error, _UNCERTAIN) and error.touched
-    if uncertain and effect not in _REPEATABLE:
+    if uncertain and effect not in REPEATABLE:
         return Verdict("in_doubt", "unknown", error.code)
     if isinstance(error, errors.SourceRejected):
         return Verdict("rejected", "business", error.code)
-    if isinstance(error, errors.Cancelled) or (cancelled and isinstance(error, errors.ConnectorError)):
+    if isinstance(error, errors.Cancelled) or (
+        cancelled and isinstance(error, errors.ConnectorError | errors.NotHappened)
+    ):
         # Whatever stopped it, it stopped without effect, which is all that was asked for.
         return Verdict("cancelled", "technical", errors.Cancelled.code)
     if isinstance(error, errors.DeadlinePassed):
@@ -65,3 +74,31 @@ def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool) -> Ver
     if isinstance(error, _REFUSALS):
         return Verdict("failed", "policy", error.code)
     return Verdict("failed", "technical", error.code)
+
+
+def told_before(claim: Claim, earlier: Entry | None) -> Entry | None:
+    """
+    Decide whether a command that must not run twice has its outcome already.
+
+    Args:
+        earlier: what the journal knows of this id.
+
+    Returns:
+        The entry whose outcome is to be told again; ``None`` if it may run.
+
+    Raises:
+        JournalConflict: the id was used for other work.
+        OutcomeUnknown: an earlier delivery began and nobody knows its end.
+    """
+    if earlier is None:
+        return None
+    if earlier.claim.fingerprint != claim.fingerprint:
+        raise errors.JournalConflict(
+            f"{claim.id} is in the journal as {earlier.claim.operation} with other parameters; this one was not run",
+            touched=False,
+        )
+    if earlier.completed is None:
+        raise errors.OutcomeUnknown("an earlier delivery of it began, and nobody knows how that ended")
+    if earlier.completed.outcome in _FINAL_WORD or earlier.claim.epoch >= claim.epoch:
+        return earlier
+    return None

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from agent.connectors.base import Column
 from agent.errors import OutcomeUnknown
+from agent.spool import Shelf, Spool, SpoolFolder, Window
 from protocol import limits
 from protocol.codec import Record
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Chunk, ColumnInfo, Completed, Held, RowSetBegins, RowSetDone
-
-HIGH_BYTES: Final = 262_144  # unsent bytes at which the source is made to wait
-# Sent bytes that are kept for a link that is lost: all that may be on its way without credit, so
-# that a result can always go on where a broker that lived has it.
-KEPT_BYTES: Final = limits.STREAM_WINDOW_BYTES
 
 
 class Result:
@@ -28,39 +21,66 @@ class Result:
     Attributes:
         id: of the command.
         epoch: of the attempt.
-        first: offset of the first byte that can still be sent.
         end: offset after the last byte so far.
         ended: whether Completed is in it.
     """
 
-    def __init__(self, command_id: str, epoch: int, grown: Callable[[], None]) -> None:
+    def __init__(self, command_id: str, epoch: int, grown: Callable[[], None], shelf: Shelf | None = None) -> None:
+        """
+        Args:
+            grown: called when there is more to send.
+            shelf: where the rows are kept; a ``Window`` if none is given.
+        """
         self.id = command_id
         self.epoch = epoch
-        self.first = 0
         self.end = 0
         self.ended = False
         self._grown = grown
-        self._records: deque[Record] = deque()
-        self._position = 0  # of the next record to send
-        self._kept = 0  # bytes in _records
-        self._unsent = 0  # bytes at and after _position
-        self._room = asyncio.Event()
-        self._room.set()
+        self._shelf: Shelf = shelf if shelf is not None else Window()
+        self._last: Record | None = None  # the end, once it is there
+        self._told = False  # whether it was sent on this link
         self._sets: list[RowSetDone] = []
         self._digest = hashlib.sha256()
         self._rows = 0
         self._set_bytes = 0
         self._in_set = False
         self._column_bytes = 0
-        self._abandoned = False
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "open"
-        return f"<Result {self.id} {state}, {self.first} to {self.end}, {self._unsent} bytes unsent>"
+        return f"<Result {self.id} {state}, {self.first} to {self.end}>"
+
+    @property
+    def first(self) -> int:
+        """Offset of the first byte that can still be sent."""
+        return self._shelf.first
+
+    @property
+    def last(self) -> Completed | None:
+        """How it ended."""
+        message = self._last.message if self._last is not None else None
+        return message if isinstance(message, Completed) else None
 
     # --- filled -----------------------------------------------------------------------------------
 
-    def begin(self, columns: Sequence[Column]) -> None:
+    def spool(self, folder: SpoolFolder) -> Spool:
+        """Keep all rows from here on, for a command that must not run twice; call it before there are any."""
+        spool = Spool(folder, self.id)
+        self._shelf = spool
+        return spool
+
+    def restore(self, spool: Spool) -> None:
+        """Take over the rows that an earlier process kept."""
+        self._shelf = spool
+        for message, payload in spool.records():
+            if isinstance(message, RowSetBegins):
+                self._finish_set()
+                self._in_set = True
+            elif isinstance(message, Chunk):
+                self._count(payload, message.rows)
+                self.end += len(payload)
+
+    async def begin(self, columns: Sequence[Column]) -> None:
         """
         A row set begins.
 
@@ -75,42 +95,45 @@ class Result:
                 f"than {limits.MAX_COLUMN_BYTES} bytes; let the operation return fewer"
             )
         self._in_set = True
-        self._append(
-            Record(
-                RowSetBegins(
-                    id=self.id,
-                    epoch=self.epoch,
-                    index=len(self._sets),
-                    offset=self.end,
-                    columns=[ColumnInfo(column.name, column.type, column.source_type) for column in columns],
-                )
-            )
-        )
+        infos = [ColumnInfo(column.name, column.type, column.source_type) for column in columns]
+        begins = RowSetBegins(id=self.id, epoch=self.epoch, index=len(self._sets), offset=self.end, columns=infos)
+        await self._shelf.put(Record(begins))
+        self._grown()
 
     async def rows(self, data: bytes, count: int) -> None:
-        """Add some rows; waits while too much is unsent."""
-        self._digest.update(data)
-        self._rows += count
-        self._set_bytes += len(data)
+        """
+        Add some rows; waits while there is no room for more.
+
+        Raises:
+            OutcomeUnknown: they can't be kept.
+        """
         view = memoryview(data)
         while view:
             part, view = view[: limits.CHUNK_BYTES], view[limits.CHUNK_BYTES :]
             # Rows are counted where the last of them ends.
             chunk = Chunk(id=self.id, epoch=self.epoch, offset=self.end, rows=0 if view else count)
+            self._count(part, chunk.rows)
             self.end += len(part)
-            self._append(Record(chunk, part))
-        await self._room.wait()
+            await self._shelf.put(Record(chunk, part))
+            self._grown()
+            await self._shelf.room()
 
     def complete(self, completed: Completed, outputs: bytes) -> None:
-        """Add the end; ``completed`` gets the manifest if it is a success."""
+        """Add the end; ``completed`` has the manifest if it is a success."""
         self._finish_set()
         self.ended = True
-        self._append(Record(completed, outputs))
+        self._last = Record(completed, outputs)
+        self._grown()
 
     def manifest(self) -> list[RowSetDone]:
         """Return what the row sets were; call it when all rows are in."""
         self._finish_set()
         return self._sets
+
+    def _count(self, data: memoryview | bytes | bytearray, rows: int) -> None:
+        self._digest.update(data)
+        self._rows += rows
+        self._set_bytes += len(data)
 
     def _finish_set(self) -> None:
         if self._in_set:
@@ -121,50 +144,24 @@ class Result:
 
     def abandon(self) -> None:
         """Nobody wants it any more: let go of all, and take whatever comes without keeping it."""
-        self._abandoned = True
-        self._records.clear()
-        self._position = self._kept = self._unsent = 0
-        self._room.set()
-
-    def _append(self, record: Record) -> None:
-        if self._abandoned:
-            return
-        self._records.append(record)
-        self._kept += len(record.payload)
-        self._unsent += len(record.payload)
-        if self._unsent > HIGH_BYTES:
-            self._room.clear()
-        self._grown()
+        self._shelf.drop()
+        self._last = None
 
     # --- emptied (a Lane) -------------------------------------------------------------------------
 
     def head(self) -> Record | None:
         """Return the next record to send."""
-        return self._records[self._position] if self._position < len(self._records) else None
+        record = self._shelf.head()
+        if record is None and not self._told:
+            record = self._last
+        return record
 
     def sent(self) -> None:
         """The head was written; what is no longer needed for a lost link is let go."""
-        self._unsent -= len(self._records[self._position].payload)
-        self._position += 1
-        self._let_go()
-        if self._unsent <= HIGH_BYTES:
-            self._room.set()
-
-    def _let_go(self) -> None:
-        """Drop the oldest sent bytes beyond KEPT_BYTES."""
-        while True:
-            # The beginnings of row sets go only together with the bytes after them: who has those has them too.
-            ahead = next((i for i, record in enumerate(self._records) if isinstance(record.message, Chunk)), None)
-            if ahead is None or ahead >= self._position:
-                return
-            message, payload = self._records[ahead]
-            if self._kept - self._unsent - len(payload) < KEPT_BYTES or not isinstance(message, Chunk):
-                return
-            for _ in range(ahead + 1):
-                self._records.popleft()
-            self._position -= ahead + 1
-            self._kept -= len(payload)
-            self.first = message.offset + len(payload)
+        if self._shelf.head() is not None:
+            self._shelf.sent()
+        else:
+            self._told = True
 
     # --- after a lost link ------------------------------------------------------------------------
 
@@ -179,18 +176,9 @@ class Result:
         Raises:
             RemoteProtocolError: no chunk begins there; the broker asks for what it was not told of.
         """
-        self._position = 0
-        for record in self._records:
-            message = record.message
-            if not isinstance(message, Chunk | RowSetBegins) or message.offset >= offset:
-                break
-            self._position += 1
-        rest = list(self._records)[self._position :]
-        following = next((record.message.offset for record in rest if isinstance(record.message, Chunk)), self.end)
+        self._told = False
+        following = self._shelf.rewind(offset)
+        if following < 0:
+            following = self.end
         if following != offset:
             raise RemoteProtocolError(f"{self.id}: its result can't go on at byte {offset}, but at {following}")
-        self._unsent = sum(len(record.payload) for record in rest)
-        if self._unsent <= HIGH_BYTES:
-            self._room.set()
-        else:
-            self._room.clear()

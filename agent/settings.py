@@ -295,7 +295,7 @@ class ConnectionBase(Model):
     windows: tuple[WindowText, ...] = Field(
         (), description="When commands run, in local time, such as `mon-fri 06:00-22:00`; others wait."
     )
-    breaker: Breaker | None = Field(None, description="When it is left alone after failures.")
+    breaker: Breaker = Field(default_factory=Breaker, description="When it is left alone after failures.")
     idle: Seconds = Field(300.0, description="An unused driver process ends after this.")
 
 
@@ -308,7 +308,7 @@ class OdbcConnection(ConnectionBase):
         "auto", description="How procedures are called; `auto` asks the driver."
     )
     login_timeout: Seconds = Field(15.0, description="Time to connect.")
-    ledger: str | None = Field(None, description='Table for effect = "once".')
+    ledger: str | None = Field(None, pattern=PROCEDURE, description='Table for effect = "once".')
 
 
 class FileConnection(ConnectionBase):

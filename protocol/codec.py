@@ -25,7 +25,7 @@ class Record(NamedTuple):
 
 
 _ENCODER: Final = msgspec.json.Encoder()
-_DECODER: Final = msgspec.json.Decoder(AnyMessage)
+_DECODER: Final[msgspec.json.Decoder[AnyMessage]] = msgspec.json.Decoder(AnyMessage)
 
 
 def encode(record: Record) -> bytes:
@@ -56,11 +56,21 @@ def decode(message: framing.Buffer | str) -> list[Record]:
         raise RemoteProtocolError("not a message: text, where binary is wanted")
     records = []
     for header, payload in framing.unpack(message):
-        try:
-            decoded = _DECODER.decode(header)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
-            raise RemoteProtocolError(f"not a message: {exc}") from exc
+        decoded = decode_header(header)
         if payload and not isinstance(decoded, WITH_PAYLOAD):
             raise RemoteProtocolError(f"{type(decoded).__name__} has no payload")
         records.append(Record(decoded, payload))
     return records
+
+
+def decode_header(header: framing.Buffer) -> AnyMessage:
+    """
+    Return the message of one record without its payload.
+
+    Raises:
+        RemoteProtocolError: garbage, or an unknown kind.
+    """
+    try:
+        return _DECODER.decode(header)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+        raise RemoteProtocolError(f"not a message: {exc}") from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,9 @@ import pytest
 
 from agent.connectors.base import Call, Column, Connector, Outputs, Piece, Remark, RowSet
 from agent.dispatcher import Dispatcher
+from agent.journal.memory import MemoryJournal
 from agent.settings import Settings
+from agent.spool import SpoolFolder
 from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Completed, Run
@@ -53,9 +56,10 @@ class Held(Connector):
 class Plant:
     """A dispatcher without a link."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.connectors = {"one": Held(), "two": Held()}
-        self.dispatcher = Dispatcher(Settings.model_validate(FILE), self.connectors)
+        self.journal = MemoryJournal()
+        self.dispatcher = Dispatcher(Settings.model_validate(FILE), self.connectors, self.journal, SpoolFolder(folder))
 
     def offer(self, name: str, operation: str = "act", expires_in_s: float = 60.0, epoch: int = 1) -> None:
         run = Run(id=name, epoch=epoch, operation=operation, expires_in_s=expires_in_s, credit=0)
@@ -64,14 +68,13 @@ class Plant:
     async def outcome(self, name: str) -> Completed:
         running = self.dispatcher._commands[name]
         await until(lambda: running.result.ended)
-        message = running.result._records[-1].message
-        assert isinstance(message, Completed)
-        return message
+        assert running.result.last is not None
+        return running.result.last
 
 
 @pytest.fixture
-async def plant() -> Plant:
-    return Plant()
+async def plant(tmp_path: Path) -> Plant:
+    return Plant(tmp_path)
 
 
 async def until(true: Callable[[], bool]) -> None:

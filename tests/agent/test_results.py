@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.connectors.base import Column
-from agent.results import HIGH_BYTES, KEPT_BYTES, Result
+from agent.results import Result
+from agent.spool import HIGH_BYTES, KEPT_BYTES
 from protocol import limits
 from protocol.codec import Record
 from protocol.errors import RemoteProtocolError
@@ -37,7 +38,7 @@ def body(records: list[Record]) -> bytes:
 
 async def test_rows_larger_than_a_chunk_are_cut_and_counted_where_they_end() -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     await lane.rows(b"x" * (limits.CHUNK_BYTES + 10), 3)
     _, first, second = send_all(lane)
     assert first.message == Chunk("cmd_1", 1, 0, 0)
@@ -46,9 +47,9 @@ async def test_rows_larger_than_a_chunk_are_cut_and_counted_where_they_end() -> 
 
 async def test_the_manifest_tells_each_row_set() -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     await lane.rows(b"one\n", 1)
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     assert lane.manifest() == [
         RowSetDone(4, 1, hashlib.sha256(b"one\n").hexdigest()),
         RowSetDone(0, 0, hashlib.sha256(b"").hexdigest()),
@@ -57,7 +58,7 @@ async def test_the_manifest_tells_each_row_set() -> None:
 
 async def test_the_source_waits_while_too_much_is_unsent() -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     waiting = asyncio.ensure_future(lane.rows(b"x" * (HIGH_BYTES + 1), 1))
     await asyncio.wait((waiting,), timeout=0.01)
     assert not waiting.done()
@@ -67,7 +68,7 @@ async def test_the_source_waits_while_too_much_is_unsent() -> None:
 
 async def test_what_may_be_on_its_way_without_credit_can_always_be_sent_again() -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     whole = b""
     for number in range(64):
         piece = bytes([number]) * 50_000
@@ -82,7 +83,7 @@ async def test_what_may_be_on_its_way_without_credit_can_always_be_sent_again() 
 
 async def test_bytes_that_wait_to_be_sent_take_no_room_from_those_that_may_be_lost() -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     filling = asyncio.ensure_future(_fill(lane, 60))
     sent = 0
     while not filling.done():
@@ -105,7 +106,7 @@ async def _fill(lane: Result, pieces: int) -> None:
 @pytest.mark.parametrize("offset", [-1, 1, 49_999, 150_001])
 async def test_a_broker_that_asks_for_what_it_was_not_told_of_is_told_so(offset: int) -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     await _fill(lane, 3)
     with pytest.raises(RemoteProtocolError, match=f"byte {offset}"):
         lane.resume(offset)
@@ -117,7 +118,7 @@ def test_a_resumed_result_is_the_rest_of_the_first(sizes: list[int], data: st.Da
         lane = result()
         whole = b""
         for number, size in enumerate(sizes):
-            lane.begin(COLUMNS)
+            await lane.begin(COLUMNS)
             piece = bytes([number]) * size
             whole += piece
             filling = asyncio.ensure_future(lane.rows(piece, 1))
@@ -148,7 +149,7 @@ def test_a_resumed_result_is_the_rest_of_the_first(sizes: list[int], data: st.Da
 
 async def test_a_result_shows_its_state() -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     await lane.rows(b"x\n", 1)
     assert repr(lane) == "<Result cmd_1 open, 0 to 2, 2 bytes unsent>"
 
@@ -156,9 +157,9 @@ async def test_a_result_shows_its_state() -> None:
 @pytest.mark.parametrize("offset", [0, 5])
 async def test_row_sets_at_the_offset_are_told_again(offset: int) -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     await lane.rows(b"12345", 1)
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     send_all(lane)
     lane.resume(offset)
     again = send_all(lane)
@@ -168,7 +169,7 @@ async def test_row_sets_at_the_offset_are_told_again(offset: int) -> None:
 
 async def test_an_abandoned_result_never_makes_its_source_wait() -> None:
     lane = result()
-    lane.begin(COLUMNS)
+    await lane.begin(COLUMNS)
     waiting = asyncio.ensure_future(lane.rows(b"x" * (HIGH_BYTES + 1), 1))
     await asyncio.sleep(0)
     lane.abandon()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
-import os
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,8 +19,11 @@ from agent.connectors.synthetic import SyntheticConnector
 from agent.conversation import Conversation as AgentConversation
 from agent.dispatcher import Dispatcher
 from agent.errors import LinkError
+from agent.journal.base import Journal
+from agent.journal.memory import MemoryJournal
 from agent.link.memory import MemoryTransport, pair
 from agent.settings import Settings
+from agent.spool import SPOOL_BYTES, SpoolFolder
 from cloud_broker.commands import Commands, Submission
 from cloud_broker.desk import AgentDesk
 from cloud_broker.link.base import LinkLost, Peer, Transport
@@ -85,19 +90,30 @@ class BrokerEnd(Transport):
 
 
 class Site:
-    """One agent's process: its dispatcher and connectors; a new ``Site`` is a restarted agent."""
+    """
+    One agent's process: its dispatcher and connectors.
+
+    A new ``Site`` is another agent that knows nothing; ``restarted`` is the same one after its process died.
+    """
 
     def __init__(
         self,
         name: str = "plant-1",
         file: dict[str, Any] | None = None,
         connector: Callable[[DriverSetup], Connector] = SyntheticConnector,
+        journal: Journal | None = None,
     ) -> None:
         self.settings = Settings.model_validate({**(file or FILE), "agent": name})
         self.name = name
-        self.journal = os.urandom(4).hex()
+        self.spool_bytes = SPOOL_BYTES
+        self.journal = journal if journal is not None else MemoryJournal()
+        self._spool = Path(tempfile.mkdtemp(prefix="spool-"))
+        self._connector = connector
+        self._run()
+
+    def _run(self) -> None:
         self.connectors: dict[str, Connector] = {
-            key: connector(
+            key: self._connector(
                 DriverSetup(
                     key,
                     connection,
@@ -106,7 +122,27 @@ class Site:
             )
             for key, connection in self.settings.connections.items()
         }
-        self.dispatcher = Dispatcher(self.settings, self.connectors)
+        self.dispatcher = Dispatcher(
+            self.settings, self.connectors, self.journal, SpoolFolder(self._spool, self.spool_bytes)
+        )
+        self.dispatcher.recover()
+
+    async def restarted(self) -> Site:
+        """Return this agent after its process died: the journal, the spool and what the ERP has are left."""
+        again = copy.copy(self)
+        await self.kill()
+        again._run()
+        return again
+
+    async def kill(self) -> None:
+        """Let the process die: what it still does from here on reaches nobody."""
+        self.dispatcher._journal = MemoryJournal()
+        tasks = [r.task for r in (*self.dispatcher._commands.values(), *self.dispatcher._leaving) if r.task is not None]
+        self.dispatcher._stopping = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.dispatcher.close()
 
     def conversation(self, transport: MemoryTransport, silence_s: float = limits.SILENCE_S) -> AgentConversation:
         built = catalogue.build(self.settings, {})
@@ -135,6 +171,7 @@ class Ring:
         self._inline_bytes = inline_bytes
         self._max_bytes = max_bytes
         self._links: list[tuple[MemoryTransport, asyncio.Task[Any], asyncio.Task[Any]]] = []
+        self._sites: list[Site] = []
         self.store = SqliteStore(folder / "broker.db")
 
     async def start(self) -> None:
@@ -168,6 +205,7 @@ class Ring:
         """Link a site, and wait until commands can be sent to it."""
         ours, theirs = pair()
         end = BrokerEnd(ours)
+        self._sites.append(site)
         broker = BrokerConversation(
             end,
             Peer("acme", site.name, "01", "memory:0"),
@@ -240,3 +278,6 @@ async def ring(folder: Path, **options: Any) -> AsyncIterator[Ring]:
         yield made
     finally:
         await made.stop()
+        for site in made._sites:
+            await site.kill()
+            shutil.rmtree(site._spool, ignore_errors=True)
