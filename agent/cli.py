@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from agent import RELEASE
+from agent.cli_journal import journal
+from agent.cli_options import (
+    DONE,
+    FAILED,
+    NOT_ALLOWED,
+    NOT_REACHABLE,
+    WRONG_WORDS,
+    config_option,
+    json_option,
+    load,
+    show,
+)
 from agent.errors import AgentError, ConfigError, EnrolmentError, LinkError, SecretError, TokenRefused
 
 # What a command needs is imported in it: `run` must start fast and stay small, and `version` must
@@ -22,7 +32,6 @@ if TYPE_CHECKING:
     from agent.config_file import Loaded
     from agent.secrets import SecretStore
 
-DONE, FAILED, WRONG_WORDS, NOT_REACHABLE, NOT_ALLOWED = range(5)
 EXIT_CODES: Final[tuple[tuple[type[AgentError], int], ...]] = (
     (TokenRefused, NOT_ALLOWED),
     (ConfigError, WRONG_WORDS),
@@ -31,42 +40,6 @@ EXIT_CODES: Final[tuple[tuple[type[AgentError], int], ...]] = (
     (SecretError, FAILED),
     (AgentError, FAILED),
 )
-DEFAULT_FILE: Final = "agent.toml"
-ENVIRONMENT_KEY: Final = "OUTHAUL_AGENT_CONFIG"
-
-config_option = click.option(
-    "--config",
-    "config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help=f"The operator's file; default: ${ENVIRONMENT_KEY}, or {DEFAULT_FILE} here, or the system's.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-
-
-def system_file() -> Path:
-    """Return where an installed agent has its file."""
-    if sys.platform == "win32":
-        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Outhaul" / DEFAULT_FILE
-    return Path("/etc/outhaul") / DEFAULT_FILE
-
-
-def find_file(named: Path | None) -> Path:
-    """Return the operator's file: the named one, the environment's, the one here, or the system's."""
-    if named is not None:
-        return named
-    if os.environ.get(ENVIRONMENT_KEY):
-        return Path(os.environ[ENVIRONMENT_KEY])
-    here = Path(DEFAULT_FILE)
-    return here if here.is_file() else system_file()
-
-
-def load(named: Path | None) -> Loaded:
-    """Read the operator's file, and set up the log as it says."""
-    from agent import config_file, logs
-
-    loaded = config_file.load(find_file(named))
-    logs.set_up(loaded.settings.log)
-    return loaded
 
 
 def open_secrets(loaded: Loaded) -> SecretStore:
@@ -76,14 +49,12 @@ def open_secrets(loaded: Loaded) -> SecretStore:
     return open_store(loaded.settings, loaded.base_dir)
 
 
-def show(document: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """The Outhaul agent: runs beside the ERP, dials out, and does only what its file names."""
+
+
+cli.add_command(journal)
 
 
 @cli.command()

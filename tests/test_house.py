@@ -20,6 +20,8 @@ HOUSE: Final = (*PROGRAMS, "installer", "config", "tests", "bench")
 # Modules that import inside functions, and why; nothing else does.
 DEFERRED: Final = {
     "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
+    "agent.cli_journal": "other commands start without what reads the journal",
+    "agent.cli_options": "pydantic takes longer to load than `--help` should take",
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
     "agent.secrets": "a table: loads the store that the file names, and no other",
     "agent.secrets.keyring_store": "a table: loads the back end of the system it runs on",
@@ -38,6 +40,7 @@ IMPLEMENTATIONS: Final = {
     "agent.connectors.file": set[str](),
     "agent.connectors.soap": set[str](),
     "agent.connectors.synthetic": {"agent.app"},
+    "agent.journal.file": {"agent.app", "agent.cli_journal"},  # the latter reads the same folder
     "agent.link.websocket": {"agent.app", "agent.check", "agent.enrolment"},  # the latter two dial without the stages
     "agent.link.memory": set[str](),
     "agent.secrets.vault": {"agent.secrets"},

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
 from agent.errors import ConfigError
 
 NAME: Final = "agent.lock"
+WAIT_S: Final = 0.5  # seconds; who only looks whether it is held, holds it for a moment
 
 if sys.platform == "win32":
     import msvcrt
@@ -22,6 +24,33 @@ else:
 
     def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def held(state_dir: Path) -> bool:
+    """Whether an agent runs with this folder."""
+    try:
+        descriptor = os.open(state_dir / NAME, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        _lock(descriptor)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock_soon(descriptor: int) -> bool:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            _lock(descriptor)
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(0.02)
 
 
 class FolderLock:
@@ -41,13 +70,11 @@ class FolderLock:
                 f"{path}: can't be opened ({exc.strerror}); run this as the agent's account, and see that state_dir "
                 "is its own and its disk has space"
             ) from exc
-        try:
-            _lock(self._descriptor)
-        except OSError as exc:
+        if not _lock_soon(self._descriptor):
             os.close(self._descriptor)
             raise ConfigError(
                 f"{state_dir}: another agent runs with this state_dir; stop it, or give this one a state_dir of its own"
-            ) from exc
+            )
 
     def release(self) -> None:
         """Let another agent take it; more than once has no effect."""

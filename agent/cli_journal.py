@@ -1,0 +1,267 @@
+"""``outhaul-agent journal``: what ran here, and what is in doubt."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent.cli_options import FAILED, config_option, json_option, load, show
+from agent.errors import AgentError
+from protocol.plain_text import plain
+
+# What reads the journal is imported where it is needed: other commands start without it.
+if TYPE_CHECKING:
+    from agent.journal.base import Entry
+    from agent.journal.reading import Reading
+
+STATES: Final = ("started", "ended", "acknowledged", "in_doubt")
+SHOWN: Final = 50  # entries of a list, if no limit is given
+TRIES: Final = 5  # at reading, while an agent may be about to replace the files
+
+
+@click.group()
+def journal() -> None:
+    """What ran here, and what is in doubt."""
+
+
+@journal.command("list")
+@click.option("--state", type=click.Choice(STATES), help="Only those that stand there.")
+@click.option("--operation", help="Only those of this operation.")
+@click.option("--limit", type=click.IntRange(min=1), default=SHOWN, show_default=True, help="The newest so many.")
+@config_option
+@json_option
+def list_entries(state: str | None, operation: str | None, limit: int, config: Path | None, as_json: bool) -> None:
+    """List commands, the newest first; those in doubt, or under way, stand out."""
+    entries = [
+        entry
+        for entry in _entries(_read(_state_dir(config)))
+        if (state is None or state in _states(entry)) and operation in (None, entry.claim.operation)
+    ]
+    entries.sort(key=lambda entry: entry.claim.at, reverse=True)
+    if as_json:
+        show([_facts(entry) for entry in entries[:limit]])
+        return
+    _table(entries[:limit])
+    if len(entries) > limit:
+        click.echo(f"{len(entries) - limit} more; --limit shows them", err=True)
+
+
+@journal.command("show")
+@click.argument("command_id", metavar="ID")
+@config_option
+@json_option
+def show_entry(command_id: str, config: Path | None, as_json: bool) -> None:
+    """Show all that is known of one command."""
+    entry = _entry(_read(_state_dir(config)), command_id)
+    facts = {
+        **_facts(entry),
+        "params": _json(entry.claim.params),
+        "outputs": _json(entry.outputs),
+        "rows_bytes": len(entry.rows or b"") + entry.spooled,
+    }
+    if as_json:
+        show(facts)
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if value is not None:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            click.echo(f"{name:<{width}}  {plain(text)}")
+
+
+@journal.command()
+@click.argument("command_id", metavar="ID")
+@click.option("--happened/--not-happened", default=None, help="Whether the ERP has it; one of them must be said.")
+@click.option("--note", required=True, help="How it was found out; kept with the command.")
+@config_option
+@json_option
+def resolve(command_id: str, happened: bool | None, note: str, config: Path | None, as_json: bool) -> None:
+    """Say what was found out of a command in doubt; the agent takes it up, now or when it starts."""
+    from agent.journal import lock, resolutions
+    from agent.journal.base import Resolution
+
+    if happened is None:
+        raise click.UsageError("say which: --happened or --not-happened")
+    state_dir = _state_dir(config)
+    entry = _entry(_read(state_dir), command_id)
+    if not _states(entry) & {"started", "in_doubt"}:
+        outcome = entry.completed.outcome if entry.completed is not None else "unknown"
+        raise AgentError(f"{command_id}: ended, {outcome}: there is nothing to resolve")
+    if entry.completed is None and lock.held(state_dir):
+        raise AgentError(
+            f"{command_id}: may be under way at this moment; wait until it has ended, or stop the agent first"
+        )
+    resolution = Resolution(happened, _user(), note, time.time())
+    try:
+        resolutions.leave(state_dir, command_id, resolution)
+    except OSError as exc:
+        raise AgentError(f"{state_dir}: the resolution can't be written: {exc.strerror or exc}") from exc
+    if as_json:
+        show({"id": command_id, "happened": happened, "by": resolution.by, "note": note, "at": _time(resolution.at)})
+    else:
+        click.echo(f"{command_id}: kept that it {'happened' if happened else 'did not happen'}", err=True)
+
+
+@journal.command()
+@config_option
+@json_option
+def verify(config: Path | None, as_json: bool) -> None:
+    """Check every record; the first that does not fit is named."""
+    state_dir = _state_dir(config)
+    found = _read(state_dir)
+    if as_json:
+        show(
+            {
+                "ok": not found.damages,
+                "records": found.count,
+                "position": found.position,
+                "bytes": found.size,
+                "mark": found.mark,
+                "torn_bytes": found.torn,
+                "damages": [
+                    {"file": one.file, "offset": one.offset, "what": one.what, "commands": list(one.ids)}
+                    for one in found.damages
+                ],
+            }
+        )
+    elif found.damages:
+        click.echo(f"{click.style('FAILED', fg='red')}  {found.damages[0]}")
+        if len(found.damages) > 1:
+            click.echo(f"        and {len(found.damages) - 1} more; --json lists them")
+        click.echo("        fix: restart the agent: it sets the bad bytes aside and goes on with all the others")
+    else:
+        torn = f"; {found.torn} bytes at the end were being written" if found.torn else ""
+        click.echo(f"{click.style('ok', fg='green')}      {found.count} records, {found.size} bytes{torn}")
+    if found.damages:
+        sys.exit(FAILED)
+
+
+def _state_dir(config: Path | None) -> Path:
+    loaded = load(config)
+    return loaded.base_dir / loaded.settings.state_dir
+
+
+def _read(state_dir: Path) -> Reading:
+    """Read the journal as it is; an agent may be writing it."""
+    from agent.journal.disk import Disk
+    from agent.journal.file import FOLDER
+    from agent.journal.reading import read
+    from agent.journal.records import Index
+
+    folder = state_dir / FOLDER
+    for attempt in range(TRIES):
+        try:
+            found = read(Disk(), folder, Index(), whole=True)
+        except OSError as exc:
+            raise AgentError(
+                f"{folder}: can't be read: {exc.strerror or exc}; run this as the agent's account"
+            ) from exc
+        if not found.damages:
+            break
+        # An agent that wrote its journal anew meanwhile took away the file that was about to be read.
+        time.sleep(0.05 * attempt)
+    return found
+
+
+def _entries(found: Reading) -> Iterable[Entry]:
+    yield from found.index.open.values()
+    yield from (known for known in found.index.remembered.values() if not isinstance(known, int))
+
+
+def _entry(found: Reading, command_id: str) -> Entry:
+    for entry in _entries(found):
+        if entry.claim.id == command_id:
+            return entry
+    raise AgentError(f"the journal has no command {command_id!r}; outhaul-agent journal list shows those it has")
+
+
+def _states(entry: Entry) -> set[str]:
+    doubtful = entry.completed is not None and entry.completed.outcome == "in_doubt" and entry.resolution is None
+    return {entry.state, "in_doubt"} if doubtful else {entry.state}
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    claim, completed, resolution = entry.claim, entry.completed, entry.resolution
+    facts: dict[str, Any] = {
+        "id": claim.id,
+        "operation": claim.operation,
+        "effect": claim.effect,
+        "attempt": claim.epoch,
+        "state": entry.state,
+        "outcome": completed.outcome if completed is not None else None,
+        "started_at": _time(claim.at),
+        "ended_at": _time(entry.ended_at) if entry.ended_at else None,
+        "correlation_id": claim.correlation_id,
+        "error": None,
+        "resolution": None,
+    }
+    if completed is not None and completed.error_code:
+        facts["error"] = {
+            "kind": completed.error_kind,
+            "code": completed.error_code,
+            "message": completed.error_message,
+        }
+    if resolution is not None:
+        facts["resolution"] = {
+            "happened": resolution.happened,
+            "by": resolution.by,
+            "note": resolution.note,
+            "at": _time(resolution.at),
+        }
+    return facts
+
+
+def _table(entries: list[Entry]) -> None:
+    rows = [_cells(entry) for entry in entries]
+    heads = ("id", "operation", "effect", "attempt", "state", "outcome", "started", "ended")
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row, entry in zip([heads, *rows], [None, *entries], strict=True):
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        states = _states(entry) if entry is not None else set()
+        colour = "red" if "in_doubt" in states else "yellow" if "started" in states else None
+        click.echo(click.style(line, fg=colour, bold=entry is None or None) if colour or entry is None else line)
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    outcome: str = entry.completed.outcome if entry.completed is not None else ""
+    if entry.resolution is not None:
+        outcome += " (happened)" if entry.resolution.happened else " (did not happen)"
+    return (
+        plain(entry.claim.id),
+        plain(entry.claim.operation),
+        entry.claim.effect,
+        str(entry.claim.epoch),
+        entry.state,
+        outcome.strip(),
+        _local(entry.claim.at),
+        _local(entry.ended_at) if entry.ended_at else "",
+    )
+
+
+def _json(data: bytes | None) -> Any:
+    return json.loads(data) if data else None
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _local(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _user() -> str:
+    """Return who sits at the keyboard, also where they act for the agent's account."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

@@ -1,0 +1,58 @@
+"""What the commands of ``outhaul-agent`` share: the operator's file, ``--json``, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from agent.config_file import Loaded
+
+DONE, FAILED, WRONG_WORDS, NOT_REACHABLE, NOT_ALLOWED = range(5)
+DEFAULT_FILE: Final = "agent.toml"
+ENVIRONMENT_KEY: Final = "OUTHAUL_AGENT_CONFIG"
+
+config_option = click.option(
+    "--config",
+    "config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"The operator's file; default: ${ENVIRONMENT_KEY}, or {DEFAULT_FILE} here, or the system's.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def system_file() -> Path:
+    """Return where an installed agent has its file."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Outhaul" / DEFAULT_FILE
+    return Path("/etc/outhaul") / DEFAULT_FILE
+
+
+def find_file(named: Path | None) -> Path:
+    """Return the operator's file: the named one, the environment's, the one here, or the system's."""
+    if named is not None:
+        return named
+    if os.environ.get(ENVIRONMENT_KEY):
+        return Path(os.environ[ENVIRONMENT_KEY])
+    here = Path(DEFAULT_FILE)
+    return here if here.is_file() else system_file()
+
+
+def load(named: Path | None) -> Loaded:
+    """Read the operator's file, and set up the log as it says."""
+    # pydantic takes longer to load than `--help` should take.
+    from agent import config_file, logs
+
+    loaded = config_file.load(find_file(named))
+    logs.set_up(loaded.settings.log)
+    return loaded
+
+
+def show(document: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
