@@ -21,6 +21,7 @@ from tests.faults.combinations import ClockJump, Combination, all_combinations
 from tests.faults.erp import erp
 from tests.faults.run import Report, run
 from tests.faults.site import lab
+from tests.faults.soak import soak
 
 LANES: Final = 2  # labs at work beside each other: most of the time is waiting
 
@@ -31,8 +32,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--only", type=int, action="append", default=None)
     parser.add_argument("--lanes", type=int, default=LANES)
+    parser.add_argument("--soak", type=float, default=None, metavar="MINUTES")
     asked = parser.parse_args()
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1_000_000)
+    if asked.soak is not None:
+        return _soak(asked.soak, seed)
     wanted = [found for found in all_combinations() if asked.only is None or found.number in asked.only]
     print(f"== faults: seed {seed}, {len(wanted)} combinations of place and fault", flush=True)
     began = time.monotonic()
@@ -57,6 +61,18 @@ def _lane(part: Sequence[Combination], seed: int) -> Report:
         before = {program: clocks.of(folder, program).words() for program in ("agent", "broker")} if clock else None
         with lab(folder, systems, before) as made:
             return run(made, part, seed, lambda line: print(line, flush=True))
+
+
+def _soak(minutes: float, seed: int) -> int:
+    print(f"== soak: seed {seed}, {minutes:g} minutes", flush=True)
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="outhaul-soak-") as name,
+        erp(Path(name) / "edi") as systems,
+        lab(Path(name), systems) as made,
+    ):
+        report = soak(made, minutes, seed, lambda line: print(line, flush=True))
+    return _tell(report, seed, time.monotonic() - began)
 
 
 def _tell(report: Report, seed: int, seconds: float) -> int:

@@ -142,7 +142,8 @@ def erp(root: Path, *, durable: bool = False) -> Iterator[Erp]:
         durable: whether the databases force their writes to disk.
     """
     with contextlib.ExitStack() as stack:
-        pg, my = stack.enter_context(postgres(durable=durable)), stack.enter_context(mariadb(durable=durable))
+        pg = stack.enter_context(postgres(durable=durable))
+        my = stack.enter_context(mariadb(durable=durable))
         finance = stack.enter_context(finance_service())
         pg.execute_script((HERE / "postgres.sql").read_text())
         my.execute_script((HERE / "mariadb.sql").read_text())

@@ -94,12 +94,14 @@ def one(lab: Lab, combination: Combination, seed: int, report: Report) -> list[T
     if isinstance(combination.fault, AtPoint) and not fired:
         report.missed.append(f"{combination.number} {combination.fault.name}")
     report.violations += [(combination.number, violation) for violation in checker.check(seen)]
-    report.doubts += [
-        f"{combination.number} {one_told.wish.operation}: {((one_told.final or {}).get('error') or {}).get('message')}"
-        for one_told in told
-        if one_told.state == "in_doubt"
-    ]
+    report.doubts += [f"{combination.number} {line}" for line in explained(told)]
     return told
+
+
+def explained(told: Sequence[Told]) -> list[str]:
+    """Return each command in doubt with what the broker says of it."""
+    errors = [(one.wish, (one.final or {}).get("error") or {}) for one in told if one.state == "in_doubt"]
+    return [f"{wish.operation} {wish.order_no}: {error.get('code')}: {error.get('message')}" for wish, error in errors]
 
 
 def _works(rng: random.Random, combination: Combination) -> list[Work]:

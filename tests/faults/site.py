@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -160,17 +161,30 @@ class Lab:
 
     def start(self) -> None:
         """Set up and start everything; returns when both agents are linked."""
-        self._made.facts("init")
-        for tenant in TENANTS:
-            self.keys[tenant] = self._made.tenant(tenant).key
-        self.agent_site.secret("pg", self.erp.pg.password)
-        self.agent_site.secret("my", self.erp.my.password)
+        admin = self._made.facts("init")["admin_key"]
         self.broker.start()
         until(self._made.ready, "serving")
-        for tenant, agent in zip(TENANTS, (self.agent, self.neighbour), strict=True):
-            self._sites[tenant].enrol(self._made.token(tenant, "plant-1"))
-            agent.start()
+        with ThreadPoolExecutor() as pool:
+            secrets = pool.submit(self._keep_secrets)
+            tokens = {tenant: self._let_in(admin, tenant) for tenant in TENANTS}
+            secrets.result()
+            list(pool.map(lambda tenant: self._sites[tenant].enrol(tokens[tenant]), TENANTS))
+        self.agent.start()
+        self.neighbour.start()
         self.wait_ready()
+
+    def _keep_secrets(self) -> None:
+        self.agent_site.secret("pg", self.erp.pg.password)
+        self.agent_site.secret("my", self.erp.my.password)
+
+    def _let_in(self, admin: str, tenant: str) -> str:
+        """Make a tenant and its caller's key; return a token for its agent."""
+        headers = {"Authorization": f"Bearer {admin}", "Outhaul-Tenant": tenant}
+        with httpx2.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False) as client:
+            client.post("/v1/tenants", json={"name": tenant}).raise_for_status()
+            self.keys[tenant] = client.post("/v1/keys", json={"scopes": ["*"]}).raise_for_status().json()["key"]
+            token: str = client.post("/v1/agents/plant-1/tokens", json={}).raise_for_status().json()["token"]
+            return token
 
     def wait_ready(self) -> None:
         """Wait until the broker serves and both agents are linked."""
