@@ -87,7 +87,7 @@ class DeadLetters:
         if command.state is CommandState.IN_DOUBT:
             happened = found == "happened"
             state = CommandState.SUCCEEDED if happened else CommandState.FAILED
-            error = None if happened else CommandError("technical", "not_happened", _not_happened(who, note))
+            error = None if happened else CommandError("technical", "found_not_happened", _not_happened(who, note))
             await self._store.resolve(scope, command_id, state, Resolution(found, by, time.time(), who, note), error)
             # Another may have resolved it at the same moment: what is kept counts.
             command = await self._path.get(scope, command_id)

@@ -6,7 +6,7 @@ from importlib import metadata
 
 from fastapi import FastAPI
 
-from cloud_broker.api import agents, auth, commands, health, keys, openapi, problems, rows, tenants
+from cloud_broker.api import agents, auth, commands, dead_letters, health, keys, openapi, problems, rows, tenants
 from cloud_broker.api.services import Services
 
 
@@ -23,6 +23,6 @@ def create_app(services: Services) -> FastAPI:
     auth.install(app)
     problems.install(app)
     openapi.install(app)
-    for part in (commands, rows, agents, tenants, keys, health):
+    for part in (commands, rows, dead_letters, agents, tenants, keys, health):
         app.include_router(part.router)
     return app

@@ -151,7 +151,7 @@ async def submit(request: Request) -> Response:
         if command.state not in FINAL:
             command = await there.commands.wait(who.scope, command.id, wait_s)
     status = 200 if command.state in FINAL else 202
-    return answer(await _view(there, who.scope, command), status, told)
+    return answer(await view(there, who.scope, command), status, told)
 
 
 @router.get(
@@ -176,14 +176,10 @@ async def search(
 ) -> Response:
     """List a tenant's commands, newest first."""
     who = await caller(request, "commands:read")
-    if since is not None and since.tzinfo is None:
-        raise RequestInvalid("since: wants a time with its zone, such as 2026-01-31T12:00:00Z.")
-    if cursor is not None and ID.fullmatch(cursor) is None:
-        raise RequestInvalid(f"cursor: wants `next` of the part before as it stands, found {cursor!r}.")
     there = services(request)
-    wanted = CommandFilter(state, operation, agent, correlation_id, since.timestamp() if since else None)
-    page = await there.store.commands(who.scope, wanted, cursor, limit)
-    return answer(ListView([await _view(there, who.scope, command) for command in page.items], page.next))
+    wanted = CommandFilter(state, operation, agent, correlation_id, seconds("since", since))
+    page = await there.store.commands(who.scope, wanted, checked_cursor(cursor), limit)
+    return answer(ListView([await view(there, who.scope, command) for command in page.items], page.next))
 
 
 @router.get(
@@ -209,7 +205,7 @@ async def look(
         command = await there.commands.wait(who.scope, command_id, min(wait, MAX_WAIT_S))
     else:
         command = await there.commands.get(who.scope, command_id)
-    return answer(await _view(there, who.scope, command))
+    return answer(await view(there, who.scope, command))
 
 
 @router.post(
@@ -225,12 +221,36 @@ async def cancel(request: Request, command_id: CommandId) -> Response:
     """Ask for a command's end. One that runs may still succeed; one that ended stays as it is."""
     who = await caller(request, "commands:write")
     there = services(request)
-    return answer(await _view(there, who.scope, await there.commands.cancel(who.scope, command_id)))
+    return answer(await view(there, who.scope, await there.commands.cancel(who.scope, command_id)))
 
 
-async def _view(there: Services, scope: Scope, command: Command) -> CommandView:
+async def view(there: Services, scope: Scope, command: Command) -> CommandView:
+    """Return what a caller sees of a command now."""
     waiting_for = there.commands.waiting_for(scope, command) if command.state is CommandState.QUEUED else None
     return command_view(command, waiting_for, await there.commands.row_sets(scope, command))
+
+
+def seconds(name: str, moment: datetime | None) -> float | None:
+    """Return a time in seconds since 1970; raises ``RequestInvalid`` for one without its zone."""
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise RequestInvalid(f"{name}: wants a time with its zone, such as 2026-01-31T12:00:00Z.")
+    return moment.timestamp()
+
+
+def checked_cursor(cursor: str | None) -> str | None:
+    """Return a cursor of a list of commands; raises ``RequestInvalid`` for what can't be one."""
+    if cursor is not None and ID.fullmatch(cursor) is None:
+        raise RequestInvalid(f"cursor: wants `next` of the part before as it stands, found {cursor!r}.")
+    return cursor
+
+
+def checked_ttl(ttl_s: float) -> float:
+    """Return seconds that a command may live; raises ``RequestInvalid`` for what is out of bounds."""
+    if not (math.isfinite(ttl_s) and 0 < ttl_s <= MAX_TTL_S):
+        raise RequestInvalid(f"ttl: wants more than 0 and at most {MAX_TTL_S:.0f} seconds, found {ttl_s:g}.")
+    return ttl_s
 
 
 def _submission(wanted: NewCommand, request: Request, limit: int, key_id: str) -> Submission:
@@ -250,9 +270,7 @@ def _submission(wanted: NewCommand, request: Request, limit: int, key_id: str) -
         text = getattr(wanted, name)
         if text is not None and not 1 <= len(text) <= MAX_TEXT_CHARS:
             raise RequestInvalid(f"{name}: wants 1 to {MAX_TEXT_CHARS} characters, found {len(text)}.")
-    ttl_s = DEFAULT_TTL_S if wanted.ttl is None else wanted.ttl
-    if not (math.isfinite(ttl_s) and 0 < ttl_s <= MAX_TTL_S):
-        raise RequestInvalid(f"ttl: wants more than 0 and at most {MAX_TTL_S:.0f} seconds, found {ttl_s:g}.")
+    ttl_s = DEFAULT_TTL_S if wanted.ttl is None else checked_ttl(wanted.ttl)
     if abs(wanted.priority) > MAX_PRIORITY:
         raise RequestInvalid(f"priority: wants -{MAX_PRIORITY} to {MAX_PRIORITY}, found {wanted.priority}.")
     return Submission(

@@ -59,7 +59,8 @@ def describe(
         extra["parameters"] = [tenant, *parameters]
     if body is not None:
         content = {"schema": _schema(body)} | ({"example": example} if example else {})
-        extra["requestBody"] = {"required": True, "content": {"application/json": content}}
+        needed = any(field.required for field in msgspec.structs.fields(body))
+        extra["requestBody"] = {"required": needed, "content": {"application/json": content}}
     return {
         "summary": summary,
         "status_code": next(iter(answers)),

@@ -9,6 +9,8 @@ from typing import Protocol
 from fastapi import Request
 
 from cloud_broker.commands import Submission
+from cloud_broker.dead_letters import DeadLetters
+from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import Settings
 from cloud_broker.store.base import Agent, Command, RowSetInfo, Store
 from cloud_broker.tenants import Scope
@@ -79,6 +81,8 @@ class Services:
         issue_token: of tenant, agent, group and seconds; returns the token's text and when it expires.
         revoke_agent: of tenant, agent; ends its link too. Returns whether there is such an agent.
         link_listening: whether agents can dial.
+        dead_letters: what went wrong, and what people do about it.
+        replay_runs: replays of many dead letters.
     """
 
     settings: Settings
@@ -87,6 +91,8 @@ class Services:
     issue_token: Callable[[Scope, str, str | None, float], Awaitable[tuple[str, float]]]
     revoke_agent: Callable[[Scope, str], Awaitable[bool]]
     link_listening: Callable[[], bool]
+    dead_letters: DeadLetters
+    replay_runs: ReplayRuns
 
 
 def services(request: Request) -> Services:

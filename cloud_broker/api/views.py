@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, RowSetInfo, Tenant
+from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Resolution, RowSetInfo, Tenant
 from protocol.states import FINAL, CommandState
 
 
@@ -35,12 +35,29 @@ class ErrorView(msgspec.Struct, frozen=True):
     source_code: str
 
 
+class ResolutionView(msgspec.Struct, frozen=True):
+    """
+    What a person found out of a command that was in doubt.
+
+    Attributes:
+        found: happened or not_happened.
+        by: id of the key that said so; ``who`` is the person, if named.
+    """
+
+    found: str
+    by: str
+    who: str | None
+    note: str | None
+    at: str
+
+
 class CommandLinks(msgspec.Struct, frozen=True, rename={"self_": "self"}):
     """Where more is to be had."""
 
     self_: str
     rows: str
     cancel: str
+    timeline: str
 
 
 class CommandView(msgspec.Struct, frozen=True):
@@ -50,9 +67,14 @@ class CommandView(msgspec.Struct, frozen=True):
     Attributes:
         waiting_for: while queued: agent, window, rate, order, breaker or retry.
         outcome: the final state, once there is one.
+        not_before: while it waits for another try: when that comes at the earliest.
         attempts: how often it was sent to an agent.
         expires_at: it may not start after this.
         outputs: OUT parameters, SOAP body or file receipt, as the agent wrote them.
+        error: why it did not succeed; while it waits for another try, why the last one failed.
+        replay_of: id of the command that this one does again.
+        replayed_by: id of the command that does this one again.
+        resolution: what a person found out of one that was in doubt.
         warnings: what the caller should know besides, such as a type that a driver is known to spoil.
     """
 
@@ -63,6 +85,7 @@ class CommandView(msgspec.Struct, frozen=True):
     operation: str
     state: CommandState
     waiting_for: str | None
+    not_before: str | None
     outcome: CommandState | None
     attempts: int
     correlation_id: str | None
@@ -75,6 +98,9 @@ class CommandView(msgspec.Struct, frozen=True):
     row_sets: list[RowSetView]
     error: ErrorView | None
     warnings: list[str]
+    replay_of: str | None
+    replayed_by: str | None
+    resolution: ResolutionView | None
     links: CommandLinks
 
 
@@ -191,6 +217,7 @@ def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[R
         operation=command.operation,
         state=command.state,
         waiting_for=waiting_for,
+        not_before=time_or_none(command.not_before) if command.state is CommandState.QUEUED else None,
         outcome=command.state if command.state in FINAL else None,
         attempts=command.epoch,
         correlation_id=command.correlation_id or None,
@@ -201,9 +228,12 @@ def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[R
         expires_at=time_text(command.expires_at),
         outputs=msgspec.Raw(command.outputs) if command.outputs else None,
         row_sets=[_row_set(info) for info in row_sets],
-        error=_error(command.error),
+        error=error_view(command.error),
         warnings=list(command.warnings),
-        links=CommandLinks(here, f"{here}/rows", f"{here}/cancel"),
+        replay_of=command.replay_of,
+        replayed_by=command.replayed_by,
+        resolution=_resolution(command.resolution),
+        links=CommandLinks(here, f"{here}/rows", f"{here}/cancel", f"{here}/timeline"),
     )
 
 
@@ -211,7 +241,14 @@ def _row_set(info: RowSetInfo) -> RowSetView:
     return RowSetView([ColumnView(column["name"], column["type"]) for column in info.columns], info.rows)
 
 
-def _error(error: CommandError | None) -> ErrorView | None:
+def _resolution(found: Resolution | None) -> ResolutionView | None:
+    if found is None:
+        return None
+    return ResolutionView(found.found, found.by, found.who or None, found.note or None, time_text(found.at))
+
+
+def error_view(error: CommandError | None) -> ErrorView | None:
+    """Return what a caller sees of an error."""
     return None if error is None else ErrorView(error.kind, error.code, error.message, error.source_code)
 
 

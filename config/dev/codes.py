@@ -31,6 +31,12 @@ BROKERS_OWN: Final = {
         "unknown",
         "The agent, or its process, was lost while the command was under way, and nobody can tell whether it happened.",
     ),
+    "found_not_happened": (
+        "`failed`",
+        "`failed`",
+        "technical",
+        "It was in doubt, and a person found that it had not happened.",
+    ),
     "result_lost": (
         "`failed`",
         "`in_doubt`",

@@ -17,8 +17,10 @@ import uvicorn
 from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.commands import Submission
-from cloud_broker.errors import AgentNotFound, CommandNotFound, IdempotencyKeyReused, RowSetNotFound
+from cloud_broker.dead_letters import DeadLetters
+from cloud_broker.errors import AgentNotFound, CommandNotFound, IdempotencyKeyReused, ParametersInvalid, RowSetNotFound
 from cloud_broker.keys import new_key, sha256_of
+from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import LimitSettings, Settings
 from cloud_broker.store.base import Agent, Command, Finish, IdempotencyConflict, RowSetInfo, Store, Token
 from cloud_broker.store.open import open_store
@@ -55,15 +57,32 @@ class PlayedCommands:
         self._store = store
         self._changed = asyncio.Condition()
         self.submissions: list[Submission] = []
+        self.taken: list[Command] = []
+        self.refuses = False
+        self.gone: set[str] = set()
         self.rows: dict[str, Rows] = {}
 
     async def submit(self, scope: Scope, submission: Submission) -> tuple[Command, bool]:
         """Keep it."""
+        command = await self.checked(scope, submission)
+        try:
+            return await self._store.add_command(scope, command)
+        except IdempotencyConflict as exc:
+            raise IdempotencyKeyReused(str(exc)) from exc
+
+    def take(self, command: Command) -> None:
+        """Leave it, as if its agent were away."""
+        self.taken.append(command)
+
+    async def checked(self, scope: Scope, submission: Submission) -> Command:
+        """Take nearly everything."""
         if submission.agent == "nobody":
             raise AgentNotFound("There is no agent 'nobody'.", agents=[])
+        if self.refuses:
+            raise ParametersInvalid("order: n: wants less")
         self.submissions.append(submission)
         now = time.time()
-        command = Command(
+        return Command(
             id=new_id("cmd", int(now * 1000), os.urandom),
             tenant=scope.tenant,
             agent=submission.agent,
@@ -78,17 +97,15 @@ class PlayedCommands:
             correlation_id=submission.correlation_id,
             idempotency_key=submission.idempotency_key,
             traceparent=submission.traceparent,
+            ordering_key=submission.ordering_key,
+            priority=submission.priority,
             key_id=submission.key_id,
         )
-        try:
-            return await self._store.add_command(scope, command)
-        except IdempotencyConflict as exc:
-            raise IdempotencyKeyReused(str(exc)) from exc
 
     async def get(self, scope: Scope, command_id: str) -> Command:
         """Look it up."""
         command = await self._store.command(scope, command_id)
-        if command is None:
+        if command is None or command_id in self.gone:
             raise CommandNotFound("There is no such command.")
         return command
 
@@ -143,6 +160,8 @@ class Broker:
     store: Store
     commands: PlayedCommands
     link: dict[str, bool]
+    dead_letters: DeadLetters
+    runs: ReplayRuns
 
     async def key(self, tenant: str | None, *scopes: str, ttl_s: float | None = None) -> str:
         """Make a key and return it."""
@@ -178,16 +197,21 @@ async def running(folder: Path) -> AsyncIterator[Broker]:
     async def revoke_agent(scope: Scope, name: str) -> bool:
         return await store.revoke_agent(scope, name, time.time())
 
-    app = create_app(Services(settings, store, commands, issue_token, revoke_agent, lambda: link["listening"]))
+    dead_letters = DeadLetters(store, commands)
+    runs = ReplayRuns(store, dead_letters)
+    app = create_app(
+        Services(settings, store, commands, issue_token, revoke_agent, lambda: link["listening"], dead_letters, runs)
+    )
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none", lifespan="off")
     server = uvicorn.Server(config)
     listener = config.bind_socket()
     serving = asyncio.create_task(server.serve([listener]), name="api under test")
     host, port = listener.getsockname()
     try:
-        yield Broker(f"http://{host}:{port}", settings, store, commands, link)
+        yield Broker(f"http://{host}:{port}", settings, store, commands, link, dead_letters, runs)
     finally:
         server.should_exit = True
         await serving
+        await runs.stop()
         listener.close()
         await store.close()

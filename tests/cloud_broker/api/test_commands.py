@@ -26,6 +26,7 @@ MEMBERS = [
     "operation",
     "state",
     "waiting_for",
+    "not_before",
     "outcome",
     "attempts",
     "correlation_id",
@@ -38,6 +39,9 @@ MEMBERS = [
     "row_sets",
     "error",
     "warnings",
+    "replay_of",
+    "replayed_by",
+    "resolution",
     "links",
 ]
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
@@ -58,7 +62,12 @@ async def test_a_submitted_command_is_answered_202_with_its_place(acme: httpx2.A
     assert TIME.match(command["created_at"])
     assert TIME.match(command["expires_at"])
     here = answer.headers["location"]
-    assert command["links"] == {"self": here, "rows": f"{here}/rows", "cancel": f"{here}/cancel"}
+    assert command["links"] == {
+        "self": here,
+        "rows": f"{here}/rows",
+        "cancel": f"{here}/cancel",
+        "timeline": f"{here}/timeline",
+    }
     assert (await acme.get(here)).json() == command
 
 

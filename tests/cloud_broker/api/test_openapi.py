@@ -11,6 +11,7 @@ import jsonschema_rs
 import pytest
 
 from tests.cloud_broker.api.broker import Broker
+from tests.cloud_broker.api.dead import failed
 
 REFERENCE = (Path(__file__).parents[3] / "docs/reference/http-api.md").read_text("utf-8")
 
@@ -85,6 +86,19 @@ async def test_what_is_sent_fits_what_is_described(broker: Broker) -> None:
         fits("NewCommand", body)
         fits("CommandView", (await client.post("/v1/commands", json=body)).json())
         fits("AgentView", (await client.get("/v1/agents/plant-1")).json())
+        for path, schema in (
+            ("/v1/commands/{command_id}/resolve", "Finding"),
+            ("/v1/commands/{command_id}/replay", "Again"),
+            ("/v1/dead-letters/replay", "NewReplay"),
+        ):
+            fits(schema, document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"])
+        await failed(broker)
+        fits("DeadLetterView", (await client.get("/v1/dead-letters")).json()["items"][0])
+        many = await client.post("/v1/dead-letters/replay", json={"dry_run": True})
+        fits("ReplayPlanView", many.json())
+        fits("ReplayRunView", (await client.post("/v1/dead-letters/replay")).json())
+        letter = (await client.get("/v1/commands?state=failed")).json()["items"][0]
+        fits("TimelineStepView", (await client.get(letter["links"]["timeline"])).json()["items"][-1])
         fits("Problem", (await client.get("/v1/nothing")).json())
         fits("KeyView", (await client.get("/v1/keys")).json()["items"][0])
 
@@ -94,7 +108,22 @@ async def test_the_reference_names_every_route(broker: Broker) -> None:
         assert f"`{method.upper()} {path}`" in REFERENCE.replace("/commands/{id}", "/commands/{command_id}")
 
 
-@pytest.mark.parametrize("schema", ["CommandView", "NewCommand"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "CommandView",
+        "NewCommand",
+        "DeadLetterInfo",
+        "AttemptView",
+        "TimelineStepView",
+        "ReplayRunView",
+        "NewReplay",
+        "Wanted",
+        "Finding",
+        "Again",
+        "ReplayPlanView",
+    ],
+)
 async def test_the_reference_names_every_member(broker: Broker, schema: str) -> None:
     for member in (await described(broker))["components"]["schemas"][schema]["properties"]:
         assert f"`{member}`" in REFERENCE

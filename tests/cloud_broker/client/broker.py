@@ -19,10 +19,12 @@ import uvicorn
 from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.commands import Commands
+from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
 from cloud_broker.keys import new_key, sha256_of
 from cloud_broker.link.base import Peer
 from cloud_broker.link.conversation import Conversation
+from cloud_broker.replays import ReplayRuns
 from cloud_broker.results import Results
 from cloud_broker.router import Router
 from cloud_broker.settings import Settings
@@ -140,14 +142,19 @@ class Broker:
         self.router = Router(self.store, results, time.time)
         self.desk = AgentDesk(self.store, self.router, time.time)
         await self.router.start()
+        commands = Commands(self.store, self.router, results)
+        dead_letters = DeadLetters(self.store, commands)
+        replay_runs = ReplayRuns(self.store, dead_letters)
         app = create_app(
             Services(
                 settings=self.settings,
                 store=self.store,
-                commands=Commands(self.store, self.router, results),
+                commands=commands,
                 issue_token=_no_token,
                 revoke_agent=_no_revocation,
                 link_listening=lambda: True,
+                dead_letters=dead_letters,
+                replay_runs=replay_runs,
             )
         )
         await self.store.create_tenant(TENANT, time.time())
@@ -162,6 +169,7 @@ class Broker:
         await self._stop.wait()
         server.should_exit = server.force_exit = True
         await serving
+        await replay_runs.stop()
         await self.router.stop()
         for task in self._tasks:
             task.cancel()
