@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgspec
+
 from cloud_broker.dead_letters import DeadLetters
-from cloud_broker.errors import BrokerError, Conflict, ReplayRunNotFound, ResolveFirst, StoreUnavailable
-from cloud_broker.store.base import Command, CommandFilter, ReplayRun, Skipped, Store
+from cloud_broker.errors import (
+    BrokerError,
+    Conflict,
+    IdempotencyKeyReused,
+    ReplayRunNotFound,
+    ResolveFirst,
+    StoreUnavailable,
+)
+from cloud_broker.store.base import Command, CommandFilter, IdempotencyConflict, ReplayRun, Skipped, Store
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id
 
@@ -61,9 +71,18 @@ class ReplayRuns:
         """Return how many dead letters a run would look at, and how many of them are in doubt, and left out."""
         return await self._store.count_dead_letters(scope, wanted, most)
 
-    async def begin(self, scope: Scope, wanted: CommandFilter, most: int, rate: float, by: str) -> ReplayRun:
+    async def begin(
+        self,
+        scope: Scope,
+        wanted: CommandFilter,
+        most: int,
+        rate: float,
+        *,
+        by: str,
+        idempotency_key: str | None = None,
+    ) -> ReplayRun:
         """
-        Keep a run and begin with it.
+        Keep a run and begin with it; with a key that was used before, return the run that was begun then.
 
         Args:
             most: how many dead letters it may look at.
@@ -71,17 +90,33 @@ class ReplayRuns:
             by: id of the key that asks for it.
 
         Raises:
+            IdempotencyKeyReused: the key was used for another request.
             Conflict: the tenant has too many at once.
         """
+        fingerprint = hashlib.sha256(msgspec.json.encode((wanted, most, rate))).hexdigest()
         if sum(worker.tenant == scope.tenant for worker in self._workers.values()) >= MAX_OPEN:
             raise Conflict(f"{MAX_OPEN} replays are under way; wait for one, or cancel one")
         now = time.time()
         # Its own replays must not come back to it when they fail.
         wanted = replace(wanted, dead_letters=True, before=min(now, wanted.before or now))
         total, _ = await self._store.count_dead_letters(scope, wanted, most)
-        run = ReplayRun(new_id("rpl", int(now * 1000), os.urandom), scope.tenant, wanted, total, rate, by, now)
-        await self._store.add_replay_run(scope, run)
-        self._work(run)
+        run = ReplayRun(
+            id=new_id("rpl", int(now * 1000), os.urandom),
+            tenant=scope.tenant,
+            wanted=wanted,
+            total=total,
+            rate=rate,
+            by=by,
+            created_at=now,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+        )
+        try:
+            run, new = await self._store.add_replay_run(scope, run)
+        except IdempotencyConflict as exc:
+            raise IdempotencyKeyReused(f"{exc}; use a new key for a new request") from exc
+        if new:
+            self._work(run)
         return run
 
     async def get(self, scope: Scope, run_id: str) -> ReplayRun:

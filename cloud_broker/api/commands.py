@@ -86,14 +86,15 @@ EXAMPLE: Final = {
     "correlation_id": "order-4711",
     "ttl": 600,
 }
+IDEMPOTENCY_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key and body again give what they gave before; another body is refused with 422.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": headers.MAX_KEY_CHARS},
+    "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+}
 SUBMIT_HEADERS: Final = [
-    {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "The same key and body again give the same command; another body is refused with 422.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": headers.MAX_KEY_CHARS},
-        "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
-    },
+    IDEMPOTENCY_KEY,
     {
         "name": "Prefer",
         "in": "header",

@@ -12,7 +12,16 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from cloud_broker.api import headers
 from cloud_broker.api.auth import caller
 from cloud_broker.api.bodies import Body, answer, read
-from cloud_broker.api.commands import MAX_PAGE, MAX_TEXT_CHARS, CommandId, checked_cursor, checked_ttl, seconds, view
+from cloud_broker.api.commands import (
+    IDEMPOTENCY_KEY,
+    MAX_PAGE,
+    MAX_TEXT_CHARS,
+    CommandId,
+    checked_cursor,
+    checked_ttl,
+    seconds,
+    view,
+)
 from cloud_broker.api.dead_letter_views import (
     DeadLetterView,
     ReplayPlanView,
@@ -30,6 +39,7 @@ from cloud_broker.errors import (
     CommandNotFound,
     Conflict,
     ContentTypeUnsupported,
+    IdempotencyKeyReused,
     NotFinished,
     OperationNotFound,
     ParametersInvalid,
@@ -258,9 +268,10 @@ async def search(
             ),
             200: ("With `dry_run`: how many there are.", ReplayPlanView),
         },
-        problems=[Conflict, ContentTypeUnsupported, TenantSuspended, StoreUnavailable],
+        problems=[Conflict, IdempotencyKeyReused, ContentTypeUnsupported, TenantSuspended, StoreUnavailable],
         body=NewReplay,
         example=NEW_REPLAY,
+        parameters=[IDEMPOTENCY_KEY],
     ),
 )
 async def replay_many(request: Request) -> Response:
@@ -274,7 +285,8 @@ async def replay_many(request: Request) -> Response:
     runs, wanted = services(request).replay_runs, _filter(asked.filter)
     if asked.dry_run:
         return answer(ReplayPlanView(*await runs.plan(who.scope, wanted, asked.max)))
-    run = await runs.begin(who.scope, wanted, asked.max, asked.rate, who.key.id)
+    key = headers.idempotency_key(request.headers.getlist("idempotency-key"))
+    run = await runs.begin(who.scope, wanted, asked.max, asked.rate, by=who.key.id, idempotency_key=key)
     return answer(run_view(run), 202, {"Location": f"/v1/dead-letters/replays/{run.id}"})
 
 

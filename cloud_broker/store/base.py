@@ -282,6 +282,7 @@ class ReplayRun:
         by: id of the key that asked for it.
         cursor: id of the last one looked at; "" before the first.
         skipped: the first ``MAX_SKIPPED`` of those left out; ``skipped_count`` is how many there are.
+        fingerprint: of what was asked for; tells one use of an idempotency key from another.
     """
 
     id: str
@@ -297,6 +298,8 @@ class ReplayRun:
     skipped_count: int = 0
     skipped: tuple[Skipped, ...] = ()
     finished_at: float | None = None
+    idempotency_key: str | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,8 +542,13 @@ class Store(abc.ABC):
         """Return dead letters whose ids are greater than ``cursor``, oldest first; without their params."""
 
     @abc.abstractmethod
-    async def add_replay_run(self, scope: Scope, run: ReplayRun) -> None:
-        """Keep a new run."""
+    async def add_replay_run(self, scope: Scope, run: ReplayRun) -> tuple[ReplayRun, bool]:
+        """
+        Keep a new run; return it and True, or the one with the same idempotency key and False.
+
+        Raises:
+            IdempotencyConflict: that one has another fingerprint.
+        """
 
     @abc.abstractmethod
     async def replay_run(self, scope: Scope, run_id: str) -> ReplayRun | None:

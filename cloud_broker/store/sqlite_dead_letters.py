@@ -12,6 +12,7 @@ from cloud_broker.store.base import (
     Command,
     CommandError,
     CommandFilter,
+    IdempotencyConflict,
     Page,
     ReplayRun,
     Resolution,
@@ -76,8 +77,18 @@ class SqliteDeadLetters(SqliteFile):
         bound = records.bound_wishes(scope.tenant, dataclasses.replace(wanted, dead_letters=True), cursor, limit)
         return await self._all(records.command, "dead_letters_after", **bound)
 
-    async def add_replay_run(self, scope: Scope, run: ReplayRun) -> None:
-        await self._change("add_replay_run", **records.bound_run(run) | {"tenant": scope.tenant})
+    async def add_replay_run(self, scope: Scope, run: ReplayRun) -> tuple[ReplayRun, bool]:
+        bound = records.bound_run(run) | {"tenant": scope.tenant}
+
+        def work(connection: sqlite3.Connection) -> tuple[ReplayRun, bool]:
+            if connection.execute(QUERIES["add_replay_run"], bound).rowcount == 1:
+                return run, True
+            earlier = records.run(connection.execute(QUERIES["run_by_idempotency_key"], bound).fetchone())
+            if earlier.fingerprint != run.fingerprint:
+                raise IdempotencyConflict(f"the key {run.idempotency_key!r} was used for another request")
+            return earlier, False
+
+        return await self._write(work)
 
     async def replay_run(self, scope: Scope, run_id: str) -> ReplayRun | None:
         return await self._one(records.run, "replay_run", tenant=scope.tenant, id=run_id)

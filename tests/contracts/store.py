@@ -516,7 +516,7 @@ class StoreContract:
     async def test_a_run_knows_what_it_has_done(self, store: Store) -> None:
         wanted = CommandFilter(CommandState.FAILED, "echo", "plant-1", "c1", START, True, START + 9, "timeout")
         run = ReplayRun("rpl_1", "acme", wanted, 150, 2.5, "key_1", START)
-        await store.add_replay_run(ACME, run)
+        assert await store.add_replay_run(ACME, run) == (run, True)
         assert await store.replay_run(ACME, "rpl_1") == run
         assert await store.open_replay_runs() == [run]
         one = command()
@@ -548,6 +548,17 @@ class StoreContract:
         assert last.next is None
         await store.forget_before(START + 10, 10)
         assert [run.id for run in (await store.replay_runs(ACME, None, 9)).items] == ["rpl_2", "rpl_1"]
+
+    async def test_one_idempotency_key_makes_one_run(self, store: Store) -> None:
+        def run(number: int, fingerprint: str = "f1") -> ReplayRun:
+            key: dict[str, Any] = {"idempotency_key": "k1", "fingerprint": fingerprint}
+            return ReplayRun(f"rpl_{number}", "acme", CommandFilter(), 1, 1.0, "key", START, **key)
+
+        assert await store.add_replay_run(ACME, run(1)) == (run(1), True)
+        assert await store.add_replay_run(ACME, run(2)) == (run(1), False)
+        with pytest.raises(IdempotencyConflict):
+            await store.add_replay_run(ACME, run(3, "f2"))
+        assert (await store.add_replay_run(OTHER, dataclasses.replace(run(4, "f2"), tenant="other")))[1]
 
     async def test_a_run_is_its_tenants_alone(self, store: Store) -> None:
         run = ReplayRun("rpl_1", "acme", CommandFilter(), 1, 1.0, "k", START)

@@ -36,7 +36,8 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- run --
-id, tenant, wanted, total, rate, key_id, created_at, state, cursor, replayed, skipped_count, skipped, finished_at
+id, tenant, wanted, total, rate, key_id, created_at, state, cursor, replayed, skipped_count, skipped, finished_at,
+idempotency_key, fingerprint
 
 -- durable --
 PRAGMA synchronous = FULL;
@@ -272,8 +273,11 @@ LIMIT :limit;
 -- add_replay_run --
 INSERT INTO replay_runs ({run}) VALUES (
     :id, :tenant, :wanted, :total, :rate, :by, :created_at, :state, :cursor, :replayed, :skipped_count, :skipped,
-    :finished_at
-);
+    :finished_at, :idempotency_key, :fingerprint
+) ON CONFLICT (tenant, idempotency_key) DO NOTHING;
+
+-- run_by_idempotency_key --
+SELECT {run} FROM replay_runs WHERE tenant = :tenant AND idempotency_key = :idempotency_key;
 
 -- replay_run --
 SELECT {run} FROM replay_runs WHERE tenant = :tenant AND id = :id;

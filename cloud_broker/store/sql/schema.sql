@@ -123,20 +123,23 @@ CREATE TABLE steps (
 CREATE INDEX steps_of_command ON steps (number);
 
 CREATE TABLE replay_runs (
-    tenant        TEXT NOT NULL REFERENCES tenants (name),
-    id            TEXT NOT NULL,
-    wanted        TEXT NOT NULL,
-    total         INTEGER NOT NULL,
-    rate          REAL NOT NULL,
-    key_id        TEXT NOT NULL,
-    created_at    REAL NOT NULL,
-    state         TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
-    cursor        TEXT NOT NULL,
-    replayed      INTEGER NOT NULL,
-    skipped_count INTEGER NOT NULL,
-    skipped       TEXT NOT NULL,
-    finished_at   REAL,
-    PRIMARY KEY (tenant, id)
+    tenant          TEXT NOT NULL REFERENCES tenants (name),
+    id              TEXT NOT NULL,
+    wanted          TEXT NOT NULL,
+    total           INTEGER NOT NULL,
+    rate            REAL NOT NULL,
+    key_id          TEXT NOT NULL,
+    created_at      REAL NOT NULL,
+    state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
+    cursor          TEXT NOT NULL,
+    replayed        INTEGER NOT NULL,
+    skipped_count   INTEGER NOT NULL,
+    skipped         TEXT NOT NULL,
+    finished_at     REAL,
+    idempotency_key TEXT,
+    fingerprint     TEXT NOT NULL,
+    PRIMARY KEY (tenant, id),
+    UNIQUE (tenant, idempotency_key)
 ) WITHOUT ROWID;
 
 -- One row that is written to see whether a write gets through.

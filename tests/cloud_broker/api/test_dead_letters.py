@@ -438,6 +438,22 @@ async def test_a_bulk_replay_that_can_not_be_meant_is_refused(acme: httpx2.Async
     assert (await acme.get("/v1/dead-letters/replays")).json()["items"] == []
 
 
+async def test_a_bulk_replay_that_is_asked_for_twice_with_one_key_is_one(
+    acme: httpx2.AsyncClient, broker: Broker
+) -> None:
+    made = [await failed(broker) for _ in range(3)]
+    asked: dict[str, Any] = {"url": "/v1/dead-letters/replay", "headers": {"Idempotency-Key": "k1"}}
+
+    answers = [await acme.post(**asked, json={"max": 1}) for _ in range(2)]
+    other = await acme.post(**asked, json={"max": 2})
+
+    assert [answer.status_code for answer in answers] == [202, 202]
+    run = await done(acme, answers[0].json())
+    assert answers[1].json()["id"] == run["id"]
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert [one.replay_of for one in broker.commands.taken] == [made[0].id]
+
+
 async def test_a_tenant_has_only_so_many_runs_at_once(acme: httpx2.AsyncClient, broker: Broker) -> None:
     for _ in range(2):  # each run leaves out the first at once, and waits for the second
         await in_doubt(broker)
