@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 DAY_S: Final = 86_400.0
 TIDY_S: Final = 3_600.0  # seconds between two looks at what is past its retention
 LOOK_AGAIN_S: Final = 5.0  # seconds until a revocation by the command line acts on a live link
+POSITIONS_S: Final = 5.0  # seconds between two notes of how far the agents' journals have come
 TIDY_COMMANDS: Final = 500  # removed in one transaction
 API_GRACE_S: Final = 5  # seconds that requests under way have when the broker stops
 
@@ -106,6 +107,7 @@ async def _listening(
         stream_window_bytes=limits.STREAM_WINDOW_BYTES,
         link_window_bytes=limits.LINK_WINDOW_BYTES,
         max_command_bytes=settings.limits.command_bytes,
+        sends_again=limits.SENDS_AGAIN,
     )
 
     desk = AgentDesk(store, router, time.time)
@@ -146,6 +148,7 @@ async def _listening(
             for name, seconds, chore in (
                 ("tidy what is past its retention", TIDY_S, lambda: _tidy(settings, store, results)),
                 ("look again at who is linked", LOOK_AGAIN_S, lambda: _look_again(router, admission)),
+                ("keep how far the agents' journals have come", POSITIONS_S, desk.keep_positions),
                 ("renew the server's certificate", DAY_S, lambda: _renew(authority, hosts, tls)),
             )
         ]

@@ -230,10 +230,12 @@ class Commands:
         return self._results.reader(scope, command_id, command.row_sets[index], inline)
 
     def agent_state(self, scope: Scope, agent: Agent) -> str:
-        """Return ``online``, ``stale``, ``offline`` or ``revoked``."""
+        """Return ``online``, ``degraded``, ``stale``, ``offline`` or ``revoked``."""
         if agent.revoked_at is not None:
             return "revoked"
         line = self._router.line(scope, agent.name)
+        if line is not None and line.link is not None and line.problems:
+            return "degraded"
         if line is None or line.link is None or not line.ready:
             return "offline"
         return "online" if time.time() - line.link.last_heard < 2 * BEAT_S else "stale"

@@ -20,10 +20,11 @@ import msgspec
 from cloud_broker import catalogues, retries
 from cloud_broker.catalogues import CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
+from cloud_broker.late_answers import LateAnswers
 from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.router import Router, full_jitter
-from cloud_broker.settlement import REPEATABLE, Decision, doubt, resume_at, settle
+from cloud_broker.settlement import REPEATABLE, Decision, doubt, error_of, resume_at, settle
 from cloud_broker.store.base import CommandError, Finish, RowSetInfo, Step, Store
 from cloud_broker.tenants import Scope
 from protocol import limits
@@ -34,6 +35,7 @@ from protocol.messages import (
     Cancel,
     Chunk,
     Completed,
+    Condition,
     Credit,
     Held,
     Hello,
@@ -49,6 +51,8 @@ log = logging.getLogger(__name__)
 _OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
 LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
+MAX_SHUT_S: Final = 8 * 86_400.0  # seconds; windows come again every week
+MAX_POSITION: Final = 2**53  # records; no journal has as many
 REST_S: Final = 5.0  # seconds until an agent that begins nothing now is asked again
 NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable"})  # refusals that say: offer it again
 
@@ -60,6 +64,7 @@ class AgentDesk:
         self._store = store
         self._router = router
         self._now = now
+        self._late = LateAnswers(store, router, now)
 
     def _line(self, link: Conversation) -> Line:
         return self._router.line_of(link.peer.tenant, link.peer.agent)
@@ -67,6 +72,8 @@ class AgentDesk:
     async def joined(self, link: Conversation, hello: Hello) -> None:
         line = self._line(link)
         previous, line.link = line.link, link
+        line.problems, line.shut = (), {}
+        line.strays.clear()
         if previous is not None:
             previous.end("superseded", "another link of this agent took over")
         log.info(
@@ -80,9 +87,15 @@ class AgentDesk:
             },
         )
         known = await self._store.agent(Scope(line.tenant), line.agent)
+        if line.link is not link:
+            # A later link has told more of it.
+            return
         if known is not None:
             line.group = known.group
             line.digest = line.digest or known.catalogue_digest
+            if not line.journal:
+                line.journal, line.position = known.journal, known.position
+        self._journal(line, hello)
         await self._store.agent_seen(
             Scope(line.tenant),
             line.agent,
@@ -90,7 +103,36 @@ class AgentDesk:
             release=hello.release,
             system=hello.system,
             journal=hello.journal,
+            position=line.position,
         )
+        line.kept_position = line.position
+
+    def _journal(self, line: Line, hello: Hello) -> None:
+        """See whether the agent's journal is still the one it was, with all that was in it."""
+        position = _position(hello.position)
+        line.put_back = line.journal == hello.journal and position < line.position
+        if line.put_back:
+            log.warning(
+                "%s/%s: its journal was put back to an earlier state, such as by a restored machine: it had %d records "
+                "and has %d; what was under way there and is not in it is in doubt",
+                line.tenant,
+                line.agent,
+                line.position,
+                position,
+                extra={"event": "journal_put_back", "tenant": line.tenant, "agent": line.agent},
+            )
+        elif line.journal != hello.journal:
+            line.journal, line.position = hello.journal, position
+        else:
+            line.position = position
+
+    async def keep_positions(self) -> None:
+        """Tell the store how far the journals of those who are there have come."""
+        for link in self._router.links():
+            line = self._line(link)
+            if line.position > line.kept_position:
+                line.kept_position = line.position
+                await self._store.agent_seen(Scope(line.tenant), line.agent, self._now(), position=line.position)
 
     async def catalogue(self, link: Conversation, digest: str, catalogue: bytes) -> None:
         line = self._line(link)
@@ -120,24 +162,45 @@ class AgentDesk:
         if line.link is not link:
             return
         line.uncredited = 0
-        for held in holding.commands:
-            entry = line.flying.get(held.id)
-            if entry is None or not entry.sent or entry.command.epoch != held.epoch:
-                forget(link, held.id, held.epoch)
         held_by_id = {held.id: held for held in holding.commands}
+        strays = [held for held in holding.commands if not _counts(line.flying.get(held.id), held)]
         for entry in list(line.flying.values()):
             entry.uncredited = 0
             # Of one whose end is being written the agent may not forget anything yet: `Router.write_end` tells it.
             if entry.sent and not entry.finishing:
                 self._settle(entry, link, held_by_id.get(entry.command.id))
-        link.ready = True
+        if line.put_back and line.link is link:
+            # What was under way is settled: from here on the journal tells what comes after.
+            line.put_back = False
+            line.position = _position(link.hello.position) if link.hello else 0
+        self._late.ask(link, line, strays)
+        self._router.dispatch(line)
+
+    def condition(self, link: Conversation, message: Condition) -> None:
+        line = self._line(link)
+        if line.link is not link:
+            return
+        problems = tuple(problem[: limits.MAX_ERROR_CHARS] for problem in message.problems[: limits.MAX_PROBLEMS])
+        if problems != line.problems:
+            log.log(
+                logging.WARNING if problems else logging.INFO,
+                "%s/%s: %s",
+                line.tenant,
+                line.agent,
+                "; ".join(problems) or "all is well again",
+                extra={"event": "agent_condition", "tenant": line.tenant, "agent": line.agent},
+            )
+        now = time.monotonic()
+        there = line.catalogue.connections if line.catalogue is not None else {}
+        line.problems = problems
+        line.shut = {name: now + min(seconds, MAX_SHUT_S) for name, seconds in message.shut.items() if name in there}
         self._router.dispatch(line)
 
     def _settle(self, entry: Entry, link: Conversation, held: Held | None) -> None:
         command = entry.command
         result = entry.result if entry.result is not None and entry.result.reason is None else None
         have = result.taken if result is not None else 0
-        journal = link.hello.journal if link.hello else ""
+        journal = link.hello.journal if link.hello and not self._line(link).put_back else ""
         decision = settle(command, held, journal=journal, have=have)
         log.info(
             "command settled: %s",
@@ -148,6 +211,7 @@ class AgentDesk:
             offset = resume_at(held, have) if held is not None else 0
             if result is None or offset != have:
                 self._router.new_result(entry)
+            entry.hear()
             link.say(Resume(command.id, command.epoch, offset=offset or 0, credit=limits.STREAM_WINDOW_BYTES))
             if command.cancel_requested:
                 link.say(Cancel(command.id, command.epoch))
@@ -161,7 +225,11 @@ class AgentDesk:
         """Nothing to note: ``dispatched`` says it."""
 
     def started(self, link: Conversation, message: Started) -> None:
-        entry = self._line(link).flying_on(link, message.id)
+        line = self._line(link)
+        line.position = max(line.position, _position(message.position))
+        entry = line.flying_on(link, message.id)
+        if entry is not None:
+            entry.hear()
         if entry is not None and entry.command.state is not CommandState.RUNNING:
             now = self._now()
             first = entry.command.started_at
@@ -173,6 +241,7 @@ class AgentDesk:
     def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
         entry = self._line(link).flying_on(link, message.id)
         if entry is not None and entry.result is not None:
+            entry.hear()
             entry.result.begin(message)
 
     def chunk(self, link: Conversation, message: Chunk, data: Buffer) -> None:
@@ -180,6 +249,7 @@ class AgentDesk:
         if entry is None or entry.result is None:
             link.say(Credit(message.id, len(data)))
             return
+        entry.hear()
         if not entry.result.sets:
             raise RemoteProtocolError(f"{message.id}: rows before their row set")
 
@@ -213,14 +283,16 @@ class AgentDesk:
             except msgspec.DecodeError as exc:
                 raise RemoteProtocolError(f"{message.id}: outputs that are no JSON object: {exc}") from exc
         line = self._line(link)
-        entry = line.flying_on(link, message.id)
-        if entry is None:
-            forget(link, message.id, message.epoch)
+        if line.link is not link:
+            # The agent holds it still, and tells it on the link that took over.
+            return
+        line.position = max(line.position, _position(message.position))
+        entry = line.flying.get(message.id)
+        if entry is None or entry.finishing or message.id in line.strays:
+            # Its command went on, or has its end, without it.
+            self._late.told(link, line, message, outputs)
             return
         line.breaker(entry.command.connection).ended(message.id, message.error_code, time.monotonic())
-        if entry.finishing:
-            # The agent may forget it once that end is kept.
-            return
         if message.error_code in NOT_BEGUN and not message.touched:
             forget(link, message.id, message.epoch)
             self._rest(line, link)
@@ -246,7 +318,7 @@ class AgentDesk:
             phase=str(command.state),
             started_at=command.dispatched_at,
             outcome=message.outcome,
-            error=_error(message),
+            error=error_of(message),
         )
 
     def _rest(self, line: Line, link: Conversation) -> None:
@@ -270,7 +342,7 @@ class AgentDesk:
                 "agent disconnected",
                 extra={"event": "agent_disconnected", "tenant": line.tenant, "agent": line.agent},
             )
-            await self._store.agent_seen(Scope(line.tenant), line.agent, self._now())
+            await self._store.agent_seen(Scope(line.tenant), line.agent, self._now(), position=line.position)
 
     async def _complete(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes) -> None:
         finish = await self._verified(entry, message, outputs)
@@ -283,7 +355,7 @@ class AgentDesk:
         row_sets: tuple[RowSetInfo, ...] = ()
         inline: bytes | None = None
         state = CommandState(message.outcome)
-        error = _error(message)
+        error = error_of(message)
         try:
             # One that we cut, so that the agent was asked to stop, was cancelled by nobody.
             ours = result is not None and result.reason is not None and state is CommandState.CANCELLED
@@ -309,13 +381,11 @@ class AgentDesk:
         )
 
 
-def _error(message: Completed) -> CommandError | None:
-    """Return why an attempt did not succeed, no longer than it may be."""
-    if not message.error_code:
-        return None
-    return CommandError(
-        message.error_kind or "technical",
-        message.error_code[: limits.MAX_ERROR_CHARS],
-        message.error_message[: limits.MAX_ERROR_CHARS],
-        message.source_code[: limits.MAX_ERROR_CHARS],
-    )
+def _counts(entry: Entry | None, held: Held) -> bool:
+    """Whether what an agent holds is the attempt that its command is under way with."""
+    return entry is not None and entry.sent and entry.command.epoch == held.epoch
+
+
+def _position(told: int) -> int:
+    """Return how many records a journal has, as an agent told it; any number that it likes."""
+    return min(max(0, told), MAX_POSITION)

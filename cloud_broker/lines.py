@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Entry:
         spilled: whether an earlier attempt may have left a file of rows.
         writing: what an earlier attempt still writes to that file.
         uncredited: result bytes stored and not yet granted again on the link.
+        heard_at: when its agent last said something about it, on the monotonic clock.
+        told_to_stop: whether that was so long ago that the agent was told to stop it.
         finishing: whether the end of an attempt has come, and is being looked into or written.
         waking: set while it waits for its next try: calls when that may be sent.
         moved: set, and replaced, when ``result`` changes or the end is reached.
@@ -45,6 +48,8 @@ class Entry:
     spilled: bool = False
     writing: asyncio.Task[None] | None = None
     uncredited: int = 0
+    heard_at: float = field(default_factory=time.monotonic)
+    told_to_stop: bool = False
     finishing: bool = False
     waking: asyncio.TimerHandle | None = None
     waiters: set[asyncio.Future[Command]] = field(default_factory=set)
@@ -54,6 +59,11 @@ class Entry:
         """Wake those who wait for another result or the end."""
         self.moved.set()
         self.moved = asyncio.Event()
+
+    def hear(self) -> None:
+        """The agent said something about it."""
+        self.heard_at = time.monotonic()
+        self.told_to_stop = False
 
     def drop_result(self, why: str) -> None:
         """Let go of what an attempt brought."""
@@ -82,6 +92,10 @@ class Line:
     One agent: its link, what waits for it, what it works on.
 
     Attributes:
+        journal: mark of its journal, as last told, and ``position``, the most records that it was ever said to have.
+        kept_position: what the store knows of it.
+        put_back: whether its journal is an earlier state of itself, so that its mark says nothing now.
+        strays: attempts that it holds though they no longer count, each with whether sending must wait for its end.
         problems: why it refuses commands though the link is up, as it said.
         shut: connections outside of their windows, and when they open, on the monotonic clock.
         busy: commands under way, by connection.
@@ -95,6 +109,11 @@ class Line:
     link: Conversation | None = None
     catalogue: Catalogue | None = None
     digest: str = ""
+    journal: str = ""
+    position: int = 0
+    kept_position: int = 0
+    put_back: bool = False
+    strays: dict[str, bool] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     shut: Mapping[str, float] = field(default_factory=dict)
     queue: Queue = field(default_factory=Queue)
@@ -160,8 +179,8 @@ class Line:
 
 
 def forget(link: Conversation, command_id: str, epoch: int) -> None:
-    """Let the agent forget a command, if it holds it or has told its end on this link, and does so still."""
-    if Ack in PHASES[link.phase(command_id)]:
+    """Let the agent forget an attempt, if it holds it or has told its end on this link, and does so still."""
+    if Ack in PHASES[link.phase(command_id)] and link.epoch(command_id) == epoch:
         link.say(Ack(command_id, epoch))
 
 

@@ -26,7 +26,7 @@ from cloud_broker.link.conversation import Conversation
 from cloud_broker.queues import Order, Queue
 from cloud_broker.results import LiveResult, Results
 from cloud_broker.retries import Again, Schedule
-from cloud_broker.settlement import REPEATABLE, Decision, doubt, ended, lost
+from cloud_broker.settlement import REPEATABLE, SILENT_S, STOP_S, Decision, doubt, ended, gave_up, lost, silent
 from cloud_broker.store.base import Agent, Command, Finish, Step, Store
 from cloud_broker.tenants import Scope
 from protocol import limits
@@ -355,6 +355,7 @@ class Router:
         command = entry.command
         entry.sent = True
         entry.uncredited = 0
+        entry.hear()
         self.new_result(entry)
         link.say(
             Run(
@@ -438,7 +439,7 @@ class Router:
                 self._enqueue(self._entries[following])
                 self._dispatch_for(self._entries[following].command)
         if line is not None:
-            if line.link is not None:
+            if line.link is not None and command.id not in line.strays:
                 forget(line.link, command.id, command.epoch)
             self.dispatch(line)
 
@@ -514,9 +515,31 @@ class Router:
         entry.drop_result(f"attempt {entry.command.epoch} ended without a result: {why}")
         self._land(entry)
 
+    def _give_up_silent(self, now: float) -> None:
+        """End what an agent that is there never tells the end of; ask it to stop that first."""
+        clock = time.monotonic()
+        for line in list(self._lines.values()):
+            link = line.link
+            if link is None or not link.open:
+                continue
+            for entry in list(line.flying.values()):
+                command, quiet_s = entry.command, clock - entry.heard_at
+                if entry.finishing or not entry.sent or quiet_s < SILENT_S:
+                    continue
+                operation = line.catalogue.operations.get(command.operation) if line.catalogue else None
+                timeout_s = operation.timeout_s if operation is not None else 0.0
+                if not silent(command, timeout_s, quiet_s, now):
+                    continue
+                if not entry.told_to_stop and Cancel in PHASES[link.phase(command.id)]:
+                    entry.told_to_stop = True
+                    link.say(Cancel(command.id, command.epoch))
+                elif silent(command, timeout_s, quiet_s - STOP_S, now - STOP_S):
+                    self.end(entry, gave_up(command, now))
+
     async def _sweep(self) -> None:
         while True:
             now = self._now()
+            self._give_up_silent(now)
             while self._expiry and self._expiry[0][0] <= now:
                 _, command_id = heapq.heappop(self._expiry)
                 entry = self._entries.get(command_id)

@@ -10,8 +10,14 @@ from enum import StrEnum
 from typing import Final
 
 from cloud_broker.store.base import Command, CommandError, Effect, Finish
-from protocol.messages import Held
+from protocol import limits
+from protocol.messages import Completed, Held
 from protocol.states import CommandState
+
+# Seconds beyond its timeout, without a word about it, after which an attempt is given up although its agent is there:
+# finding out what came of an effect (`verify`, the ledger) may take that long after the work itself was lost.
+SILENT_S: Final = 600.0
+STOP_S: Final = 30.0  # seconds from the Cancel that is tried before that
 
 REPEATABLE: Final[frozenset[Effect]] = frozenset({"read", "idempotent"})
 
@@ -87,3 +93,38 @@ def doubt(now: float, held: bool) -> Finish:
         else "the agent was lost while it was under way: it may have happened, look in the ERP"
     )
     return Finish(state=CommandState.IN_DOUBT, finished_at=now, error=CommandError("unknown", "agent_lost", message))
+
+
+def silent(command: Command, timeout_s: float, quiet_s: float, now: float) -> bool:
+    """
+    Whether an attempt is lost though its agent is there.
+
+    Args:
+        timeout_s: of the operation.
+        quiet_s: seconds since the agent last said something about it.
+    """
+    if command.state is CommandState.RUNNING:
+        return quiet_s > timeout_s + SILENT_S
+    # It may wait at the agent until its time is up.
+    return quiet_s > SILENT_S and now > command.expires_at + SILENT_S
+
+
+def gave_up(command: Command, now: float) -> Finish:
+    """Return the end of a command that ``silent`` is true of, and that a Cancel did not end."""
+    if command.effect in REPEATABLE:
+        error = CommandError("technical", "agent_silent", "its agent is there, but never told what came of it")
+        return Finish(state=CommandState.FAILED, finished_at=now, error=error)
+    message = "its agent is there, but never told what came of it: it may have happened, look in the ERP"
+    return Finish(state=CommandState.IN_DOUBT, finished_at=now, error=CommandError("unknown", "agent_silent", message))
+
+
+def error_of(completed: Completed) -> CommandError | None:
+    """Return why an attempt did not succeed, no longer than it may be."""
+    if not completed.error_code:
+        return None
+    return CommandError(
+        completed.error_kind or "technical",
+        completed.error_code[: limits.MAX_ERROR_CHARS],
+        completed.error_message[: limits.MAX_ERROR_CHARS],
+        completed.source_code[: limits.MAX_ERROR_CHARS],
+    )

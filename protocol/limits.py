@@ -17,6 +17,7 @@ MAX_MESSAGE_BYTES: Final = 2 * 1_048_576 + 65_536  # bytes; one record of each l
 MAX_OUTPUT_BYTES: Final = 1_048_576  # bytes; outputs of one command: with BATCH_BYTES and a header they fit a message
 MAX_ROW_SETS: Final = 1_000  # of one command; each stands in the header of its Completed
 MAX_COLUMN_BYTES: Final = 1_048_576  # bytes; names and types of all columns of one result, which a broker holds
+MAX_PROBLEMS: Final = 20  # of one agent, each as long as an error text at most
 MAX_WARNINGS: Final = 20  # of one command, each as long as an error text at most
 CHUNK_BYTES: Final = 65_536  # bytes; a larger chunk would keep small results waiting on a thin line
 BATCH_BYTES: Final = 131_072  # bytes; records written together in one websocket message at most

@@ -140,6 +140,11 @@ class Session:
         talk = self._talks.get(command_id)
         return talk.phase if talk else Phase.UNKNOWN
 
+    def epoch(self, command_id: str) -> int:
+        """Which attempt at a command the conversation is about; 0 if it is about none."""
+        talk = self._talks.get(command_id)
+        return talk.epoch if talk else 0
+
     # --- what we say ------------------------------------------------------------------------------
 
     def say(self, message: AnyMessage, payload: Buffer = b"") -> None:

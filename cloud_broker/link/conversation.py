@@ -18,6 +18,7 @@ from protocol.messages import (
     Catalogue,
     Chunk,
     Completed,
+    Condition,
     Goodbye,
     Hello,
     Holding,
@@ -43,6 +44,9 @@ class Desk(Protocol):
 
     def holding(self, link: Conversation, holding: Holding) -> None:
         """What it still holds; commands may be sent from here on."""
+
+    def condition(self, link: Conversation, message: Condition) -> None:
+        """How it is."""
 
     def accepted(self, link: Conversation, message: Accepted) -> None:
         """It has the command."""
@@ -105,6 +109,10 @@ class Conversation:
     def phase(self, command_id: str) -> Phase:
         """Where the conversation about a command stands on this link."""
         return self._session.phase(command_id)
+
+    def epoch(self, command_id: str) -> int:
+        """Which attempt at a command this link is about; 0 if it is about none."""
+        return self._session.epoch(command_id)
 
     def end(self, code: str, reason: str, retry_after_s: float = 0.0) -> None:
         """Say goodbye and close."""
@@ -197,6 +205,8 @@ class Conversation:
             self._desk.completed(self, message, bytes(payload))
         elif isinstance(message, Hello):
             await self._greet(message)
+        elif isinstance(message, Condition):
+            self._desk.condition(self, message)
         elif isinstance(message, Holding):
             self._desk.holding(self, message)
         elif isinstance(message, Catalogue):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from cloud_broker.settlement import Decision, lost, settle
-from cloud_broker.store.base import Command, Effect
+from cloud_broker.settlement import Decision, ended, gave_up, lost, settle, silent
+from cloud_broker.store.base import Command, CommandError, Effect
 from protocol.messages import Held
 from protocol.states import CommandState
 
@@ -59,6 +61,37 @@ def test_each_case_has_its_decision(
     assert settle(command("idempotent"), held_, journal=journal, have=have) is read
     assert settle(command("at-most-once"), held_, journal=journal, have=have) is effect
     assert settle(command("once"), held_, journal=journal, have=have) is effect
+
+
+QUIET = [
+    # state, seconds since the last word of it (timeout 30 s), the time now (its own is up at 60) → given up
+    (CommandState.RUNNING, 629.0, 0.0, False),
+    (CommandState.RUNNING, 631.0, 0.0, True),
+    (CommandState.RUNNING, 5.0, 10_000.0, False),
+    (CommandState.DISPATCHED, 5_000.0, 659.0, False),
+    (CommandState.DISPATCHED, 5_000.0, 661.0, True),
+    (CommandState.DISPATCHED, 5.0, 10_000.0, False),
+]
+
+
+@pytest.mark.parametrize(("state", "quiet_s", "now", "given_up"), QUIET)
+def test_an_attempt_is_given_up_when_nothing_was_said_about_it_for_too_long(
+    state: CommandState, quiet_s: float, now: float, given_up: bool
+) -> None:
+    assert silent(replace(command("once"), state=state), 30.0, quiet_s, now) is given_up
+
+
+def test_what_is_given_up_may_have_happened_if_it_has_an_effect() -> None:
+    assert gave_up(command("idempotent"), 1.0).state is CommandState.FAILED
+    assert gave_up(command("once"), 1.0).state is CommandState.IN_DOUBT
+
+
+def test_an_expired_command_tells_why_its_last_attempt_failed() -> None:
+    last = CommandError("technical", "source_unavailable", "the host is down")
+    for error, said in ((last, "source_unavailable: the host is down"), (None, "before it could start")):
+        finish = ended(CommandState.EXPIRED, 1.0, error)
+        assert finish.error is not None
+        assert finish.error.message.endswith(said)
 
 
 def test_a_command_whose_agent_never_came_back_is_in_doubt_if_it_may_have_had_an_effect() -> None:
