@@ -242,11 +242,21 @@ def _encoding(place: Path, name: str) -> Iterator[Problem]:
 
 
 def _verify(place: Path, operation: Operation, settings: Settings) -> Iterator[Problem]:
-    # A name that does not exist is only a remark: verify is not acted on yet, and files are written ahead.
+    # A name that does not exist is only a remark: files are written ahead.
     other = settings.operations.get(operation.verify or "")
-    if other is not None and other.effect != "read":
+    if other is None:
+        return
+    if other.effect != "read":
         found = f"{operation.verify!r} with effect {other.effect!r}"
         yield (*place, "verify"), f"wants an operation with effect 'read', found {found}"
+    given = {*operation.params, "command_id", "correlation_id"} if operation.params else None
+    missing = [name for name, param in other.params.items() if param.wanted and given is not None and name not in given]
+    if missing:
+        yield (
+            (*place, "verify"),
+            f"wants an operation whose parameters are among this one's, command_id and correlation_id, "
+            f"found {operation.verify!r} that also wants {', '.join(missing)}",
+        )
 
 
 # --- secrets ------------------------------------------------------------------------------------
@@ -269,8 +279,6 @@ def remarks(settings: Settings) -> list[str]:
     found: list[str] = []
     for name, connection in settings.connections.items():
         place = f"connections.{name}"
-        if connection.breaker is not None:
-            found.append(f"{place}: breaker is not acted on in this release; a failing system is tried each time.")
         if isinstance(connection, OdbcConnection) and connection.ledger is not None:
             found.append(f"{place}: ledger is not acted on in this release.")
     for name, operation in settings.operations.items():
@@ -280,9 +288,8 @@ def remarks(settings: Settings) -> list[str]:
                 f"{place}: effect 'once' is kept as 'at-most-once' in this release: it never runs twice, and after "
                 "a crash in the middle of it a person has to look."
             )
-        if operation.verify is not None:
-            missing = "" if operation.verify in settings.operations else f"; no operation is named {operation.verify!r}"
-            found.append(f"{place}: verify is not acted on in this release: what is in doubt stays so{missing}.")
+        if operation.verify is not None and operation.verify not in settings.operations:
+            found.append(f"{place}: verify names no operation {operation.verify!r}: what is in doubt stays so.")
     if settings.policy.trusted_signers:
         found.append("policy: trusted_signers is not acted on in this release; signatures can't be verified yet.")
     for name in settings.policy.require_signature:
