@@ -176,6 +176,10 @@ def _agreement(seen: Histories) -> Iterator[Violation]:
                     )
     for told in seen.callers:
         for command_id in told.ids:
-            journalled = seen.journal.get(command_id)
-            if journalled and told.state and journalled != told.state:
+            journalled = seen.journal.get(command_id, "in_doubt")
+            certain = "in_doubt" not in (journalled, told.state) and told.state in FINAL
+            if not certain or told.wish.effect in ("read", "idempotent"):
+                continue
+            # It may have failed there and been cancelled or expired here; but it happened, or it did not.
+            if (journalled == "succeeded") != (told.state == "succeeded"):
                 yield Violation("the agent's journal says else", told.wish.key, f"{journalled}, not {told.state}")

@@ -103,9 +103,17 @@ class Lab:
                 self._tell(place.name)
         elif arming.action == "fail":
             self._fail(arming, place)
-        elif self._passed == arming.hit:
+        elif self._passed == arming.hit and self._claim():
             self._tell(place.name)
             os.kill(os.getppid() if arming.action == "orphan" else os.getpid(), signal.SIGKILL)
+
+    def _claim(self) -> bool:
+        """Whether this process is the one that dies: the next driver process must not die of the same."""
+        try:
+            os.unlink(self._folder / "armed")
+        except FileNotFoundError:
+            return False
+        return True
 
     def _fail(self, arming: Arming, place: Point) -> None:
         if self._passed < arming.hit:

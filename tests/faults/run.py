@@ -118,4 +118,4 @@ def look(lab: Lab, told: list[Told], since: float) -> Histories:
     broker = {tenant: list(workload.listed(lab.url, lab.keys[tenant], since - 1.0)) for tenant in TENANTS}
     effects = lab.erp.effects()
     foreign = [effect.order_no for effect in effects if not effect.order_no.startswith("AC")]
-    return Histories(told, broker, {}, effects, lab.erp.stock(), foreign)
+    return Histories(told, broker, lab.journal(), effects, lab.erp.stock(), foreign)

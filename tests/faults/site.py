@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -93,6 +94,13 @@ class Watched:
         if self._thread.is_alive():
             self._thread.join()
         self.program.stop()
+
+    def end(self, pid: int) -> None:
+        """Kill it, or the child of its tracer that it is, and leave it so until it is started."""
+        with self._lock:
+            self._wanted.clear()
+            os.kill(pid, signal.SIGKILL)
+            self.program.stop()
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it is there."""
@@ -192,6 +200,13 @@ class Lab:
         for tenant in TENANTS:
             with Caller(self.url, self.keys[tenant]) as caller:
                 until(partial(_linked, caller), "linked")
+
+    def journal(self) -> dict[str, str]:
+        """Return what the agent's journal has as the outcome of each command that has one."""
+        answer = self.agent_site.cli("journal", "list", "--json", "--limit", "1000000")
+        if answer.exit_code != 0:
+            raise ProgramError(answer.text)
+        return {entry["id"]: entry["outcome"] for entry in json.loads(answer.out) if entry["outcome"]}
 
     def driver_processes(self) -> list[int]:
         """Return the agent's driver processes."""
