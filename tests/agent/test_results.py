@@ -151,7 +151,7 @@ async def test_a_result_shows_its_state() -> None:
     lane = result()
     await lane.begin(COLUMNS)
     await lane.rows(b"x\n", 1)
-    assert repr(lane) == "<Result cmd_1 open, 0 to 2, 2 bytes unsent>"
+    assert repr(lane) == "<Result cmd_1 open, 0 to 2>"
 
 
 @pytest.mark.parametrize("offset", [0, 5])
