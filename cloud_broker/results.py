@@ -10,6 +10,7 @@ reads them: a stalled reader slows nobody, and memory stays flat.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -27,6 +28,8 @@ from protocol.messages import RowSetBegins, RowSetDone
 
 log = logging.getLogger(__name__)
 
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})  # of Windows too: its words for a full disk become these
+FULL_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
 READ_BYTES: Final = 262_144  # bytes per read; a few chunks, so that a fast reader makes few system calls
 
 
@@ -65,6 +68,9 @@ class LiveResult:
         self._max_bytes = max_bytes
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
+        self._kept = 0  # bytes that are whole in the file
+        self._full = False
+        self._unsure = False  # whether a sync has failed
         self._pending: list[tuple[_Set, Buffer, Callable[[int], None]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._after = after
@@ -141,16 +147,17 @@ class LiveResult:
                 if self.taken > self._max_bytes:
                     trouble = f"the result is larger than {self._max_bytes} bytes (limits.result_bytes)"
                 else:
-                    try:
-                        await asyncio.to_thread(self._write, pending)
-                    except OSError as exc:
-                        trouble = f"the broker could not keep the result: {exc.strerror}"
+                    for current, data, _ in pending:
+                        current.digest.update(data)
+                    trouble = await self._once_there_is_room(self._write, b"".join([data for _, data, _ in pending]))
                 if trouble is not None:
                     # Granted all the same: what is on its way must be let in, so that the end can come.
                     for _, data, stored in pending:
                         stored(len(data))
+                    ours = self._cut is None
                     self.cut(trouble)
-                    self.on_cut()
+                    if ours:
+                        self.on_cut()
                     return
                 for _, data, stored in pending:
                     self.stored += len(data)
@@ -161,16 +168,42 @@ class LiveResult:
             if self._ended or self._cut is not None:
                 self._close()
 
-    def _write(self, pending: Sequence[tuple[_Set, Buffer, Callable[[int], None]]]) -> None:
+    async def _once_there_is_room(self, write: Callable[[bytes], None], data: bytes) -> str | None:
+        """
+        Write, again and again while the disk is full; return why it can't be, or why nobody wants it any more.
+
+        Nothing is granted meanwhile, so the agent keeps what we can't.
+        """
+        while True:
+            try:
+                await asyncio.to_thread(write, data)
+            except OSError as exc:
+                if exc.errno not in FULL:
+                    return f"the broker could not keep the result: {exc.strerror}"
+                if not self._full:
+                    log.error("%s: no room for a result: %s", self.path, exc.strerror, extra={"event": "results_full"})
+                self._full = True
+                await asyncio.sleep(FULL_RETRY_S)
+                if self._cut is not None:
+                    return self._cut
+            else:
+                self._full = False
+                return None
+
+    def _write(self, data: bytes) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("wb", buffering=0)
+            self._file = self.path.open("w+b", buffering=0)
+        if self._buffer:
+            self._file.seek(0)
             _write_all(self._file, self._buffer)
+            self._kept = len(self._buffer)
             # Readers that are at work go on from the file.
             self._buffer = bytearray()
-        for current, data, _ in pending:
-            current.digest.update(data)
-        _write_all(self._file, b"".join([data for _, data, _ in pending]))
+        # What a write that failed has left behind is written over.
+        self._file.seek(self._kept)
+        _write_all(self._file, data)
+        self._kept += len(data)
 
     async def complete(self, manifest: Sequence[RowSetDone]) -> tuple[tuple[RowSetInfo, ...], bytes | None]:
         """
@@ -190,12 +223,42 @@ class LiveResult:
             self.cut("the rows that arrived are not those that were sent")
             raise ResultGone("the rows that arrived are not those that were sent")
         if self._file is not None:
-            try:
-                await asyncio.to_thread(_sync, self._file, self.path.parent)
-            except OSError as exc:
-                self.cut(f"the broker could not keep the result: {exc.strerror}")
-                raise ResultGone(self._cut or "") from exc
+            self._flushing = asyncio.create_task(self._make_durable(), name=f"sync {self.path.name}")
+            await self.flushed()
+            if self._cut is not None:
+                raise ResultGone(self._cut)
         return self.row_sets(), None if self._file is not None else bytes(self._buffer)
+
+    async def _make_durable(self) -> None:
+        try:
+            trouble = await self._once_there_is_room(self._sync, b"")
+            if trouble is not None:
+                self.cut(trouble)
+        finally:
+            self._flushing = None
+            if self._ended or self._cut is not None:
+                self._close()
+
+    def _sync(self, _: bytes) -> None:
+        if self._file is None:
+            return
+        if self._unsure:
+            self._write_again(self._file)
+        self._unsure = True
+        _sync(self._file, self.path.parent)
+        self._unsure = False
+
+    def _write_again(self, file: BinaryIO) -> None:
+        """Write all of it once more: what a sync that failed could not keep, the system may have taken for kept."""
+        for current in self.sets:
+            digest, position, end = hashlib.sha256(), current.offset, current.offset + current.bytes
+            while position < end and (data := _read(file, position, min(end - position, READ_BYTES))):
+                digest.update(data)
+                file.seek(position)
+                _write_all(file, data)
+                position += len(data)
+            if digest.digest() != current.digest.digest():
+                raise OSError(errno.EIO, "the rows are no longer whole")
 
     async def flushed(self) -> None:
         """Wait until nothing is on its way to the file."""

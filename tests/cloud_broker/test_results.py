@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -147,6 +150,99 @@ async def test_a_folder_that_can_not_be_written_cuts_the_result(tmp_path: Path) 
     await result.flushed()
     with pytest.raises(ResultGone, match="could not keep"):
         await result.complete([])
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A disk that takes half of each write, and then no more, until it is told that there is room."""
+    room = threading.Event()
+    write_all = results._write_all
+
+    def writes(file: BinaryIO, data: bytes | bytearray) -> None:
+        if not room.is_set():
+            write_all(file, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_all(file, data)
+
+    monkeypatch.setattr(results, "_write_all", writes)
+    monkeypatch.setattr(results, "FULL_RETRY_S", 0.01)
+    return room
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
+            await asyncio.sleep(0.002)
+
+
+async def test_a_full_disk_holds_a_result_up_and_loses_nothing_of_it(
+    tmp_path: Path, full: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = live(tmp_path)
+    granted: list[int] = []
+    result.begin(begins(0, 0))
+    reading = asyncio.ensure_future(read(result))
+    parts = [bytes([65 + number]) * 800 for number in range(20)]
+    for part in parts:
+        result.append(part, 1, granted.append)
+    await until(lambda: any(getattr(record, "event", "") == "results_full" for record in caplog.records))
+    assert granted == [800], "what is not stored is not granted again"
+    completing = asyncio.ensure_future(result.complete([done(b"".join(parts), 20)]))
+    full.set()
+    await completing
+    result.end()
+    assert await reading == result.path.read_bytes() == b"".join(parts)
+    assert sum(granted) == 16_000
+    assert len([record for record in caplog.records if getattr(record, "event", "") == "results_full"]) == 1
+
+
+async def test_a_command_that_ends_meanwhile_waits_for_no_room(tmp_path: Path, full: threading.Event) -> None:
+    result = live(tmp_path)
+    granted: list[int] = []
+    told: list[None] = []
+    result.on_cut = lambda: told.append(None)
+    result.begin(begins(0, 0))
+    result.append(b"x" * 5_000, 1, granted.append)
+    await until(lambda: result.path.exists())
+    result.cut("it was cancelled")
+    await result.flushed()
+    assert (granted, told) == ([5_000], [])
+    with pytest.raises(ResultGone, match="it was cancelled"):
+        await result.complete([])
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_a_sync_could_not_keep_is_written_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    result = live(tmp_path)
+    sync, syncs = results._sync, 0
+
+    def full_at_first(file: BinaryIO, folder: Path) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs == 1:
+            if lost:
+                os.truncate(result.path, 1_000)
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        sync(file, folder)
+
+    monkeypatch.setattr(results, "_sync", full_at_first)
+    monkeypatch.setattr(results, "FULL_RETRY_S", 0.01)
+    rows = bytes(range(256)) * 3_500
+    result.begin(begins(0, 0))
+    result.append(rows[:600_000], 1, ignored)
+    result.begin(begins(1, 600_000))
+    result.append(rows[600_000:], 1, ignored)
+    manifest = [done(rows[:600_000], 1), done(rows[600_000:], 1)]
+    if lost:
+        with pytest.raises(ResultGone, match="no longer whole"):
+            await result.complete(manifest)
+        return
+    await result.complete(manifest)
+    result.end()
+    assert syncs == 2
+    assert await read(result, 0) + await read(result, 1) == rows
 
 
 async def test_readers_of_a_cut_result_hear_why(tmp_path: Path) -> None:

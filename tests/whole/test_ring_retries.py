@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
+from cloud_broker import results
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.retries import Schedule
 from cloud_broker.store.base import Command
 from protocol.messages import Ack, Held, Run
 from protocol.states import CommandState
-from tests.whole.ring import SCOPE, Ring, ring
+from tests.whole.ring import SCOPE, Ring, Site, ring
 from tests.whole.scripted import Scripted, document, scripted
 
 AT_ONCE = Schedule(first_s=0.01, most_s=0.02)
@@ -350,3 +353,36 @@ async def test_a_rate_is_kept_by_the_broker_too(broker: Ring) -> None:
         for _ in range(3):
             await agent.begin()
         assert 0.2 < time.monotonic() - began < 2.0
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_holds_results_up_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, write_all = threading.Event(), results._write_all
+
+    def writes(file: BinaryIO, data: bytes | bytearray) -> None:
+        if not room.is_set():
+            write_all(file, data[: len(data) // 3])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_all(file, data)
+
+    monkeypatch.setattr(results, "_write_all", writes)
+    monkeypatch.setattr(results, "FULL_RETRY_S", 0.01)
+    async with ring(tmp_path) as broker:
+        site = Site()
+        await broker.link(site)
+        commands = [await broker.submit(operation, params={"count": 40_000}) for operation in ("rows", "write-rows")]
+        for command in commands:
+            await broker.state(command, "running")
+        # What is small needs no room of its own, and is not kept waiting.
+        assert (await broker.run("sleep", params={"seconds": 0})).state is CommandState.SUCCEEDED
+        await broker.cut()
+        await broker.link(site)
+        room.set()
+        for command in commands:
+            ended = await broker.final(command)
+            assert (ended.state, ended.epoch) == ("succeeded", 1)
+            assert (await broker.rows(ended)).count(b"\n") == 40_000
