@@ -403,10 +403,10 @@ class Dispatcher:
         gate = self._gates[operation.connection]
         await self._turn(running, gate)
         try:
+            earlier = told_before(claim, self._journal.find(claim.id))
+            if earlier is not None:
+                return self._again(running, operation, earlier)
             if operation.effect not in REPEATABLE:
-                earlier = told_before(claim, self._journal.find(claim.id))
-                if earlier is not None:
-                    return self._again(running, operation, earlier)
                 running.spool = running.result.spool(self._spool)
                 await self._begin(running)
             await self._run(running, operation)

@@ -78,7 +78,7 @@ def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool) -> Ver
 
 def told_before(claim: Claim, earlier: Entry | None) -> Entry | None:
     """
-    Decide whether a command that must not run twice has its outcome already.
+    Decide whether a command must not be run, because it has its outcome already.
 
     Args:
         earlier: what the journal knows of this id.
@@ -97,6 +97,8 @@ def told_before(claim: Claim, earlier: Entry | None) -> Entry | None:
             f"{claim.id} is in the journal as {earlier.claim.operation} with other parameters; this one was not run",
             touched=False,
         )
+    if earlier.claim.effect in REPEATABLE:
+        return None
     if earlier.completed is None:
         raise errors.OutcomeUnknown("an earlier delivery of it began, and nobody knows how that ended")
     if earlier.completed.outcome in _FINAL_WORD or earlier.claim.epoch >= claim.epoch:

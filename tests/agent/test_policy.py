@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from agent import errors
-from agent.policy import Verdict, judge, permitted
+from agent.journal.base import Claim, Entry
+from agent.policy import Verdict, judge, permitted, told_before
 from agent.settings import Effect, Settings
+from protocol.messages import Completed
 
 CASES: list[tuple[errors.CommandError, Effect, bool, Verdict]] = [
     (errors.SourceRejected("x"), "once", False, Verdict("rejected", "business", "source_rejected")),
@@ -63,3 +65,42 @@ def test_only_what_the_file_names_may_run() -> None:
 def test_what_wants_a_signature_is_refused_with_the_rule_and_the_way_out() -> None:
     with pytest.raises(errors.NotAllowed, match=r"policy\.require_signature.*taking it out"):
         permitted(SETTINGS, "signed")
+
+
+def entry(outcome: str | None, *, epoch: int = 1, fingerprint: str = "f", effect: str = "once") -> Entry:
+    completed = None if outcome is None else Completed("c", epoch, outcome)  # type: ignore[arg-type]  # from a table
+    return Entry(claim(epoch, fingerprint, effect), completed)
+
+
+def claim(epoch: int, fingerprint: str = "f", effect: str = "once") -> Claim:
+    return Claim("c", epoch, fingerprint, "op", effect, b"{}", "", 0.0)  # type: ignore[arg-type]  # from a table
+
+
+@pytest.mark.parametrize(
+    ("about", "earlier", "runs"),
+    [
+        ("nothing is known of it", None, True),
+        ("it succeeded", entry("succeeded"), False),
+        ("the ERP refused it", entry("rejected"), False),
+        ("it is in doubt", entry("in_doubt"), False),
+        ("an earlier attempt had no effect", entry("failed"), True),
+        ("an earlier attempt was cancelled", entry("cancelled"), True),
+        ("this very attempt had no effect", entry("failed", epoch=2), False),
+        ("a later attempt had no effect", entry("failed", epoch=3), False),
+        ("it may run any number of times", entry("succeeded", effect="read"), True),
+        ("it may run any number of times, and had not ended", entry(None, effect="idempotent"), True),
+    ],
+)
+def test_what_had_its_outcome_is_not_run_again(about: str, earlier: Entry | None, runs: bool) -> None:
+    assert (told_before(claim(2), earlier) is None) is runs
+
+
+def test_what_began_and_never_ended_is_not_run() -> None:
+    with pytest.raises(errors.OutcomeUnknown):
+        told_before(claim(2), entry(None))
+
+
+@pytest.mark.parametrize("effect", ["read", "once"])
+def test_an_id_that_was_used_for_other_work_is_a_conflict(effect: str) -> None:
+    with pytest.raises(errors.JournalConflict):
+        told_before(claim(1, "other", effect), entry("succeeded"))
