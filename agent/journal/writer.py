@@ -230,11 +230,14 @@ class Writer:
             log.exception("the journal broke", extra={"event": "journal_broke"})
         reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         self._set_trouble(f"can't be written ({reason})")
-        again = [*self._unsynced, *(request for request in batch if request.answer is None)]
-        self._unsynced = []
         with self._changed:
-            self._queue.extendleft(reversed(list(dict.fromkeys(again))[-REMEMBERS:]))
-        for request in batch:
+            # Who waits behind them would only wait for the same failure.
+            refused = [request for request in (*batch, *self._queue) if request.answer is not None]
+            left = [request for request in (*self._unsynced, *batch, *self._queue) if request.answer is None]
+            self._unsynced = []
+            self._waited_for = 0
+            self._queue = deque(list(dict.fromkeys(left))[-REMEMBERS:])
+        for request in refused:
             _answer(request, OSError(f"{self._where}: {self.trouble}"))
 
     def _set_trouble(self, trouble: str | None) -> None:
