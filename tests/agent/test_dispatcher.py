@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,10 @@ class Plant:
 
 
 @pytest.fixture
-async def plant(tmp_path: Path) -> Plant:
-    return Plant(tmp_path)
+async def plant(tmp_path: Path) -> AsyncIterator[Plant]:
+    made = Plant(tmp_path)
+    yield made
+    made.dispatcher.close()
 
 
 async def until(true: Callable[[], bool]) -> None:
