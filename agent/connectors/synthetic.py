@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from agent import errors
-from agent.connectors.base import Call, Column, Connector, DriverSetup, Outputs, Piece, RowSet
+from agent.connectors.base import Call, Column, Connector, DriverSetup, Outputs, Piece, Ready, Rows, RowSet
 from agent.connectors.rows import RowEncoder, outputs_of
 from agent.parameters import decode
 from agent.settings import SyntheticOperation
@@ -23,38 +23,61 @@ FAILURES: Final = {
 
 
 class SyntheticConnector(Connector):
-    """``echo`` returns its parameters, ``rows`` makes rows, ``sleep`` takes its time, ``fail`` fails as it is told."""
+    """
+    ``echo`` returns its parameters, ``rows`` makes rows, ``sleep`` takes its time, ``fail`` fails as it is told.
+
+    What was done ``once`` is remembered as long as the agent runs.
+    """
 
     def __init__(self, setup: DriverSetup) -> None:
         self._setup = setup
         self._running: dict[str, asyncio.Event] = {}
+        self._done: dict[str, Outputs] = {}  # by command
 
     async def run(self, call: Call) -> AsyncGenerator[Piece, None]:
         operation = self._setup.operations[call.operation]
         if not isinstance(operation, SyntheticOperation):
             raise errors.OperationUnknown(f"{call.operation}: not a synthetic operation", touched=False)
-        values = decode(operation, call.params)
         stop = self._running[call.command_id] = asyncio.Event()
+        rows = 0
         try:
-            if operation.synthetic == "echo":
-                yield Outputs(outputs_of(call.params))
-            elif operation.synthetic == "rows":
-                async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), stop):
+            async for piece in _pieces(operation, call, stop):
+                rows += piece.count if isinstance(piece, Rows) else 0
+                if not isinstance(piece, Outputs):
                     yield piece
-            elif operation.synthetic == "sleep":
-                await _sleep(float(values.get("seconds", 0)), call.timeout_s, stop)
-                yield Outputs({"slept": float(values.get("seconds", 0))})
-            else:
-                kind = str(values.get("kind", "failed"))
-                error = FAILURES.get(kind, errors.SourceFailed)
-                raise error(str(values.get("message", f"asked to fail: {kind}")), source_code="SYNTH")
+                    continue
+                if rows and operation.effect not in ("read", "idempotent"):
+                    yield Ready()
+                if operation.effect == "once":
+                    self._done[call.command_id] = Outputs(piece.values, rows)
+                yield piece
         finally:
             del self._running[call.command_id]
+
+    async def find(self, call: Call) -> Outputs | None:
+        return self._done.get(call.command_id)
 
     def cancel(self, command_id: str) -> None:
         """Wake a sleeper, end a maker of rows."""
         if command_id in self._running:
             self._running[command_id].set()
+
+
+async def _pieces(operation: SyntheticOperation, call: Call, stop: asyncio.Event) -> AsyncGenerator[Piece, None]:
+    values = decode(operation, call.params)
+    if operation.synthetic == "echo":
+        yield Outputs(outputs_of(call.params))
+    elif operation.synthetic == "rows":
+        async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), stop):
+            yield piece
+        yield Outputs({})
+    elif operation.synthetic == "sleep":
+        await _sleep(float(values.get("seconds", 0)), call.timeout_s, stop)
+        yield Outputs({"slept": float(values.get("seconds", 0))})
+    else:
+        kind = str(values.get("kind", "failed"))
+        error = FAILURES.get(kind, errors.SourceFailed)
+        raise error(str(values.get("message", f"asked to fail: {kind}")), source_code="SYNTH")
 
 
 async def _sleep(wanted_s: float, timeout_s: float, stop: asyncio.Event) -> None:

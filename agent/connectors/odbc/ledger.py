@@ -27,13 +27,13 @@ What this rests on, database by database:
 * PostgreSQL, READ COMMITTED: ``INSERT … ON CONFLICT DO NOTHING`` waits for the other transaction, and does not abort
   ours. ``SELECT … FOR UPDATE`` waits, and reads the row as committed last. Under REPEATABLE READ and SERIALIZABLE both
   may fail with 40001 instead; nothing is done then, and it is asked again.
-* MariaDB, InnoDB: INSERT waits for the other's lock on the key, then fails with 1062, which undoes that statement only.
+* MariaDB, InnoDB: ``INSERT … ON DUPLICATE KEY UPDATE`` waits for the other's lock on the key, and then changes nothing.
   A locking read sees the row as committed last, also under REPEATABLE READ. 1205 (waited too long) and 1213 (deadlock)
   are rolled back and asked again. A table in an engine without transactions would keep the row of a run that was
   undone, so ``try_out`` refuses it, before the first run of each session.
 * SQLite: the INSERT takes the lock on the whole file, so there is one writer, and nobody to wait for but its end.
 * SQL Server: ``UPDLOCK, HOLDLOCK`` locks the key's range from the look to the insert; readers under a snapshot do not
-  matter, as all reads here lock. Oracle and Db2: as MariaDB. These three have not met a server yet.
+  matter, as all reads here lock. Oracle and Db2: a refused INSERT undoes itself alone, and the row is read under a lock. These three have not met a server yet.
 
 Where the work itself can end a transaction (MariaDB's procedures, by COMMIT or by DDL), the row is committed as
 ``begun`` with the first part of it: it never runs again, and its outcome can't be told. Such work is refused beforehand
@@ -193,7 +193,10 @@ class Ledger:
             return "a row was not added; make the table as `outhaul-agent ledger sql` prints it"
         again = self._insert(call, VOID)
         if again is None:
-            return "takes the same command_id twice; command_id must be its primary key"
+            return (
+                "takes the same command_id twice, or the driver counts what was not added; command_id must be its "
+                "primary key, and MariaDB's option FOUND_ROWS must not stand in connection_string"
+            )
         self._take_over(call, BEGUN)
         if not self.finish(call, {}, []):
             return "a row was not changed; make the table as `outhaul-agent ledger sql` prints it"

@@ -91,9 +91,9 @@ _MARIADB: Final = LedgerTable(
     outcome     longtext    CHARACTER SET ascii,
     written_at  datetime(6) NOT NULL
 ) ENGINE = InnoDB""",
-    # Not INSERT IGNORE, which would also take values that do not fit.
-    insert=_INSERT,
-    raises_if_there=True,
+    # Not INSERT IGNORE, which would also take values that do not fit; and not a plain INSERT, whose failure leaves a
+    # shared lock, with which two that meet a third one's row block each other.
+    insert=_INSERT + " ON DUPLICATE KEY UPDATE attempt = attempt",
     prune="DELETE FROM {table} WHERE written_at < utc_timestamp() - INTERVAL 90 DAY",
     now="utc_timestamp(6)",
 )
