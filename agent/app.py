@@ -148,6 +148,8 @@ class Agent:
         try:
             await asyncio.wait((linking, stopping), return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping", extra={"event": "agent_stopping", "running": self.dispatcher.running})
+            self.dispatcher.take_no_more()
+            self._tell_condition()
             await self.dispatcher.stop()
             if self._conversation is not None:
                 self._conversation.end("stopping", "the agent is stopping")

@@ -42,6 +42,7 @@ Work = Callable[[], Awaitable[Outcome]]
 
 STOP_GRACE_S: Final = 20.0  # seconds that running commands have when the agent stops; services have 30
 TELL_GRACE_S: Final = 5.0  # seconds to tell the broker what has ended
+SETTLE_GRACE_S: Final = 2.0  # seconds to put picked files away; they are picked again otherwise
 JOURNAL_RETRY_S: Final = 1.0  # seconds; an outcome that can't be kept now is kept when the disk has room again
 
 
@@ -151,7 +152,10 @@ class Dispatcher:
         """Return how the agent is."""
         shut = {name: seconds for name, gate in self._gates.items() if (seconds := gate.opens_in()) > 0}
         trouble = self._journal.trouble
-        return Condition(problems=[trouble[: limits.MAX_ERROR_CHARS]] if trouble else [], shut=shut)
+        problems = [trouble[: limits.MAX_ERROR_CHARS]] if trouble else []
+        if self._stopping:
+            problems.append("the agent is stopping")
+        return Condition(problems=problems, shut=shut)
 
     # --- what an earlier process left ---------------------------------------------------------------
 
@@ -314,9 +318,13 @@ class Dispatcher:
             if running.id == command_id and running.inquiry is not None:
                 running.inquiry.resolve(resolution)
 
+    def take_no_more(self) -> None:
+        """Begin nothing from here on; ``stop`` follows."""
+        self._stopping = True
+
     async def stop(self) -> None:
         """Take nothing new, let what runs come to its end, but not for longer than the grace."""
-        self._stopping = True
+        self.take_no_more()
         there = [*self._commands.values(), *self._leaving]
         for running in there:
             running.stop_waiting()
@@ -336,7 +344,7 @@ class Dispatcher:
                 while self._to_tell() and not isinstance(self._voice, Silence):
                     await self._forgotten.wait()
         if self._aside:
-            await asyncio.wait(self._aside, timeout=STOP_GRACE_S)
+            await asyncio.wait(self._aside, timeout=SETTLE_GRACE_S)
         self.close()
 
     def close(self) -> None:
