@@ -133,7 +133,7 @@ async def _listening(
         commands=commands,
         issue_token=issue_token,
         revoke_agent=revoke_agent,
-        link_listening=lambda: True,
+        link_listening=lambda: not router.stopping,
         dead_letters=dead_letters,
         replay_runs=replay_runs,
     )
@@ -161,7 +161,12 @@ async def _listening(
                     settings.link.url,
                     extra={"event": "broker_serving", "release": RELEASE},
                 )
-                yield services
+                try:
+                    yield services
+                finally:
+                    await replay_runs.stop()
+                    # First of all: who asks now is to ask this broker when it is back.
+                    router.stop_taking()
         finally:
             await replay_runs.stop()
             for task in chores:

@@ -91,7 +91,7 @@ class Commands:
             OperationNotFound: the operator's file names no such operation.
             ParametersInvalid: they do not fit; nothing was kept.
             IdempotencyKeyReused: the key was used for another request.
-            Unavailable: the agent has never been connected, so nobody knows what it can do.
+            Unavailable: the agent has never been connected, so nobody knows what it can do; or the broker is stopping.
         """
         try:
             command = await self.checked(scope, submission)
@@ -111,6 +111,8 @@ class Commands:
 
     async def checked(self, scope: Scope, submission: Submission) -> Command:
         """Return the command that was asked for, kept by nobody yet; raises what ``submit`` does of its words."""
+        if self._router.stopping:
+            raise Unavailable("the broker is stopping and takes no commands; ask again", retry_after_s=5.0)
         operation = await self._operation(scope, submission)
         _check(operation, submission.params)
         now = time.time()

@@ -302,9 +302,11 @@ class AgentDesk:
         again = retries.after(entry.command, message, self._router.schedule, self._now(), full_jitter)
         if again is not None:
             failed = self._step(entry, message)
-            self._router.spawn(self._router.retry(entry, failed, again), f"let {message.id} be tried again")
+            self._router.spawn(
+                self._router.retry(entry, failed, again), f"let {message.id} be tried again", ending=True
+            )
         else:
-            self._router.spawn(self._complete(entry, link, message, outputs), f"complete {message.id}")
+            self._router.spawn(self._complete(entry, link, message, outputs), f"complete {message.id}", ending=True)
 
     def _step(self, entry: Entry, message: Completed) -> Step:
         """Return what an attempt that did not end its command leaves behind."""

@@ -82,7 +82,9 @@ class LateAnswers:
     def told(self, link: Conversation, line: Line, message: Completed, outputs: bytes) -> None:
         """An attempt that no longer counts has ended; the agent may forget it once that is kept."""
         line.strays.setdefault(message.id, False)
-        self._router.spawn(self._keep(link, line, message, outputs), f"keep what came late of {message.id}")
+        self._router.spawn(
+            self._keep(link, line, message, outputs), f"keep what came late of {message.id}", ending=True
+        )
 
     async def _keep(self, link: Conversation, line: Line, message: Completed, outputs: bytes) -> None:
         found = await self._found(link, line, message.id)

@@ -54,12 +54,14 @@ class Router:
 
     Attributes:
         schedule: of the tries after a failed one.
+        stopping: whether nothing more is taken or sent.
     """
 
     def __init__(
         self, store: Store, results: Results, now: Callable[[], float], schedule: Schedule | None = None
     ) -> None:
         self.schedule = schedule or Schedule()
+        self.stopping = False
         self._store = store
         self._results = results
         self._now = now
@@ -70,6 +72,7 @@ class Router:
         self._expiry: list[tuple[float, str]] = []
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()  # those of them that keep what came of an attempt
 
     # --- start and stop ---------------------------------------------------------------------------
 
@@ -88,8 +91,19 @@ class Router:
                 self._fly(entry, self.line_of(command.tenant, command.agent or ""), sent=True)
         self.spawn(self._sweep(), "sweep expired commands")
 
+    def stop_taking(self) -> None:
+        """Send nothing more, and let nobody wait for what will not come."""
+        self.stopping = True
+        for entry in self._entries.values():
+            for waiter in entry.waiters:
+                if not waiter.done():
+                    waiter.set_result(entry.command)
+
     async def farewell(self) -> None:
-        """Say goodbye to all agents, and wait until they are gone, but not long."""
+        """Keep the ends that have come, say goodbye to all agents, and wait until they are gone, but not long."""
+        if self._endings:
+            # What can't be kept by then, such as on a full disk, its agent holds and tells again.
+            await asyncio.wait(self._endings, timeout=FAREWELL_S)
         links = self.links()
         for link in links:
             link.end("stopping", "the broker is stopping", retry_after_s=1.0)
@@ -118,14 +132,17 @@ class Router:
         """Tell the store something that nobody waits for."""
         self.spawn(_ignore(note), name)
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Do something beside, until the broker stops."""
+    def spawn(self, work: Coroutine[Any, Any, None], name: str, *, ending: bool = False) -> None:
+        """Do something beside, until the broker stops; ``ending`` says that it keeps what came of an attempt."""
         task = asyncio.create_task(work, name=name)
+        if ending:
+            self._endings.add(task)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._endings.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s failed", task.get_name(), exc_info=error, extra={"event": "task_failed"})
 
@@ -144,7 +161,7 @@ class Router:
 
     async def wait(self, entry: Entry, timeout_s: float) -> Command:
         """Return the command once it is final, or as it is when the time is up."""
-        if self._entries.get(entry.command.id) is not entry:
+        if self.stopping or self._entries.get(entry.command.id) is not entry:
             return entry.command
         waiter: asyncio.Future[Command] = asyncio.get_running_loop().create_future()
         entry.waiters.add(waiter)
@@ -252,7 +269,7 @@ class Router:
 
     def dispatch(self, line: Line) -> None:
         """Send as much as the agent takes."""
-        while line.ready and line.link is not None and line.link.hello is not None:
+        while not self.stopping and line.ready and line.link is not None and line.link.hello is not None:
             if len(line.flying) >= line.link.hello.limits.max_running:
                 return
             now = time.monotonic()
@@ -394,7 +411,7 @@ class Router:
                 entry.waking.cancel()
             if entry.result is not None:
                 entry.result.cut(finish.error.message if finish.error else str(finish.state))
-            self.spawn(self.write_end(entry, finish), f"end {entry.command.id}")
+            self.spawn(self.write_end(entry, finish), f"end {entry.command.id}", ending=True)
 
     async def write_end(self, entry: Entry, finish: Finish) -> None:
         """Keep the final state, tell all who wait, and let the agent forget; ``entry.finishing`` is set."""
