@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from agent.connectors.odbc.self_commits import ending_statement
 from agent.connectors.odbc.statements import StatementError, Syntax, parse
 from agent.parameters import CONTENT, params_of, template_names
 from agent.patterns import runs_away
@@ -14,6 +15,7 @@ from agent.secrets.resolve import SECRET
 from agent.settings import (
     KINDS_OF_CONNECTION,
     OPERATION_KINDS,
+    CallOperation,
     DropOperation,
     FileConnection,
     OdbcConnection,
@@ -47,6 +49,8 @@ _READINGS: Final = (
     Syntax(backtick=True, bracket=True),
     Syntax(nested=True, bracket=True),
 )
+
+_TRANSACTIONS: Final = (("START", "TRANSACTION"), ("ABORT",))
 
 _USES: Final = {  # of a parameter's keys, the types they mean something for
     "min": ("integer", "decimal", "number", "date", "datetime", "time"),
@@ -115,6 +119,8 @@ def _operation(place: Path, operation: Operation, settings: Settings) -> Iterato
     for name, param in operation.params.items():
         yield from _param((*place, "params", name), param, isinstance(operation, ProcedureOperation))
     yield from _verify(place, operation, settings)
+    if operation.effect == "once":
+        yield from _once(place, operation, settings)
     if isinstance(operation, SqlOperation):
         yield from _sql(place, operation)
     if isinstance(operation, DropOperation):
@@ -259,6 +265,30 @@ def _verify(place: Path, operation: Operation, settings: Settings) -> Iterator[P
         )
 
 
+def _once(place: Path, operation: Operation, settings: Settings) -> Iterator[Problem]:
+    connection = settings.connections.get(operation.connection)
+    if isinstance(connection, OdbcConnection) and connection.ledger is None:
+        yield (
+            (*place, "effect"),
+            f"'once' wants a ledger: put ledger = \"outhaul_ledger\" into [connections.{operation.connection}], and "
+            "make the table in the database as `outhaul-agent ledger sql` prints it",
+        )
+    if isinstance(operation, CallOperation | PickOperation):
+        yield (
+            (*place, "effect"),
+            f"'once' is for databases and for files that are dropped, found a {kind_of(operation)!r}; "
+            "use 'at-most-once', with `verify` where something can tell whether it happened",
+        )
+    if isinstance(operation, SqlOperation):
+        ends = [ending_statement(operation.sql, syntax, _TRANSACTIONS) for syntax in _READINGS]
+        if all(ends):
+            yield (
+                (*place, "sql"),
+                f"{ends[0]} ends the transaction, and effect 'once' is one transaction with its row in the ledger; "
+                "take it out: the agent commits, or rolls back when a statement fails",
+            )
+
+
 # --- secrets ------------------------------------------------------------------------------------
 
 
@@ -277,17 +307,8 @@ def _secrets(place: Path, value: Any) -> Iterator[Problem]:
 def remarks(settings: Settings) -> list[str]:
     """Return a plain sentence for each key that is accepted and not acted on in this release, or unwise."""
     found: list[str] = []
-    for name, connection in settings.connections.items():
-        place = f"connections.{name}"
-        if isinstance(connection, OdbcConnection) and connection.ledger is not None:
-            found.append(f"{place}: ledger is not acted on in this release.")
     for name, operation in settings.operations.items():
         place = f"operations.{name}"
-        if operation.effect == "once":
-            found.append(
-                f"{place}: effect 'once' is kept as 'at-most-once' in this release: it never runs twice, and after "
-                "a crash in the middle of it a person has to look."
-            )
         if operation.verify is not None and operation.verify not in settings.operations:
             found.append(f"{place}: verify names no operation {operation.verify!r}: what is in doubt stays so.")
     if settings.policy.trusted_signers:

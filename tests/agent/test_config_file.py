@@ -53,8 +53,6 @@ def test_the_reference_example_loads() -> None:
 def test_what_is_accepted_and_not_acted_on_is_told() -> None:
     remarks = load(REFERENCE).remarks
     beginnings = [
-        "connections.erp: ledger",
-        "operations.create-sales-order: effect 'once' is kept as 'at-most-once'",
         "operations.create-sales-order: is refused in this release",
         "operations.post-invoice: verify names no operation 'find-invoice'",
         "policy: trusted_signers",
@@ -165,7 +163,20 @@ def drop(name: str, rest: str = "", form: str = 'type = "raw"') -> str:
 
 OP_LINE = HEAD.count("\n") + SYSTEMS.count("\n") + 1  # the line of [operations.a]
 
+ONCE = HEAD + SYSTEMS.replace('type = "odbc"\n', 'type = "odbc"\nledger = "outhaul_ledger"\n', 1) + (
+    '[operations.a]\nconnection = "erp"\neffect = "once"\n'
+)
+
 ERRORS: list[tuple[str, str]] = [
+    (sql("SELECT 1", 'effect = "once"'),
+     f"agent.toml:{OP_LINE + 3}: operations.a.effect: 'once' wants a ledger: put ledger = \"outhaul_ledger\" into "
+     "[connections.erp], and make the table in the database as `outhaul-agent ledger sql` prints it"),
+    (ONCE + 'sql = "INSERT INTO o VALUES (1); COMMIT; INSERT INTO p VALUES (1)"',
+     "operations.a.sql: COMMIT ends the transaction, and effect 'once' is one transaction"),
+    (ONCE + 'sql = "start transaction; INSERT INTO p VALUES (1)"', "operations.a.sql: START TRANSACTION ends"),
+    (op('connection = "fin"\ncall = "C"\neffect = "once"'),
+     "operations.a.effect: 'once' is for databases and for files that are dropped, found a 'call'"),
+    (ONCE.replace('"outhaul_ledger"', '"a; DROP TABLE b"') + 'sql = "SELECT 1"', "connections.erp.ledger: "),
     ("", "agent.toml:1: agent: is missing\nagent.toml:1: state_dir: is missing"),
     ('agent = "a b"\nstate_dir = "s"', "agent.toml:1: agent: wants a name of at most 64 letters"),
     (HEAD + "max_running = '8'", "agent.toml:3: max_running: wants a whole number, found '8'"),
