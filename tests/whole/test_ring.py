@@ -245,7 +245,8 @@ async def test_each_way_to_fail_has_its_state(
     ended = await broker.run("fail", params={"kind": kind, "message": "because"})
     assert ended.state == state
     assert ended.error is not None
-    assert (ended.error.kind, ended.error.code, ended.error.message) == (error_kind, code, "because")
+    assert (ended.error.kind, ended.error.code) == (error_kind, code)
+    assert ended.error.message.startswith("because")
 
 
 async def test_an_operation_that_wants_a_signature_is_refused(broker: Ring, site: Site) -> None:
