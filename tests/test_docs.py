@@ -110,7 +110,7 @@ def unknown(texts: Iterable[str]) -> list[str]:
     """The commands of ours in some texts that no program has."""
     known = {" ".join(words) for words, _ in COMMANDS}
     groups = {name.rpartition(" ")[0] for name in known} - set(PROGRAMS)
-    named = r"(?<![\w/.-])(outhaul(?:-agent|-broker)?) ([a-z][a-z-]*)(?: ([a-z-]+))?"
+    named = r"(?<![\w/.-])(outhaul(?:-agent|-broker)?) ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?"
     found = []
     for program, first, second in re.findall(named, "\n".join(texts)):
         command = f"{program} {first}"

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Literal
-from urllib.parse import quote
 
 import httpx2
-import msgspec
 
 from cloud_broker.client.connection import Connection, checked_header
-from cloud_broker.client.errors import NotReachable, ResultCut, UnknownAnswer, WordsError
-from cloud_broker.client.records import Agent, Command, Operation, T, decode, decode_page
-from protocol.ids import new_id
+from cloud_broker.client.dead_letters import DeadLetterCalls, moment_text
+from cloud_broker.client.errors import NotReachable, ResultCut
+from cloud_broker.client.records import Agent, Command, Operation, decode
+from cloud_broker.client.requests import encoded, new_key, part
 
 SILENCE_S: Final = 60.0  # seconds without a row after which we look whether the command still runs
 MAX_WAIT_S: Final = 30.0  # seconds of one request that waits; common proxies cut idle ones after 60
@@ -27,7 +25,7 @@ RowFormat = Literal["ndjson", "csv"]
 MEDIA_TYPES: Final[dict[str, str]] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 
 
-class Outhaul:
+class Outhaul(DeadLetterCalls):
     """
     One broker, one key; safe to use from several threads. Close it, or use it in a ``with``.
 
@@ -51,7 +49,7 @@ class Outhaul:
         silence_s: float = SILENCE_S,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._connection = Connection(url, key, tenant, silence_s, pause)
+        super().__init__(Connection(url, key, tenant, silence_s, pause))
         self.url = self._connection.url
 
     def __repr__(self) -> str:
@@ -109,14 +107,12 @@ class Outhaul:
             "ordering_key": ordering_key,
             "priority": priority,
         }
-        key = (
-            idempotency_key if idempotency_key is not None else new_id("idem", time.time_ns() // 1_000_000, os.urandom)
-        )
+        key = idempotency_key if idempotency_key is not None else new_key()
         first_wait_s = min(wait_s, MAX_WAIT_S)
         headers = {"Idempotency-Key": checked_header("idempotency key", key), "Content-Type": "application/json"}
         if first_wait_s > 0:
             headers["Prefer"] = f"wait={_whole_seconds(first_wait_s)}"
-        content = _encoded({name: value for name, value in body.items() if value is not None})
+        content = encoded({name: value for name, value in body.items() if value is not None})
         started = time.monotonic()
         try:
             answer = self._connection.ask(
@@ -152,7 +148,7 @@ class Outhaul:
         while True:
             left_s = min(max(deadline - time.monotonic(), 0.0), MAX_WAIT_S)
             query = {"wait": f"{left_s:.3f}"} if left_s > 0 else {}
-            found = decode(self._get(f"/v1/commands/{_part(command_id)}", query, wait_s=left_s), Command)
+            found = decode(self._get(f"/v1/commands/{part(command_id)}", query, wait_s=left_s), Command)
             if found.final or time.monotonic() >= deadline:
                 return found
 
@@ -171,7 +167,7 @@ class Outhaul:
             "operation": operation,
             "agent": agent,
             "correlation_id": correlation_id,
-            "since": since.isoformat() if isinstance(since, datetime) else since,
+            "since": moment_text(since),
         }
         return self._items("/v1/commands", {name: value for name, value in wanted.items() if value}, Command)
 
@@ -182,7 +178,7 @@ class Outhaul:
         Raises:
             ProblemError: 404, if there is none.
         """
-        return decode(self._connection.ask("POST", f"/v1/commands/{_part(command_id)}/cancel").content, Command)
+        return decode(self._connection.ask("POST", f"/v1/commands/{part(command_id)}/cancel").content, Command)
 
     # --- rows -------------------------------------------------------------------------------------
 
@@ -220,7 +216,7 @@ class Outhaul:
             ResultCut: the body ended too early.
             ProblemError: 404, if there is no such command or row set.
         """
-        path, seen = f"/v1/commands/{_part(command_id)}/rows", 0
+        path, seen = f"/v1/commands/{part(command_id)}/rows", 0
         while True:
             try:
                 with closing(
@@ -255,50 +251,12 @@ class Outhaul:
 
     def agent(self, name: str) -> Agent:
         """Return one agent; ``raw`` has all that the broker tells of it."""
-        return decode(self._get(f"/v1/agents/{_part(name)}"), Agent)
+        return decode(self._get(f"/v1/agents/{part(name)}"), Agent)
 
     def operations(self, agent: str) -> list[Operation]:
         """Return what may be run on an agent."""
-        return list(self._items(f"/v1/agents/{_part(agent)}/operations", {}, Operation))
-
-    # --- requests ---------------------------------------------------------------------------------
-
-    def _items(self, path: str, query: Mapping[str, str], kind: type[T]) -> Iterator[T]:
-        cursor: str | None = None
-        while True:
-            page = decode_page(self._get(path, {**query, "cursor": cursor} if cursor else query))
-            for item in page.items:
-                yield decode(bytes(item), kind)
-            if page.next is None:
-                return
-            if page.next == cursor:
-                raise UnknownAnswer(f"{path} gives the same page again and again")
-            cursor = page.next
-
-    def _get(self, path: str, query: Mapping[str, str] | None = None, *, wait_s: float = 0.0) -> bytes:
-        return self._connection.ask("GET", path, query=query, wait_s=wait_s).content
-
-
-def _part(name: str) -> str:
-    """One segment of a path; a name with dots only would climb out of it."""
-    if name.strip(".") == "":
-        raise WordsError(f"wants a name or an id, found {name!r}")
-    return quote(name, safe="")
+        return list(self._items(f"/v1/agents/{part(agent)}/operations", {}, Operation))
 
 
 def _whole_seconds(wait_s: float) -> int:
     return max(1, round(wait_s))
-
-
-_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
-
-
-def _encoded(body: Mapping[str, Any]) -> bytes:
-    try:
-        # msgspec writes null for what is no number, and a caller would not know.
-        json.dumps(body, allow_nan=False, default=str)
-        return _ENCODER.encode(body)
-    except UnicodeEncodeError as exc:
-        raise WordsError(f"{exc.object[max(0, exc.start - 20) : exc.end]!r} holds something else than UTF-8") from exc
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise WordsError(f"the parameters are no JSON values: {exc}") from exc

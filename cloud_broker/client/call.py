@@ -35,7 +35,7 @@ ENDS: Final = {
     "cancelled": "cancelled",
 }
 ADVICE: Final = {
-    "in_doubt": "It may have happened or not: look in the ERP before you call again.",
+    "in_doubt": "It may have happened or not: look in the ERP, then `outhaul resolve {id}` with what you found.",
 }
 
 

@@ -20,6 +20,7 @@ import click
 from cloud_broker.client import arguments, profile
 from cloud_broker.client.call import tell
 from cloud_broker.client.cli_call import call
+from cloud_broker.client.cli_dead_letters import dead_letters, replay, resolve
 from cloud_broker.client.cli_shows import agents, commands, operations
 from cloud_broker.client.connect import DONE, FAILED, NOT_ALLOWED, NOT_REACHABLE, WORDS_WRONG, as_json
 from cloud_broker.client.errors import NotReachable, OuthaulError, ProblemError, ProfileError, UnknownAnswer, WordsError
@@ -91,7 +92,7 @@ def _asked(what: str, *, hidden: bool) -> str:
     return line
 
 
-for _command in (call, commands, agents, operations):
+for _command in (call, commands, dead_letters, replay, resolve, agents, operations):
     cli.add_command(_command)
 
 

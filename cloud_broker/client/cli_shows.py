@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,15 @@ import click
 
 from cloud_broker.client import arguments
 from cloud_broker.client.call import Format, Wishes, follow, in_words, tell, tell_end
-from cloud_broker.client.connect import DONE, as_json, connected, max_rows, output_format, seconds, set_index
+from cloud_broker.client.connect import DONE, as_json, connected, max_rows, output_format, set_index
 from cloud_broker.client.errors import WordsError
+from cloud_broker.client.output import local, moment, tables, write, write_items
 from cloud_broker.client.progress import Progress
-from cloud_broker.client.records import Agent, Command, Operation
+from cloud_broker.client.records import Agent, Command, Operation, TimelineStep
 from protocol.states import CommandState
 
 if TYPE_CHECKING:
     from cloud_broker.client.api import Outhaul
-    from cloud_broker.client.tables import Tables
 
 
 class CommandsGroup(click.Group):
@@ -61,16 +60,16 @@ def list_commands(
     as_json: bool,
 ) -> int:
     """List commands, newest first."""
-    moment = _moment(since) if since is not None else None
-    found = client.commands(state=state, operation=operation, agent=agent, correlation_id=correlation_id, since=moment)
+    later = moment("--since", since) if since is not None else None
+    found = client.commands(state=state, operation=operation, agent=agent, correlation_id=correlation_id, since=later)
     shown = list(islice(found, limit))
     if as_json:
-        return _write_items(command.raw for command in shown)
+        return write_items(command.raw for command in shown)
     if shown:
-        _tables().facts(
+        tables().facts(
             ["id", "state", "agent", "operation", "created", "seconds", "correlation id"],
             [
-                (c.id, c.state, c.agent or c.group, c.operation, _local(c.created_at), _took(c), c.correlation_id)
+                (c.id, c.state, c.agent or c.group, c.operation, local(c.created_at), _took(c), c.correlation_id)
                 for c in shown
             ],
         )
@@ -83,11 +82,24 @@ def list_commands(
 
 @commands.command()
 @click.argument("command_id", metavar="ID")
+@click.option("--timeline", "with_timeline", is_flag=True, help="Also every step of its life.")
 @as_json
 @connected
-def show(client: Outhaul, command_id: str, as_json: bool) -> int:
+def show(client: Outhaul, command_id: str, with_timeline: bool, as_json: bool) -> int:
     """Show one command."""
-    return _write_command(client.command(command_id), as_json)
+    command = client.command(command_id)
+    if not with_timeline:
+        return _write_command(command, as_json)
+    steps = client.timeline(command_id)
+    if as_json:
+        told = b",\n".join(step.raw.strip() for step in steps)
+        return write(b'{"command": ' + command.raw.strip() + b', "timeline": [' + told + b"]}")
+    _write_command(command, as_json)
+    tables().facts(
+        ["time", "step", "attempt", "agent", "outcome", "what"],
+        [(local(s.at), s.step.replace("_", " "), s.attempt, s.agent, s.outcome, _what(s)) for s in steps],
+    )
+    return DONE
 
 
 @commands.command()
@@ -98,7 +110,7 @@ def cancel(client: Outhaul, command_id: str, as_json: bool) -> int:
     """Ask that a command be stopped; one that runs may still end otherwise."""
     found = client.cancel(command_id)
     if as_json:
-        return _write(found.raw)
+        return write(found.raw)
     tell(
         f"{found.id}: {found.state.replace('_', ' ')}"
         if found.final
@@ -126,7 +138,7 @@ def rows(client: Outhaul, command_id: str, output_format: Format, set_index: int
 
 def _write_command(command: Command, as_json: bool) -> int:
     if as_json:
-        return _write(command.raw)
+        return write(command.raw)
     error = command.error
     facts: list[tuple[str, Any]] = [
         ("id", command.id),
@@ -134,21 +146,25 @@ def _write_command(command: Command, as_json: bool) -> int:
         ("operation", command.operation),
         ("agent", command.agent),
         ("group", command.group),
-        ("created", _local(command.created_at)),
-        ("started", _local(command.started_at)),
-        ("finished", _local(command.finished_at)),
-        ("expires", None if command.final else _local(command.expires_at)),
+        ("created", local(command.created_at)),
+        ("started", local(command.started_at)),
+        ("finished", local(command.finished_at)),
+        ("next try", local(command.not_before)),
+        ("expires", None if command.final else local(command.expires_at)),
         ("correlation id", command.correlation_id),
         ("idempotency key", command.idempotency_key),
         ("error", f"{error.code}: {error.message}" if error is not None else None),
         ("source code", error.source_code if error is not None else None),
+        ("replay of", command.replay_of),
+        ("replayed by", command.replayed_by),
+        ("resolved", _finding(command)),
         *(("warning", warning) for warning in command.warnings),
         *((f"row set {n}", f"{found.rows:,} rows") for n, found in enumerate(command.row_sets)),
     ]
-    tables = _tables()
-    tables.pairs((name, value) for name, value in facts if value)
+    shown = tables()
+    shown.pairs((name, value) for name, value in facts if value)
     if command.outputs:
-        tables.output(bytes(command.raw_outputs))
+        shown.output(bytes(command.raw_outputs))
     return DONE
 
 
@@ -163,16 +179,16 @@ def agents(client: Outhaul, name: str | None, as_json: bool) -> int:
     """List the agents, or show the one called NAME."""
     found = client.agents() if name is None else [client.agent(name)]
     if as_json:
-        return _write_items(agent.raw for agent in found) if name is None else _write(found[0].raw)
+        return write_items(agent.raw for agent in found) if name is None else write(found[0].raw)
     if name is None and not found:
         tell("no agents")
     elif name is None:
-        _tables().facts(
+        tables().facts(
             ["name", "state", "group", "version", "last seen"],
-            [(a.name, a.state, a.group, a.version, _local(a.last_seen_at)) for a in found],
+            [(a.name, a.state, a.group, a.version, local(a.last_seen_at)) for a in found],
         )
     else:
-        _tables().pairs(_agent_facts(found[0]))
+        tables().pairs(_agent_facts(found[0]))
     return DONE
 
 
@@ -191,8 +207,8 @@ def operations(client: Outhaul, agent: str, operation: str | None, as_json: bool
     found = client.operations(agent)
     if operation is None:
         if as_json:
-            return _write_items(entry.raw for entry in found)
-        _tables().facts(
+            return write_items(entry.raw for entry in found)
+        tables().facts(
             ["name", "effect", "parameters", "description"],
             [(o.name, o.effect, " ".join(_shape(o)), o.description) for o in found],
         )
@@ -202,9 +218,9 @@ def operations(client: Outhaul, agent: str, operation: str | None, as_json: bool
         near = arguments.did_you_mean(operation, [entry.name for entry in found])
         raise WordsError(f"{agent} has no operation {operation!r}.{near}")
     if as_json:
-        return _write(wanted.raw)
-    tables = _tables()
-    tables.pairs(
+        return write(wanted.raw)
+    shown = tables()
+    shown.pairs(
         (name, value)
         for name, value in (
             ("operation", wanted.name),
@@ -216,7 +232,7 @@ def operations(client: Outhaul, agent: str, operation: str | None, as_json: bool
     )
     entries = list(arguments.described(wanted.params))
     if entries:
-        tables.facts(["parameter", "type", "required", "default", "description"], entries)
+        shown.facts(["parameter", "type", "required", "default", "description"], entries)
     else:
         tell("no parameters" if wanted.params.get("additionalProperties") is False else "takes any parameters")
     return DONE
@@ -227,42 +243,19 @@ def _shape(operation: Operation) -> Iterable[str]:
     return (name if name in required else f"[{name}]" for name in operation.params.get("properties", {}))
 
 
-# --- output -------------------------------------------------------------------------------------
-
-
-def _tables() -> Tables:
-    # Deferred: see cli.py.
-    from cloud_broker.client.tables import Tables
-
-    return Tables()
-
-
-def _write(document: bytes) -> int:
-    sys.stdout.buffer.write(document.strip() + b"\n")
-    sys.stdout.buffer.flush()
-    return DONE
-
-
-def _write_items(documents: Iterable[bytes]) -> int:
-    return _write(b'{"items": [' + b",\n".join(document.strip() for document in documents) + b"]}")
-
-
-def _local(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
 def _took(command: Command) -> str | None:
     if command.started_at is None or command.finished_at is None:
         return None
     return f"{(command.finished_at - command.started_at).total_seconds():.1f}"
 
 
-def _moment(text: str) -> datetime:
-    ago_s = seconds(text)
-    if ago_s is not None:
-        return datetime.now(UTC) - timedelta(seconds=ago_s)
-    try:
-        # Without an offset it is the caller's own clock.
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError) as exc:
-        raise WordsError(f"--since: wants 1h, 2026-01-31 or 2026-01-31T14:00:00+01:00, found {text!r}") from exc
+def _finding(command: Command) -> str | None:
+    found = command.resolution
+    if found is None:
+        return None
+    note = f": {found.note}" if found.note else ""
+    return f"{found.found.replace('_', ' ')}, by {found.who or f'the key {found.by}'}{note}"
+
+
+def _what(step: TimelineStep) -> str | None:
+    return f"{step.error.code}: {step.error.message}" if step.error is not None else step.detail

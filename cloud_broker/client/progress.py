@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from cloud_broker.client.records import Command
+from cloud_broker.client.records import Command, ReplayRun
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -43,6 +43,10 @@ class Progress:
         """Show how many rows came, and how fast."""
         self._show(f"{count:,} rows, {count / max(self.seconds, 0.001):,.0f} a second")
 
+    def run(self, run: ReplayRun) -> None:
+        """Show how far a replay in bulk is."""
+        self._show(f"{run.replayed + run.skipped_count:,} of {run.total:,} dead letters")
+
     def stop(self) -> None:
         """Take the line away."""
         if self._status is not None:
@@ -69,7 +73,8 @@ def in_words(command: Command) -> str:
     """Return where a command stands, for people."""
     where = f"the agent {command.agent}" if command.agent else f"an agent of the group {command.group}"
     if command.state == "queued" and command.waiting_for:
-        return WAITING.get(command.waiting_for, f"waiting for {command.waiting_for}").format(where=where)
+        waiting = WAITING.get(command.waiting_for, f"waiting for {command.waiting_for}").format(where=where)
+        return f"{waiting}; the last one failed: {command.error.message}" if command.error is not None else waiting
     return {
         "queued": "queued",
         "dispatched": f"sent to {where}",

@@ -46,6 +46,16 @@ class Failure(msgspec.Struct, frozen=True):
     source_code: str = ""
 
 
+class Resolution(msgspec.Struct, frozen=True):
+    """What a person found out of a command that was in doubt: ``happened`` or ``not_happened``."""
+
+    found: str
+    by: str = ""
+    who: str | None = None
+    note: str | None = None
+    at: datetime | None = None
+
+
 class Command(Record, frozen=True, kw_only=True):
     """
     One request to run one operation.
@@ -53,9 +63,13 @@ class Command(Record, frozen=True, kw_only=True):
     Attributes:
         state: ``queued``, ``dispatched``, ``running`` or final; see ``final``.
         waiting_for: while queued: ``agent``, ``window``, ``rate``, ``order``, ``breaker`` or ``retry``.
+        not_before: while it waits for another try: when that comes at the earliest.
+        attempts: how often it was sent to an agent.
         expires_at: it may not start after this.
-        error: of one that did not succeed.
+        error: of one that did not succeed; while it waits for another try, of the last one.
         warnings: what the caller should know besides.
+        replay_of: id of the command that this one does again; ``replayed_by`` the other way round.
+        resolution: what a person found out of one that was in doubt.
     """
 
     id: str
@@ -65,6 +79,8 @@ class Command(Record, frozen=True, kw_only=True):
     agent: str | None = None
     group: str | None = None
     waiting_for: str | None = None
+    not_before: datetime | None = None
+    attempts: int = 0
     correlation_id: str | None = None
     idempotency_key: str | None = None
     created_at: datetime | None = None
@@ -75,6 +91,9 @@ class Command(Record, frozen=True, kw_only=True):
     row_sets: list[RowSet] = []
     error: Failure | None = None
     warnings: list[str] = []
+    replay_of: str | None = None
+    replayed_by: str | None = None
+    resolution: Resolution | None = None
 
     @property
     def final(self) -> bool:
@@ -91,6 +110,94 @@ class Command(Record, frozen=True, kw_only=True):
         """What it returned besides rows: OUT parameters, SOAP body, file receipt; decimals are strings."""
         found = json.loads(bytes(self.raw_outputs))
         return found if isinstance(found, dict) else {}
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try at a command; ``phase`` is how far it came: ``dispatched`` or ``running``."""
+
+    attempt: int
+    agent: str = ""
+    sent_at: datetime | None = None
+    ended_at: datetime | None = None
+    phase: str = ""
+    outcome: str | None = None
+    error: Failure | None = None
+
+
+class Death(msgspec.Struct, frozen=True):
+    """
+    What a person needs to know of a dead letter.
+
+    Attributes:
+        why: it died.
+        phase: how far it had come: ``queued``, ``dispatched`` or ``running``.
+        safe: ``replay``, or ``resolve_first`` if it may have happened.
+        advice: what to do, in words.
+    """
+
+    why: str = ""
+    phase: str = ""
+    attempts: list[Attempt] = []
+    safe: str = ""
+    advice: str = ""
+
+
+class DeadLetter(Command, frozen=True, kw_only=True):
+    """A command that needs a person."""
+
+    dead_letter: Death = Death()
+
+
+class TimelineStep(Record, frozen=True, kw_only=True):
+    """Something that happened to a command."""
+
+    at: datetime
+    step: str
+    attempt: int | None = None
+    agent: str | None = None
+    phase: str | None = None
+    payload_digest: str = ""
+    mapping_version: str | None = None
+    outcome: str | None = None
+    error: Failure | None = None
+    detail: str | None = None
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """A dead letter that was left as it is, and why."""
+
+    id: str
+    why: str = ""
+
+
+class ReplayRun(Record, frozen=True, kw_only=True):
+    """
+    Many dead letters, replayed one after another.
+
+    Attributes:
+        state: ``running``, ``done`` or ``cancelled``.
+        total: how many there were when it began.
+        skipped: the first of those left out; ``skipped_count`` is how many there are.
+        rate: how many a second.
+    """
+
+    id: str
+    state: str
+    total: int = 0
+    replayed: int = 0
+    skipped_count: int = 0
+    skipped: list[Skipped] = []
+    rate: float = 0.0
+    by: str = ""
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class ReplayPlan(Record, frozen=True, kw_only=True):
+    """What a replay would be about; those in doubt would be left out."""
+
+    total: int
+    in_doubt: int = 0
 
 
 class Agent(Record, frozen=True, kw_only=True):

@@ -61,10 +61,10 @@ class Tables:
         outputs = json.loads(raw, parse_float=Number, parse_int=Number)
         self._print(["output", "value"], [[cell(name), cell(value)] for name, value in outputs.items()], [False, False])
 
-    def facts(self, headers: Sequence[str], entries: Iterable[Sequence[Any]]) -> None:
-        """Print a table of short facts."""
+    def facts(self, headers: Sequence[str], entries: Iterable[Sequence[Any]], *, whole: int = 0) -> None:
+        """Print a table of short facts; the first ``whole`` columns are never shortened, because they are copied."""
         cells = [[cell(value, nothing="") for value in entry] for entry in entries]
-        self._print(headers, cells, [False] * len(headers))
+        self._print(headers, cells, [False] * len(headers), whole)
 
     def pairs(self, entries: Iterable[tuple[str, Any]]) -> None:
         """Print names and values, one pair a line."""
@@ -82,15 +82,17 @@ class Tables:
         self._console.print(Text(text, style="bold"))
         self._begun = False
 
-    def _print(self, headers: Sequence[str], cells: Sequence[Sequence[Text]], right: Sequence[bool]) -> None:
+    def _print(
+        self, headers: Sequence[str], cells: Sequence[Sequence[Text]], right: Sequence[bool], whole: int = 0
+    ) -> None:
         names = [Text(plain(header)) for header in headers]
         widths = [max([name.cell_len, *(row[i].cell_len for row in cells)], default=0) for i, name in enumerate(names)]
         if self._terminal:
-            room = self._console.width - GAP * (len(names) - 1)
-            if sum(widths) > room and room < NARROW * len(names):
+            room = self._console.width - GAP * (len(names) - 1) - sum(widths[:whole])
+            if sum(widths[whole:]) > room and room < NARROW * (len(names) - whole):
                 self._print_records(headers, cells)
                 return
-            widths = fitted(widths, room)
+            widths = [*widths[:whole], *fitted(widths[whole:], room)]
         self._apart()
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
         for name, width, is_number in zip(names, widths, right, strict=True):

@@ -195,7 +195,7 @@ def test_a_failure_after_some_rows_is_a_failure(here: Here, output_format: str) 
         (["agents", "plnt-1"], "Did you mean plant-1?"),
         (["operations", "plant-1", "row"], "Did you mean rows?"),
         (["operations", ".."], "wants a name or an id"),
-        (["dead-letters"], "No such command 'dead-letters'"),
+        (["dead-letters", "lost"], "No such command 'lost'"),
         (["call", "plant-1", "rows", "--profile", "test"], "there is no profile 'test'"),
     ],
 )

@@ -24,7 +24,8 @@ def commands(group: click.Group, path: str = "outhaul") -> Iterator[tuple[str, c
 
 def test_every_command_and_option_is_in_the_reference() -> None:
     missing = [path for path, _ in commands(cli) if f"`{path}" not in PAGE]
-    known = {option for _, command in commands(cli) for param in command.params for option in param.opts}
+    params = [param for _, command in commands(cli) for param in command.params]
+    known = {option for param in params for option in (*param.opts, *param.secondary_opts)}
     options = {option for option in known if option.startswith("--")}
     missing += [option for option in options if not re.search(rf"`{option}[ `]", PAGE)]
     assert missing == []

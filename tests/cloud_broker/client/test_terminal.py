@@ -126,6 +126,25 @@ def test_more_columns_than_fit_become_lines(outhaul: Outhaul) -> None:
     assert re.search(r"c39\s+39", shown)
 
 
+def test_ids_of_dead_letters_are_never_shortened(outhaul: Outhaul) -> None:
+    outhaul("call", "plant-1", "ends", "as=failed", "--correlation-id", "cor-ids")
+    shown = CONTROL.sub("", start(outhaul, "dead-letters", "--correlation-id", "cor-ids").end())
+    assert re.search(r"cmd_[0-9a-z]{26}", shown)
+    assert "customer C042 is blocked" in shown
+
+
+@pytest.mark.parametrize(("answer", "code", "told"), [("y", 0, "done"), ("n", 1, "aborted")])
+def test_a_replay_of_many_asks_first_on_a_terminal(outhaul: Outhaul, answer: str, code: int, told: str) -> None:
+    outhaul("call", "plant-1", "ends", "as=failed", "--correlation-id", f"cor-{answer}")
+    terminal = start(outhaul, "replay", "--all", "--correlation-id", f"cor-{answer}", stdin_too=True)
+    terminal.until(lambda text: "Go on?" in text)
+    assert "1 dead letters" in terminal.shown
+    os.write(terminal.screen, f"{answer}\n".encode())
+    shown = CONTROL.sub("", terminal.end())
+    assert terminal.process.returncode == code
+    assert told in shown
+
+
 def test_the_key_is_asked_for_and_not_shown(outhaul: Outhaul, broker: Broker) -> None:
     terminal = start(outhaul, "login", stdin_too=True)
     terminal.until(lambda text: "Address of the broker" in text)
