@@ -15,7 +15,7 @@ from typing import Final
 
 from agent.journal import frames, records
 from agent.journal.disk import Appender, Disk
-from agent.journal.reading import PLACE_BITS, SNAPSHOT, Reading, place, segment_name
+from agent.journal.reading import HEAD, PLACE_BITS, SNAPSHOT, Reading, place, segment_name
 
 WRITE_BYTES: Final = 1_048_576  # bytes; as much of a new segment goes to the disk at a time
 
@@ -195,7 +195,7 @@ class Log:
         file = self._disk.create(path)
         places: list[int] = []
         try:
-            waiting = bytearray(frames.encode(head.base, records.encode(head), number))
+            waiting = bytearray(frames.encode(HEAD, records.encode(head), number))
             length = len(waiting)
             for body in bodies:
                 framed = frames.encode(SNAPSHOT | len(places), body, number)

@@ -17,6 +17,7 @@ from agent.journal.disk import Disk
 from agent.journal.frames import Bad, Frame
 
 SNAPSHOT: Final = 1 << 63  # in the sequence of a record that repeats what was known when its segment was begun
+HEAD: Final = 0  # sequence of a segment's first record; events count from 1
 HEAD_BYTES: Final = 4096  # bytes; more than any head has
 INCOMPLETE: Final = "of what was known before, the end is missing"
 PLACE_BITS: Final = 40  # of a place in the log are the offset in its segment; the others its number
@@ -241,6 +242,8 @@ class _Follower:
                     self._torn_at_end = piece.end - piece.offset
                 else:
                     self._damage(piece.offset, piece.end, "bytes that fit no checksum")
+            elif piece.sequence == HEAD:
+                continue  # not where it should be, which was told
             elif piece.sequence & SNAPSHOT:
                 repeated = self._repeated(segment, piece, repeated)
             elif piece.sequence >= void:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
@@ -48,6 +48,15 @@ class Request:
     command_id: str
     make: Callable[[Index], Event | None]
     answer: Future[None] | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Written:
+    """What stands in the log at a place, and is believed once it is synced."""
+
+    request: Request
+    event: Event
+    place: int
 
 
 @dataclass(slots=True)
@@ -104,7 +113,7 @@ class Writer:
         self._since = 0.0  # when the oldest request was put into the empty queue
         self._tried = 0.0
         self._closing = False
-        self._unsynced: list[Request] = []
+        self._unsynced: list[Written] = []
         self._rewritten = journal_log.size
         self._tidy_after = 0.0
         # A disk that hangs for ever must not keep the process from ending.
@@ -194,20 +203,18 @@ class Writer:
             self._repair(probe=not batch)
             made = [(request, event) for request in batch if (event := self._made(request)) is not None]
             places = self._log.append([records.encode(event) for _, event in made]) if made else []
-            self._unsynced += [request for request, _ in made if request.answer is None]
-            waited_for = any(request.answer is not None for request, _ in made)
+            written = [Written(*one, place) for one, place in zip(made, places, strict=True)]
+            self._unsynced += written
+            waited_for = any(one.request.answer is not None for one in written)
             if waited_for or self._closing or len(self._unsynced) >= UNSYNCED:
                 self._log.sync()
-                self._unsynced.clear()
+                self._take_in()
         except Exception as exc:  # a mistake of ours too must refuse commands, and not leave them waiting
             self._failed(exc, batch)
             return
-        with self.lock:
-            for (request, event), place in zip(made, places, strict=True):
-                self._take_in(request, event, place)
         self._set_trouble(None)
-        for request, _ in made:
-            _answer(request, None)
+        for one in written:
+            _answer(one.request, None)
         self._tidy()
 
     def _made(self, request: Request) -> Event | None:
@@ -218,27 +225,37 @@ class Writer:
             _answer(request, exc)
             return None
 
-    def _take_in(self, request: Request, event: Event, place: int) -> None:
-        if request.answer is not None:
-            self._index.apply(event, place)
-        elif isinstance(event, Kept):
-            self._index.written(event.entry, place)
+    def _take_in(self) -> None:
+        """All that was written is synced: now it is known."""
+        with self.lock:
+            for one in self._unsynced:
+                if one.request.answer is not None:
+                    self._index.apply(one.event, one.place)
+                elif isinstance(one.event, Kept):
+                    self._index.written(one.event.entry, one.place)
+        self._unsynced = []
 
     def _failed(self, exc: Exception, batch: list[Request]) -> None:
-        self._log.abandon()
         if not isinstance(exc, OSError):
             log.exception("the journal broke", extra={"event": "journal_broke"})
         reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         self._set_trouble(f"can't be written ({reason})")
+        self._give_up(batch)
         with self._changed:
-            # Who waits behind them would only wait for the same failure.
-            refused = [request for request in (*batch, *self._queue) if request.answer is not None]
-            left = [request for request in (*self._unsynced, *batch, *self._queue) if request.answer is None]
-            self._unsynced = []
+            # Who waits behind the batch would only wait for the same failure.
+            left = [*batch, *self._queue]
+            self._queue = deque([request for request in self._queue if request.answer is None][-REMEMBERS:])
             self._waited_for = 0
-            self._queue = deque(list(dict.fromkeys(left))[-REMEMBERS:])
-        for request in refused:
+        for request in left:
             _answer(request, OSError(f"{self._where}: {self.trouble}"))
+
+    def _give_up(self, batch: Sequence[Request] = ()) -> None:
+        """Go on with another file; of what was not synced, what nobody waits for is written again."""
+        self._log.abandon()
+        again = dict.fromkeys([*(one.request for one in self._unsynced), *batch])
+        self._unsynced = []
+        with self._changed:
+            self._queue.extendleft(request for request in reversed(again) if request.answer is None)
 
     def _set_trouble(self, trouble: str | None) -> None:
         if trouble == self.trouble:
@@ -273,6 +290,7 @@ class Writer:
         try:
             self._rewrite(self._log.mark)
         except Exception as exc:  # the log goes on as it is, only larger
+            self._give_up()
             self._tidy_after = time.monotonic() + TIDY_AGAIN_S
             log.warning(
                 "%s: can't be written anew to make it smaller (%s)",
@@ -307,6 +325,7 @@ class Writer:
             break
         self._renewal = None
         self._rewritten = self._log.size
+        self._unsynced = []  # all that is known was written anew
 
     def _bodies(self, known: list[tuple[str, Entry | int]]) -> Iterator[bytes]:
         for command_id, entry in known:
