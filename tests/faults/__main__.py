@@ -23,7 +23,7 @@ from tests.faults.run import Report, run
 from tests.faults.site import lab
 from tests.faults.soak import soak
 
-LANES: Final = 2  # labs at work beside each other: most of the time is waiting
+LANES: Final = 3  # labs at work beside each other: most of the time is waiting
 
 
 def main() -> int:

@@ -184,7 +184,13 @@ TIMERS: Final[dict[str, float]] = {
     "agent.link.websocket:DIAL_S": 3.0,
     "agent.connectors.sessions:OVERTIME_S": 1.0,
     "agent.connectors.sessions:STOP_S": 1.0,
+    "agent.dispatcher:JOURNAL_RETRY_S": 0.2,
+    "agent.inquiry:LONGEST_PAUSE_S": 0.5,
+    "agent.journal.writer:PROBE_S": 0.3,
+    "agent.journal.writer:SOON_S": 0.3,
+    "agent.spool:ROOM_S": 0.2,
     "cloud_broker.desk:REST_S": 0.3,
+    "cloud_broker.results:FULL_RETRY_S": 0.2,
     "cloud_broker.router:STORE_RETRY_S": 0.2,
 }
 

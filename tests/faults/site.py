@@ -60,6 +60,7 @@ class Watched:
         self._words = [*before, sys.executable, "-m", "tests.faults.program", str(folder), name, *words]
         self._words += ["--config", str(config)]
         self.program = Program(self._words, folder / "log")
+        self._traced = any("strace" in word for word in before)
         self.deaths = 0
         self.next_life: Arming | None = None
         self._wanted = threading.Event()
@@ -70,6 +71,8 @@ class Watched:
     @property
     def pid(self) -> int:
         """Its process id; 0 while it does not run."""
+        if self._traced and self.program.pid:
+            return next(iter(processes.descendants(self.program.pid)), 0)
         return self.program.pid
 
     def start(self) -> None:
@@ -93,20 +96,25 @@ class Watched:
         self._wanted.clear()
         if self._thread.is_alive():
             self._thread.join()
+        if self._traced:
+            # A tracer that is asked to end leaves its program alone.
+            self.signal(signal.SIGTERM)
+            until(lambda: not self.program.running, "stopped")
         self.program.stop()
 
-    def end(self, pid: int) -> None:
-        """Kill it, or the child of its tracer that it is, and leave it so until it is started."""
+    def kill(self) -> None:
+        """Kill it, and leave it so until it is started."""
         with self._lock:
             self._wanted.clear()
-            os.kill(pid, signal.SIGKILL)
+            self.signal(signal.SIGKILL)
+            until(lambda: not self.program.running, "killed")
             self.program.stop()
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it is there."""
         with contextlib.suppress(ProcessLookupError):
-            if self.pid:
-                os.kill(self.pid, number)
+            if pid := self.pid:
+                os.kill(pid, number)
 
     def _watch(self) -> None:
         while self._watching.is_set():
@@ -144,6 +152,7 @@ class Lab:
         self._made.file.write_text(
             f'data_dir = "data"\n[api]\nlisten = "127.0.0.1:{ports[0]}"\n'
             f'[link]\nlisten = "127.0.0.1:{ports[1]}"\npublic_url = "wss://127.0.0.1:{link.port}"\n'
+            '[retries]\nfirst = "100ms"\nmost = "400ms"\n'
         )
         self.url = self._made.url
         self.keys: dict[str, str] = {}

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from config.dev.demo import processes
 from tests.faults import checker, workload
 from tests.faults.erp import Erp
 from tests.faults.histories import Histories, Told
 from tests.faults.power import Traced, synced
-from tests.faults.site import Lab, Watched, lab, until
+from tests.faults.site import Lab, lab, until
 from tests.faults.workload import FILES, MARIADB, POSTGRES, SOAP
 
 ROUNDS = 3
@@ -65,11 +64,6 @@ def traced(tmp_path: Path, systems: Erp) -> Iterator[tuple[Lab, dict[str, Traced
         yield made, disks
 
 
-def cut_power(program: Watched) -> None:
-    """End a traced program, which is a child of its tracer."""
-    program.end(processes.descendants(program.pid)[0])
-
-
 @pytest.mark.slow
 def test_a_power_cut_loses_nothing_that_was_told(traced: tuple[Lab, dict[str, Traced]], systems: Erp) -> None:
     made, disks = traced
@@ -86,7 +80,7 @@ def test_a_power_cut_loses_nothing_that_was_told(traced: tuple[Lab, dict[str, Tr
         callers.start()
         until(lambda: len(systems.effects()) > before + rng.randrange(6), "at work")  # noqa: B023 - called here only
         for program in (made.agent, made.broker):
-            cut_power(program)
+            program.kill()
         for disk in disks.values():
             lost |= disk.lose_power()
         made.broker.start()
