@@ -13,6 +13,7 @@ import click
 
 from agent import RELEASE
 from agent.cli_journal import journal
+from agent.cli_ledger import ledger
 from agent.cli_options import (
     DONE,
     FAILED,
@@ -55,6 +56,7 @@ def cli() -> None:
 
 
 cli.add_command(journal)
+cli.add_command(ledger)
 
 
 @cli.command()

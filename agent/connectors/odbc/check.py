@@ -10,6 +10,7 @@ import pyodbc
 
 from agent.connectors.base import Finding
 from agent.connectors.odbc.dialects import Dialect
+from agent.connectors.odbc.once import INSTEAD, Once
 from agent.connectors.odbc.sqlstates import diagnose
 from agent.connectors.odbc.statements import StatementError, parse
 from agent.errors import CommandError, SourceFailed
@@ -63,6 +64,28 @@ def operation(
     except pyodbc.Error as exc:
         found = diagnose(exc.args, hide)
         return Finding(subject, False, f"{found.message} ({found.code})", "correct the statement, or grant the rights")
+
+
+def ledger(subject: str, once: Once, hide: Sequence[str]) -> Finding:
+    """Return whether the ledger's table can be written; leaves a transaction open that is to be rolled back."""
+    subject, fix = f"{subject}: ledger {once.table}", "make the table as `outhaul-agent ledger sql` prints it"
+    try:
+        flaw = once.flaw()
+    except CommandError as exc:
+        flaw = exc.message
+    except pyodbc.Error as exc:
+        found = diagnose(exc.args, hide)
+        flaw = f"{found.message} ({found.code})"
+        fix += ", and grant the rights that stand there"
+    return Finding(subject, False, flaw, fix) if flaw else Finding(subject, True, "can be read and written")
+
+
+def once_only(name: str, operation: SqlOperation | ProcedureOperation, once: Once) -> Finding | None:
+    """Return why an operation's work can't be kept to once, if the database tells; leaves a transaction open."""
+    refusal = once.refusal(operation)
+    if not refusal:
+        return None
+    return Finding(f"operation {name}", False, f'can\'t be effect = "once": {refusal}', INSTEAD)
 
 
 def _code_page(subject: str, connection: pyodbc.Connection, dialect: Dialect) -> Finding:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import pyodbc
 
 from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Ready, Remark
 from agent.connectors.odbc import check, types
+from agent.connectors.odbc.connection_string import dialect_in, driver_in, parts_of, secrets_of
 from agent.connectors.odbc.dialects import Dialect, Invocation, Query
 from agent.connectors.odbc.ledger import Summary
 from agent.connectors.odbc.mariadb import MariaDB
@@ -54,25 +54,11 @@ DIALECTS: Final[dict[str, type[Dialect]]] = {
     "db2": DB2,
     "generic": Dialect,
 }
-# What a driver's or database's name has in it, in lower case.
-NAMES: Final = {
-    "postgres": "postgresql",
-    "psqlodbc": "postgresql",
-    "mariadb": "mariadb",
-    "mysql": "mariadb",
-    "sqlite": "sqlite",
-    "sql server": "sqlserver",
-    "oracle": "oracle",
-    "db2": "db2",
-}
 
 TIMEOUT_MARGIN_S: Final = 0.5  # the database gives up this much before the agent would kill the session
 READ_EFFECT: Final = "read"
 NEVER_TWICE: Final = ("once", "at-most-once")
 _COMMIT_REFUSED: Final = "2D000"
-
-_PART: Final = re.compile(r"\s*([^=;{}]+?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]*)\s*(?:;|$)")
-_SECRETS: Final = ("pwd", "password", "passwd", "accesstoken", "token")
 
 
 class OdbcDriver(Driver):
@@ -88,7 +74,7 @@ class OdbcDriver(Driver):
         super().__init__(setup)
         assert isinstance(setup.connection, OdbcConnection)  # noqa: S101 # the CONNECTORS table sees to it
         self._settings: OdbcConnection = setup.connection
-        self._hidden = [value for key, value in parts_of(self._settings.connection_string) if _is_secret(key, value)]
+        self._hidden = secrets_of(self._settings.connection_string)
         self._connection: pyodbc.Connection | None = None
         self._dialect: Dialect = Dialect()
         self._once: Once | None = None
@@ -109,12 +95,12 @@ class OdbcDriver(Driver):
         text = self._settings.connection_string
         name: str = self._settings.dialect
         if name == "auto":
-            name = _named_in({key.lower(): value for key, value in parts_of(text)}.get("driver", ""))
+            name = dialect_in(driver_in(text), "auto")
         try:
             connection = self._connect(text, DIALECTS.get(name, Dialect)())
             if name == "auto":
                 # A DSN hides the driver; now it can be asked, and the dialect's own options be given.
-                name = _named_in(str(connection.getinfo(pyodbc.SQL_DBMS_NAME)), "generic")
+                name = dialect_in(str(connection.getinfo(pyodbc.SQL_DBMS_NAME)), "generic")
                 connection.close()
                 connection = self._connect(text, DIALECTS[name]())
             self._dialect = DIALECTS[name]()
@@ -388,27 +374,28 @@ class OdbcDriver(Driver):
         return once
 
     def _with_ledger(self, call: Call) -> Once:
-        table = self._settings.ledger
-        if table is None:
-            raise NotAllowed(
-                f'{call.operation}: effect = "once" wants connections.{self.setup.name}.ledger', touched=False
-            )
-        if self._once is None:
-            self._once = Once(self._dialect, table, self._timed)
+        once = self._ledger_runs()
         try:
-            self._once.try_ledger()
+            once.try_ledger()
         except pyodbc.Error as exc:
             self._rollback()
             found = diagnose(exc.args, self._hidden)
             if not self.alive():
                 raise SourceUnavailable(f"{call.operation}: {found.message}", touched=False) from exc
             raise SourceFailed(
-                f"{call.operation}: the ledger {table} can't be used: {found.message}; make it as "
+                f"{call.operation}: the ledger {once.table} can't be used: {found.message}; make it as "
                 "`outhaul-agent ledger sql` prints it, and grant the rights that stand there",
                 source_code=found.code,
                 touched=False,
             ) from exc
         self._rollback()
+        return once
+
+    def _ledger_runs(self) -> Once:
+        if self._once is None:
+            if self._settings.ledger is None:
+                raise NotAllowed(f'effect = "once" wants connections.{self.setup.name}.ledger', touched=False)
+            self._once = Once(self._dialect, self._settings.ledger, self._timed)
         return self._once
 
     def _or_left_behind(self, error: CommandError, once: Once | None, call: Call) -> CommandError:
@@ -457,6 +444,8 @@ class OdbcDriver(Driver):
         except SourceFailed as exc:
             self._rollback()
             raise SourceUnavailable(exc.message, source_code=exc.source_code) from exc
+        except NotAllowed as exc:
+            raise OutcomeUnknown(f"{call.operation}: {exc.message}") from exc
         except BaseException:
             self._rollback()
             raise
@@ -520,29 +509,26 @@ class OdbcDriver(Driver):
         """Tell driver and database, what they are known to change, and whether each operation could run."""
         if self._connection is None:
             return
+        subject = f"connection {self.setup.name}"
+        once: Once | None = None
+        try:
+            once = self._ledger_runs() if self._settings.ledger is not None else None
+        except NotAllowed as exc:
+            yield Finding(subject, False, exc.message, "set the connection's `dialect`, or take its `ledger` out")
         if operation is None:
-            yield from check.session(f"connection {self.setup.name}", self._connection, self._dialect)
+            yield from check.session(subject, self._connection, self._dialect)
             self._rollback()
+            if once is not None:
+                self._end = time.perf_counter() + self._settings.login_timeout
+                yield check.ledger(subject, once, self._hidden)
+                self._rollback()
         for name, known in self.setup.operations.items():
             if operation in (None, name) and isinstance(known, SqlOperation | ProcedureOperation):
-                yield check.operation(name, known, self._dialect, self._hidden, self._settings.login_timeout)
+                found = check.operation(name, known, self._dialect, self._hidden, self._settings.login_timeout)
+                if found.ok and known.effect == "once" and once is not None:
+                    found = check.once_only(name, known, once) or found
+                yield found
                 self._rollback()
-
-
-def parts_of(connection_string: str) -> list[tuple[str, str]]:
-    """Return keys and values of a connection string, braces around values taken off."""
-    return [
-        (key, value[1:-1].replace("}}", "}") if value.startswith("{") and value.endswith("}") else value.strip())
-        for key, value in _PART.findall(connection_string)
-    ]
-
-
-def _is_secret(key: str, value: str) -> bool:
-    return key.lower() in _SECRETS and bool(value)
-
-
-def _named_in(text: str, default: str = "auto") -> str:
-    return next((name for part, name in NAMES.items() if part in text.lower()), default)
 
 
 def _connect_fix(found: Diagnosis) -> str:

@@ -33,7 +33,8 @@ What this rests on, database by database:
   undone, so ``try_out`` refuses it, before the first run of each session.
 * SQLite: the INSERT takes the lock on the whole file, so there is one writer, and nobody to wait for but its end.
 * SQL Server: ``UPDLOCK, HOLDLOCK`` locks the key's range from the look to the insert; readers under a snapshot do not
-  matter, as all reads here lock. Oracle and Db2: a refused INSERT undoes itself alone, and the row is read under a lock. These three have not met a server yet.
+  matter, as all reads here lock. Oracle and Db2: a refused INSERT undoes itself alone, and the row is
+  read under a lock. These three have not met a server yet.
 
 Where the work itself can end a transaction (MariaDB's procedures, by COMMIT or by DDL), the row is committed as
 ``begun`` with the first part of it: it never runs again, and its outcome can't be told. Such work is refused beforehand
@@ -110,7 +111,7 @@ class Ledger:
     """
 
     def __init__(self, texts: LedgerTable, table: str, execute: Callable[[Query], pyodbc.Cursor]) -> None:
-        self.table = table
+        self._table = table
         self._texts = texts
         self._execute = execute
 
@@ -161,11 +162,13 @@ class Ledger:
         if row is None:
             return None
         if row.fingerprint != call.fingerprint:
-            raise OutcomeUnknown(f"{self.table}: {call.command_id} is there with another operation or other parameters")
+            raise OutcomeUnknown(
+                f"{self._table}: {call.command_id} is there with another operation or other parameters"
+            )
         if row.state == DONE:
             return outcome_of(row)
         if row.state != VOID:
-            raise begun(self.table, call)
+            raise begun(self._table, call)
         if row.attempt < call.epoch:
             self._take_over(call, VOID)
         return None
@@ -217,7 +220,7 @@ class Ledger:
         if row is None:
             if refused is not None:
                 raise refused
-            raise SourceFailed(f"{self.table}: a row for {call.command_id} came and went", may_work_later=True)
+            raise SourceFailed(f"{self._table}: a row for {call.command_id} came and went", may_work_later=True)
         return row
 
     def _read(self, command_id: str) -> Row | None:
@@ -229,10 +232,10 @@ class Ledger:
 
     def _take_over(self, call: Call, state: str) -> None:
         if self._run("take_over", state, call.epoch, call.command_id).rowcount != 1:
-            raise SourceFailed(f"{self.table}: the row of {call.command_id} is not void any more", may_work_later=True)
+            raise SourceFailed(f"{self._table}: the row of {call.command_id} is not void any more", may_work_later=True)
 
     def _run(self, name: str, *values: Any) -> pyodbc.Cursor:
-        return self._execute(Query(self._texts.text(name, self.table), values))
+        return self._execute(Query(self._texts.text(name, self._table), values))
 
 
 class Summary:

@@ -28,6 +28,9 @@ class Once:
     Args:
         table: the connection's ``ledger``.
         execute: runs a statement under the timeout of the call at work.
+
+    Raises:
+        NotAllowed: the dialect has no ledger.
     """
 
     def __init__(self, dialect: Dialect, table: str, execute: Callable[[Query], pyodbc.Cursor]) -> None:
@@ -37,6 +40,7 @@ class Once:
                 "connection's `dialect`",
                 touched=False,
             )
+        self.table = table
         self._dialect = dialect
         self._ledger = Ledger(dialect.ledger, table, execute)
         self._vetted: set[str] = set()
@@ -67,7 +71,7 @@ class Once:
         if not self._tried:
             flaw = self.flaw()
             if flaw:
-                raise SourceFailed(f"the ledger {self._ledger.table} {flaw}", touched=False)
+                raise SourceFailed(f"the ledger {self.table} {flaw}", touched=False)
             self._tried = True
 
     def refusal(self, operation: SqlOperation | ProcedureOperation) -> str:
@@ -79,7 +83,7 @@ class Once:
 
     def flaw(self) -> str:
         """Return what is wrong with the ledger's table, or ""; raises ``pyodbc.Error``."""
-        return self._dialect.ledger_flaw(self._ledger.table) or self._ledger.try_out()
+        return self._dialect.ledger_flaw(self.table) or self._ledger.try_out()
 
     def begin(self, call: Call) -> Outcome | None:
         """As ``Ledger.begin``."""

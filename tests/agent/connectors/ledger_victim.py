@@ -50,7 +50,7 @@ def main(point: str, name: str) -> None:
         for _ in driver.run(call):
             pass
     except Exception as exc:
-        print(type(exc).__name__)
+        sys.stdout.write(type(exc).__name__)
         sys.exit(TOLD)
 
 

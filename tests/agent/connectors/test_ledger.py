@@ -20,12 +20,11 @@ import msgspec
 import pytest
 
 from agent import errors
-from agent.connectors.base import Call, DriverSetup, Outputs, Piece, Ready
+from agent.connectors.base import Call, Outputs, Piece, Ready
 from agent.connectors.odbc.driver import OdbcDriver
-from agent.settings import OdbcConnection
 from config.dev.databases import Server
 from tests.agent.connectors.commit_proxy import What, commit_proxy
-from tests.agent.connectors.ledger_cases import LEDGER, NUMBER, ORDERS, Erp, MariaErp, PostgresErp, call, erp_of
+from tests.agent.connectors.ledger_cases import ORDERS, Erp, MariaErp, PostgresErp, call, erp_of
 from tests.agent.connectors.ledger_victim import POINTS, TOLD
 
 
@@ -317,7 +316,10 @@ def test_while_the_lost_transaction_works_it_is_not_known(served: Erp, session: 
 
 def at_work(erp: Erp) -> bool:
     if isinstance(erp, PostgresErp):
-        sql = "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%slow_order%' AND pid <> pg_backend_pid()"
+        sql = (
+            "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%slow_order%' "
+            "AND pid <> pg_backend_pid()"
+        )
     else:
         sql = "SELECT id FROM information_schema.PROCESSLIST WHERE INFO LIKE 'DO SLEEP(%' AND id <> CONNECTION_ID()"
     return bool(erp.ask(sql))

@@ -13,7 +13,8 @@ import pyodbc
 import pytest
 
 from agent.connectors.base import Finding, Outputs, Rows, RowSet
-from agent.connectors.odbc.driver import OdbcDriver, parts_of
+from agent.connectors.odbc.connection_string import parts_of
+from agent.connectors.odbc.driver import OdbcDriver
 from agent.errors import (
     Cancelled,
     CommandError,
