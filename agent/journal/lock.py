@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Final
 from agent.errors import ConfigError
 
 NAME: Final = "agent.lock"
+HELD: Final = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)  # what systems say of a lock of another
 WAIT_S: Final = 0.5  # seconds; who only looks whether it is held, holds it for a moment
 
 if sys.platform == "win32":
@@ -34,8 +36,8 @@ def held(state_dir: Path) -> bool:
         return False
     try:
         _lock(descriptor)
-    except OSError:
-        return True
+    except OSError as exc:
+        return exc.errno in HELD
     finally:
         os.close(descriptor)
     return False
@@ -47,7 +49,9 @@ def _lock_soon(descriptor: int) -> bool:
         try:
             _lock(descriptor)
             return True
-        except OSError:
+        except OSError as exc:
+            if exc.errno not in HELD:
+                raise
             if time.monotonic() > deadline:
                 return False
         time.sleep(0.02)
@@ -70,7 +74,14 @@ class FolderLock:
                 f"{path}: can't be opened ({exc.strerror}); run this as the agent's account, and see that state_dir "
                 "is its own and its disk has space"
             ) from exc
-        if not _lock_soon(self._descriptor):
+        try:
+            there = not _lock_soon(self._descriptor)
+        except OSError as exc:
+            os.close(self._descriptor)
+            raise ConfigError(
+                f"{path}: can't be locked ({exc.strerror or exc}); put state_dir on a local disk"
+            ) from exc
+        if there:
             os.close(self._descriptor)
             raise ConfigError(
                 f"{state_dir}: another agent runs with this state_dir; stop it, or give this one a state_dir of its own"
