@@ -20,6 +20,7 @@ import msgspec
 from cloud_broker import RELEASE, logs, tokens
 from cloud_broker.api.views import agent_view, key_view, tenant_view, time_text
 from cloud_broker.certificates import Authority, CertificateInvalid
+from cloud_broker.conditions import AgentCondition
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.keys import new_key, sha256_of
 from cloud_broker.settings import ConfigError, Settings, find_file, load
@@ -376,7 +377,7 @@ def list_agents(settings: Settings, out: Out, tenant: str | None) -> None:
         names = [tenant] if tenant else [one.name for one in await store.tenants()]
         found = [one for name in names for one in await store.agents(Scope(name))]
         # Only the running broker knows who is linked to it; the file knows who was let in.
-        return [_plain(agent_view(one, "revoked" if one.revoked_at else "enrolled")) for one in found]
+        return [_plain(agent_view(one, AgentCondition("revoked" if one.revoked_at else "enrolled"))) for one in found]
 
     columns = ["tenant", "name", "group", "state", "version", "last_seen_at"]
     out.table(_in_store(settings, look), columns)

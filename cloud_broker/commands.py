@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from cloud_broker.catalogues import Operation
+from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.errors import (
     AgentNotFound,
     BrokerError,
@@ -32,7 +33,6 @@ from cloud_broker.router import Router
 from cloud_broker.store.base import Agent, Command, IdempotencyConflict, RowSetInfo, Step, Store
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id
-from protocol.limits import BEAT_S
 from protocol.states import CommandState
 
 _EXACT: Final = msgspec.json.Decoder(float_hook=Decimal)
@@ -231,16 +231,9 @@ class Commands:
         inline = await self._store.inline_result(scope, command_id) if command.result == "inline" else None
         return self._results.reader(scope, command_id, command.row_sets[index], inline)
 
-    def agent_state(self, scope: Scope, agent: Agent) -> str:
-        """Return ``online``, ``degraded``, ``stale``, ``offline`` or ``revoked``."""
-        if agent.revoked_at is not None:
-            return "revoked"
-        line = self._router.line(scope, agent.name)
-        if line is not None and line.link is not None and line.problems:
-            return "degraded"
-        if line is None or line.link is None or not line.ready:
-            return "offline"
-        return "online" if time.time() - line.link.last_heard < 2 * BEAT_S else "stale"
+    def agent_condition(self, scope: Scope, agent: Agent) -> AgentCondition:
+        """Return how an agent is."""
+        return condition(agent, self._router.line(scope, agent.name), time.time(), time.monotonic())
 
     async def _operation(self, scope: Scope, submission: Submission) -> Operation:
         lines = await self._addressees(scope, submission)

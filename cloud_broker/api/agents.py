@@ -143,4 +143,4 @@ async def _agent(there: Services, scope: Scope, name: str) -> Agent:
 
 
 def _view(there: Services, scope: Scope, agent: Agent) -> AgentView:
-    return agent_view(agent, there.commands.agent_state(scope, agent))
+    return agent_view(agent, there.commands.agent_condition(scope, agent))

@@ -9,6 +9,7 @@ from typing import Protocol
 from fastapi import Request
 
 from cloud_broker.commands import Submission
+from cloud_broker.conditions import AgentCondition
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import Settings
@@ -68,8 +69,8 @@ class CommandsService(Protocol):
             ResultGone: the rows were removed, or never arrived whole.
         """
 
-    def agent_state(self, scope: Scope, agent: Agent) -> str:
-        """Return ``online``, ``stale``, ``offline`` or ``revoked``."""
+    def agent_condition(self, scope: Scope, agent: Agent) -> AgentCondition:
+        """Return how an agent is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from cloud_broker.conditions import AgentCondition
 from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Resolution, RowSetInfo, Tenant
 from protocol.states import FINAL, CommandState
 
@@ -111,11 +112,27 @@ class CertificateView(msgspec.Struct, frozen=True):
     not_after: str
 
 
+class ConnectionView(msgspec.Struct, frozen=True):
+    """
+    How one of an agent's connections is.
+
+    Attributes:
+        state: open; shut outside of its windows; breaker while it is left alone after failures.
+        until: when that ends, if it is known.
+    """
+
+    state: str
+    until: str | None
+
+
 class AgentView(msgspec.Struct, frozen=True):
     """
     One enrolled agent.
 
     Attributes:
+        state: online, degraded, stale, offline or revoked.
+        problems: why it takes no commands though it is there; then it is degraded.
+        connections: its local systems by name; none while it is away.
         version: of its program, as it last said.
         system: its operating system, as it last said.
         catalogue_digest: SHA-256 of its catalogue, hex; null before its first link.
@@ -125,6 +142,8 @@ class AgentView(msgspec.Struct, frozen=True):
     name: str
     group: str | None
     state: str
+    problems: list[str]
+    connections: dict[str, ConnectionView]
     version: str | None
     system: str | None
     certificate: CertificateView
@@ -252,13 +271,18 @@ def error_view(error: CommandError | None) -> ErrorView | None:
     return None if error is None else ErrorView(error.kind, error.code, error.message, error.source_code)
 
 
-def agent_view(agent: Agent, state: str) -> AgentView:
+def agent_view(agent: Agent, condition: AgentCondition) -> AgentView:
     """Return what a caller sees of an agent."""
     return AgentView(
         tenant=agent.tenant,
         name=agent.name,
         group=agent.group,
-        state=state,
+        state=condition.state,
+        problems=list(condition.problems),
+        connections={
+            name: ConnectionView(connection.state, time_or_none(connection.until))
+            for name, connection in condition.connections.items()
+        },
         version=agent.release or None,
         system=agent.system or None,
         certificate=CertificateView(agent.serial, time_text(agent.not_after)),

@@ -16,7 +16,7 @@ from cloud_broker.client.connect import DONE, as_json, connected, max_rows, outp
 from cloud_broker.client.errors import WordsError
 from cloud_broker.client.output import local, moment, tables, write, write_items
 from cloud_broker.client.progress import Progress
-from cloud_broker.client.records import Agent, Command, Operation, TimelineStep
+from cloud_broker.client.records import Agent, Command, LocalSystem, Operation, TimelineStep
 from protocol.states import CommandState
 
 if TYPE_CHECKING:
@@ -184,17 +184,37 @@ def agents(client: Outhaul, name: str | None, as_json: bool) -> int:
         tell("no agents")
     elif name is None:
         tables().facts(
-            ["name", "state", "group", "version", "last seen"],
-            [(a.name, a.state, a.group, a.version, local(a.last_seen_at)) for a in found],
+            ["name", "state", "group", "version", "last seen", "problems"],
+            [(a.name, a.state, a.group, a.version, local(a.last_seen_at), _problems(a)) for a in found],
         )
     else:
         tables().pairs(_agent_facts(found[0]))
     return DONE
 
 
+def _problems(agent: Agent) -> str:
+    """Return what keeps an agent from its work, in one line."""
+    return "; ".join([*agent.problems, *(f"{name} {_how(system)}" for name, system in _not_open(agent))])
+
+
+def _not_open(agent: Agent) -> list[tuple[str, LocalSystem]]:
+    return [(name, system) for name, system in agent.connections.items() if system.state != "open"]
+
+
+def _how(system: LocalSystem) -> str:
+    told = {"shut": "is outside of its hours", "breaker": "failed and is left alone"}.get(system.state, system.state)
+    return f"{told} until {local(system.until)}" if system.until is not None else told
+
+
 def _agent_facts(agent: Agent) -> Iterable[tuple[str, Any]]:
     document = json.loads(agent.raw)
-    return [(key.replace("_", " "), value) for key, value in document.items() if value not in (None, "", "links")]
+    told = {"problems", "connections"}
+    facts = [(key.replace("_", " "), value) for key, value in document.items() if key not in told]
+    return [
+        *((key, value) for key, value in facts if value not in (None, "", "links")),
+        *(("problem", problem) for problem in agent.problems),
+        *((name, _how(system)) for name, system in _not_open(agent)),
+    ]
 
 
 @click.command()

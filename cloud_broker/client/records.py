@@ -200,11 +200,27 @@ class ReplayPlan(Record, frozen=True, kw_only=True):
     in_doubt: int = 0
 
 
+class LocalSystem(msgspec.Struct, frozen=True):
+    """How a connection of an agent is, and until when, if that is known."""
+
+    state: str = "open"
+    until: datetime | None = None
+
+
 class Agent(Record, frozen=True, kw_only=True):
-    """An installed agent; ``state`` is ``online``, ``degraded``, ``stale``, ``offline`` or ``revoked``."""
+    """
+    An installed agent.
+
+    Attributes:
+        state: ``online``, ``degraded``, ``stale``, ``offline`` or ``revoked``.
+        problems: why it takes no commands though it is there; then it is ``degraded``.
+        connections: its local systems by name, each ``open``, ``shut`` or left alone by a ``breaker``.
+    """
 
     name: str
     state: str = ""
+    problems: list[str] = []
+    connections: dict[str, LocalSystem] = {}
     group: str | None = None
     version: str | None = None
     last_seen_at: datetime | None = None

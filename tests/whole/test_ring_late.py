@@ -282,7 +282,7 @@ async def test_an_agent_that_remembers_too_little_is_not_let_in(broker: Ring, ag
 async def agent_state(broker: Ring) -> str:
     known = await broker.store.agent(SCOPE, "plant-1")
     assert known is not None
-    return broker.commands.agent_state(SCOPE, known)
+    return broker.commands.agent_condition(SCOPE, known).state
 
 
 async def test_an_agent_with_a_problem_is_degraded_and_sent_nothing_until_it_is_well(
@@ -335,9 +335,9 @@ async def test_nothing_is_sent_to_a_connection_that_is_shut(broker: Ring, opens:
 async def test_what_an_agent_never_tells_the_end_of_is_given_up_after_it_was_told_to_stop(
     broker: Ring, agent: Scripted, monkeypatch: pytest.MonkeyPatch, operation: str, state: str
 ) -> None:
-    monkeypatch.setattr("cloud_broker.router.SILENT_S", -10.0)
+    monkeypatch.setattr("cloud_broker.deadlines.SILENT_S", -10.0)
     monkeypatch.setattr("cloud_broker.settlement.SILENT_S", -0.7)  # with the operation's timeout of 1 s
-    monkeypatch.setattr("cloud_broker.router.STOP_S", 0.5)
+    monkeypatch.setattr("cloud_broker.deadlines.STOP_S", 0.5)
     command = await broker.submit(operation)
     run = await agent.begin()
     assert (await agent.hear(Cancel)).id == run.id

@@ -17,6 +17,7 @@ import uvicorn
 from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.commands import Submission
+from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import AgentNotFound, CommandNotFound, IdempotencyKeyReused, ParametersInvalid, RowSetNotFound
 from cloud_broker.keys import new_key, sha256_of
@@ -59,6 +60,7 @@ class PlayedCommands:
         self.submissions: list[Submission] = []
         self.taken: list[Command] = []
         self.refuses = False
+        self.conditions: dict[str, AgentCondition] = {}
         self.gone: set[str] = set()
         self.rows: dict[str, Rows] = {}
 
@@ -146,9 +148,9 @@ class PlayedCommands:
             raise RowSetNotFound(f"The result has no row set {index}.")
         return self.rows[command_id]
 
-    def agent_state(self, scope: Scope, agent: Agent) -> str:
-        """Never there."""
-        return "revoked" if agent.revoked_at else "offline"
+    def agent_condition(self, scope: Scope, agent: Agent) -> AgentCondition:
+        """Never there, unless a test says how it is."""
+        return self.conditions.get(agent.name) or condition(agent, None, time.time(), time.monotonic())
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 
+from cloud_broker.conditions import AgentCondition, ConnectionCondition
 from cloud_broker.tenants import Scope
 from tests.cloud_broker.api.broker import Broker
 
@@ -28,6 +29,24 @@ async def test_agents_are_listed_with_version_and_certificate(acme: httpx2.Async
     assert agent["last_seen_at"] == "1970-01-01T00:16:40.000000Z"
     assert agent["certificate"]["serial"] == "0a"
     assert (await acme.get("/v1/agents/plant-1")).json() == agent
+
+
+async def test_an_agent_that_complains_is_degraded_and_says_why(acme: httpx2.AsyncClient, broker: Broker) -> None:
+    away = (await acme.get("/v1/agents/plant-1")).json()
+    broker.commands.conditions["plant-1"] = AgentCondition(
+        "degraded",
+        ("the journal can't be written: no space",),
+        {"erp": ConnectionCondition("shut", 1_000.0), "edi": ConnectionCondition()},
+    )
+
+    agent = (await acme.get("/v1/agents/plant-1")).json()
+
+    assert (away["state"], away["problems"], away["connections"]) == ("offline", [], {})
+    assert (agent["state"], agent["problems"]) == ("degraded", ["the journal can't be written: no space"])
+    assert agent["connections"] == {
+        "erp": {"state": "shut", "until": "1970-01-01T00:16:40.000000Z"},
+        "edi": {"state": "open", "until": None},
+    }
 
 
 async def test_operations_are_listed_with_their_schemas_as_the_agent_wrote_them(
