@@ -308,7 +308,9 @@ class OdbcConnection(ConnectionBase):
         "auto", description="How procedures are called; `auto` asks the driver."
     )
     login_timeout: Seconds = Field(15.0, description="Time to connect.")
-    ledger: str | None = Field(None, pattern=PROCEDURE, description='Table for effect = "once".')
+    ledger: str | None = Field(
+        None, pattern=PROCEDURE, description='Table for effect = "once"; `outhaul-agent ledger sql` prints it.'
+    )
 
 
 class FileConnection(ConnectionBase):

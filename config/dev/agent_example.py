@@ -38,12 +38,13 @@ TABLES: Final[tuple[Table | str, ...]] = (
             "type": "odbc",
             "connection_string": "Driver={PostgreSQL Unicode};Server=127.0.0.1;Database=erp;"
             "Uid=outhaul;Pwd={secret:erp-password}",
+            "ledger": "outhaul_ledger",
         },
-        {"rate": "600/min", "windows": ["mon-fri 06:00-22:00"], "ledger": "outhaul_ledger"},
+        {"rate": "600/min", "windows": ["mon-fri 06:00-22:00"]},
         "--- a database -----------------------------------------------------------------------------",
         frozenset({"breaker"}),
     ),
-    Table("connections.erp.breaker", settings.Breaker, remark="Kept for a later release; nothing acts on it yet."),
+    Table("connections.erp.breaker", settings.Breaker, remark="When the connection is left alone, and for how long."),
     Table(
         "operations.open-invoices",
         settings.SqlOperation,
@@ -82,7 +83,7 @@ TABLES: Final[tuple[Table | str, ...]] = (
         {
             "connection": "erp",
             "description": "Enter a sales order.",
-            "effect": "at-most-once",
+            "effect": "once",
             "timeout": "30s",
             "procedure": "create_sales_order",
             "business_errors": ["P0001", "23514"],

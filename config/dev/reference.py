@@ -19,7 +19,7 @@ from agent import cli as agent_cli
 from agent import settings
 from cloud_broker import cli as broker_cli
 from cloud_broker import settings as broker_settings
-from config.dev import agent_example, asyncapi_page, codes, programs, wire
+from config.dev import agent_example, asyncapi_page, codes, ledger_page, programs, wire
 from config.dev.markdown import table
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -130,6 +130,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/asyncapi.json": asyncapi_page.page,
     "docs/reference/broker-file.md": broker_file,
     "docs/reference/errors.md": codes.page,
+    "docs/reference/ledger.md": ledger_page.page,
     "docs/reference/outhaul-agent.md": agent_program,
     "docs/reference/outhaul-broker.md": broker_program,
     "docs/reference/wire.md": wire.page,

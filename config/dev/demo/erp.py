@@ -23,6 +23,7 @@ CREATE ROLE {account} LOGIN PASSWORD '{password}';
 GRANT SELECT ON invoices, customers TO {account};
 REVOKE ALL ON PROCEDURE create_sales_order FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE create_sales_order TO {account};
+GRANT SELECT, INSERT, UPDATE ON outhaul_ledger TO {account};
 """
 
 
@@ -54,6 +55,22 @@ class Erp:
     def value(self, sql: str, *values: object) -> Any:
         """Return the first column of the first row."""
         return self.rows(sql, *values)[0][0]
+
+    @contextlib.contextmanager
+    def locked(self, table: str) -> Iterator[None]:
+        """Let nobody use a table while the block runs."""
+        connection = pyodbc.connect(self.database.odbc(), autocommit=False)
+        try:
+            connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            yield
+        finally:
+            connection.rollback()
+            connection.close()
+
+    def held_up(self) -> bool:
+        """Whether somebody waits for a lock."""
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return int(self.value(waiting)) > 0
 
     def agent_file(self) -> str:
         """Return the operator's file for these parts."""

@@ -115,3 +115,14 @@ BEGIN
     FROM order_lines l WHERE l.order_no = p_order_no AND s.sku = l.sku AND s.warehouse = 'HAM';
 END
 $$;
+
+-- As `outhaul-agent ledger sql` prints it: what makes an order of the agent's happen once.
+CREATE TABLE outhaul_ledger (
+    command_id  varchar(64) NOT NULL PRIMARY KEY,
+    fingerprint varchar(64) NOT NULL,
+    operation   varchar(64) NOT NULL,
+    attempt     integer     NOT NULL,
+    state       varchar(8)  NOT NULL CHECK (state IN ('begun', 'done', 'void')),
+    outcome     text,
+    written_at  timestamptz NOT NULL
+);
