@@ -28,7 +28,7 @@ from agent.inquiry import By, Found, Inquiry, settled_by
 from agent.journal.base import Claim, Entry, Journal, Resolution
 from agent.parameters import decode
 from agent.policy import REPEATABLE, judge, permitted, told_before
-from agent.results import Result
+from agent.results import Result, rows_lost
 from agent.settings import DropOperation, Operation, PickOperation, Settings
 from agent.spool import Spool, SpoolFolder
 from protocol import limits
@@ -188,7 +188,7 @@ class Dispatcher:
                 running.succeeded = True
                 running.outputs = msgspec.json.decode(outputs, type=dict[str, Any]) if outputs else {}
         except errors.OutcomeUnknown as exc:
-            completed, outputs = _rows_lost(completed, exc.message), b""
+            completed, outputs = rows_lost(completed, exc.message), b""
         running.result.complete(completed, outputs)
 
     def _restore_rows(self, running: Running, entry: Entry) -> None:
@@ -452,7 +452,7 @@ class Dispatcher:
         completed = msgspec.structs.replace(completed, epoch=running.claim.epoch, warnings=running.warnings)
         if completed.outcome == "succeeded":
             if completed.row_sets or earlier.outputs is None:
-                return _rows_lost(completed, "it happened at an earlier delivery; its result is no longer kept"), b""
+                return rows_lost(completed, "it happened at an earlier delivery; its result is no longer kept"), b""
             running.succeeded = True
         return completed, earlier.outputs or b""
 
@@ -581,7 +581,7 @@ class Dispatcher:
             try:
                 self._restore_rows(running, entry)
             except errors.OutcomeUnknown as exc:
-                return _rows_lost(self._success(running)[0], exc.message), b""
+                return rows_lost(self._success(running)[0], exc.message), b""
         mask = running.operation.mask if running.operation is not None else ()
         running.outputs = _masked(found.outputs, mask)
         running.warn(f"{why}; it did happen: {found.why}")
@@ -624,17 +624,6 @@ def _is_uncertain(error: errors.CommandError, running: Running) -> bool:
     if operation is None or not running.started:
         return False
     return judge(error, operation.effect, cancelled=running.cancelled).outcome == "in_doubt"
-
-
-def _rows_lost(completed: Completed, why: str) -> Completed:
-    return msgspec.structs.replace(
-        completed,
-        outcome="in_doubt",
-        row_sets=[],
-        error_kind="unknown",
-        error_code=errors.ResultLost.code,
-        error_message=f"it happened, once, but its result is lost: {why}"[: limits.MAX_ERROR_CHARS],
-    )
 
 
 def _settles(operation: Operation) -> bool:

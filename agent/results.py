@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import zlib
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from agent.connectors.base import Column
-from agent.errors import OutcomeUnknown
+from agent.errors import OutcomeUnknown, ResultLost
 from agent.spool import Shelf, Spool, SpoolFolder, Window
 from protocol import limits
 from protocol.codec import Record
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Chunk, ColumnInfo, Completed, Held, RowSetBegins, RowSetDone
+
+log = logging.getLogger(__name__)
+
+
+def rows_lost(completed: Completed, why: str) -> Completed:
+    """Return the end of a command that happened, and whose rows or outputs are gone."""
+    return msgspec.structs.replace(
+        completed,
+        outcome="in_doubt",
+        row_sets=[],
+        error_kind="unknown",
+        error_code=ResultLost.code,
+        error_message=f"it happened, once, but its result is lost: {why}"[: limits.MAX_ERROR_CHARS],
+    )
 
 
 class Result:
@@ -45,6 +63,7 @@ class Result:
         self._set_bytes = 0
         self._in_set = False
         self._column_bytes = 0
+        self._spoiled = ""  # why rows that were kept can't be read again
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "open"
@@ -111,7 +130,8 @@ class Result:
         while view:
             part, view = view[: limits.CHUNK_BYTES], view[limits.CHUNK_BYTES :]
             # Rows are counted where the last of them ends.
-            chunk = Chunk(id=self.id, epoch=self.epoch, offset=self.end, rows=0 if view else count)
+            rows = 0 if view else count
+            chunk = Chunk(id=self.id, epoch=self.epoch, offset=self.end, rows=rows, crc32=zlib.crc32(part))
             self._count(part, chunk.rows)
             self.end += len(part)
             await self._shelf.put(Record(chunk, part))
@@ -122,6 +142,8 @@ class Result:
         """Add the end; ``completed`` has the manifest if it is a success."""
         self._finish_set()
         self.ended = True
+        if self._spoiled and completed.outcome == "succeeded":
+            completed, outputs = rows_lost(completed, self._spoiled), b""
         self._last = Record(completed, outputs)
         self._grown()
 
@@ -151,14 +173,29 @@ class Result:
 
     def head(self) -> Record | None:
         """Return the next record to send."""
-        record = self._shelf.head()
+        record = self._kept_head()
         if record is None and not self._told:
             record = self._last
         return record
 
+    def _kept_head(self) -> Record | None:
+        try:
+            return self._shelf.head()
+        except OutcomeUnknown as exc:
+            self._spoil(exc.message)
+            return None
+
+    def _spoil(self, why: str) -> None:
+        """Rows that were kept are lost: the command ends without them."""
+        log.error("rows are lost: %s", why, extra={"event": "rows_lost", "command": self.id})
+        self._spoiled = why
+        self._shelf.drop()
+        if self._last is not None and self.last is not None:
+            self.complete(self.last, bytes(self._last.payload))
+
     def sent(self) -> None:
         """The head was written; what is no longer needed for a lost link is let go."""
-        if self._shelf.head() is not None:
+        if self._kept_head() is not None:
             self._shelf.sent()
         else:
             self._told = True
@@ -177,7 +214,12 @@ class Result:
             RemoteProtocolError: no chunk begins there; the broker asks for what it was not told of.
         """
         self._told = False
-        following = self._shelf.rewind(offset)
+        if self._spoiled:
+            return  # its end is all that there is to say
+        try:
+            following = self._shelf.rewind(offset)
+        except OutcomeUnknown as exc:
+            return self._spoil(exc.message)
         if following < 0:
             following = self.end
         if following != offset:

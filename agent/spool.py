@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import errno
 import os
+import struct
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -376,8 +378,12 @@ class Spool:
         with self._path.open("rb", buffering=HEADER_BYTES) as file:
             position = 0
             while position < self._size:
-                header, payload = framing.unpack_lengths(file.read(framing.LENGTHS.size))
-                yield codec.decode_header(file.read(header)), position
+                try:
+                    header, payload = framing.unpack_lengths(file.read(framing.LENGTHS.size))
+                    message = codec.decode_header(file.read(header))
+                except (RemoteProtocolError, OSError, struct.error) as exc:
+                    raise OutcomeUnknown(f"its rows in {self._path} can't be read any more: {exc}") from exc
+                yield message, position
                 position += framing.LENGTHS.size + header + payload
                 file.seek(position)
 
@@ -420,7 +426,9 @@ def _read_record(file: BinaryIO) -> tuple[Record, int]:
     try:
         lengths = framing.unpack_lengths(prefix)
         (record,) = codec.decode(prefix + file.read(sum(lengths)))
-    except (RemoteProtocolError, ValueError, TypeError) as exc:
+        if isinstance(record.message, Chunk) and zlib.crc32(record.payload) != record.message.crc32:
+            raise ValueError("bytes that do not fit their checksum")
+    except (RemoteProtocolError, OSError, struct.error, ValueError) as exc:
         raise OutcomeUnknown(f"its rows were kept in {file.name}, which can't be read any more: {exc}") from exc
     return record, len(prefix) + sum(lengths)
 

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -72,7 +73,7 @@ class AgentDesk:
     async def joined(self, link: Conversation, hello: Hello) -> None:
         line = self._line(link)
         previous, line.link = line.link, link
-        line.problems, line.shut = (), {}
+        line.problems, line.shut, line.resting = (), {}, False
         line.strays.clear()
         if previous is not None:
             previous.end("superseded", "another link of this agent took over")
@@ -236,7 +237,9 @@ class AgentDesk:
             entry.command = replace(
                 entry.command, state=CommandState.RUNNING, started_at=now if first is None else first
             )
-            self._router.note(partial(self._store.running, entry.scope, message.id, now), f"note {message.id}")
+            self._router.background.note(
+                partial(self._store.running, entry.scope, message.id, now), f"note {message.id}"
+            )
 
     def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
         entry = self._line(link).flying_on(link, message.id)
@@ -252,6 +255,8 @@ class AgentDesk:
         entry.hear()
         if not entry.result.sets:
             raise RemoteProtocolError(f"{message.id}: rows before their row set")
+        if message.crc32 is not None and zlib.crc32(data) != message.crc32:
+            raise RemoteProtocolError(f"{message.id}: the bytes at {message.offset} do not fit their checksum")
 
         def stored(size: int, entry: Entry = entry) -> None:
             line = entry.line
@@ -302,11 +307,13 @@ class AgentDesk:
         again = retries.after(entry.command, message, self._router.schedule, self._now(), full_jitter)
         if again is not None:
             failed = self._step(entry, message)
-            self._router.spawn(
+            self._router.background.spawn(
                 self._router.retry(entry, failed, again), f"let {message.id} be tried again", ending=True
             )
         else:
-            self._router.spawn(self._complete(entry, link, message, outputs), f"complete {message.id}", ending=True)
+            self._router.background.spawn(
+                self._complete(entry, link, message, outputs), f"complete {message.id}", ending=True
+            )
 
     def _step(self, entry: Entry, message: Completed) -> Step:
         """Return what an attempt that did not end its command leaves behind."""
@@ -329,12 +336,12 @@ class AgentDesk:
         async def ask_again() -> None:
             await asyncio.sleep(REST_S)
             if line.link is link:
-                link.ready = True
+                line.resting = False
                 self._router.dispatch(line)
 
-        if link.ready:
-            link.ready = False
-            self._router.spawn(ask_again(), f"let {line.tenant}/{line.agent} rest")
+        if not line.resting:
+            line.resting = True
+            self._router.background.spawn(ask_again(), f"let {line.tenant}/{line.agent} rest")
 
     async def left(self, link: Conversation) -> None:
         line = self._line(link)

@@ -288,12 +288,15 @@ class Chunk(Message, frozen=True):
     Attributes:
         offset: bytes of the result before it; never a gap.
         rows: how many rows end in it.
+        crc32: of the payload, as zlib has it; a chunk that does not fit it costs the link, and is sent again. Without
+            one only the digests at the end tell.
     """
 
     id: str
     epoch: int
     offset: int
     rows: int
+    crc32: int | None = None
 
 
 class Credit(Message, frozen=True):

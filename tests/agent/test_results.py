@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import zlib
 
 import pytest
 from hypothesis import given
@@ -41,8 +42,8 @@ async def test_rows_larger_than_a_chunk_are_cut_and_counted_where_they_end() -> 
     await lane.begin(COLUMNS)
     await lane.rows(b"x" * (limits.CHUNK_BYTES + 10), 3)
     _, first, second = send_all(lane)
-    assert first.message == Chunk("cmd_1", 1, 0, 0)
-    assert second.message == Chunk("cmd_1", 1, limits.CHUNK_BYTES, 3)
+    assert first.message == Chunk("cmd_1", 1, 0, 0, zlib.crc32(first.payload))
+    assert second.message == Chunk("cmd_1", 1, limits.CHUNK_BYTES, 3, zlib.crc32(second.payload))
 
 
 async def test_the_manifest_tells_each_row_set() -> None:

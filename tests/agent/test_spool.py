@@ -242,3 +242,19 @@ async def test_the_manifest_is_that_of_the_bytes(folder: SpoolFolder) -> None:
         RowSetDone(3, 1, hashlib.sha256(b"BBB").hexdigest()),
     ]
     result.abandon()
+
+
+@pytest.mark.parametrize("place", [5, 100_000, 230_000])
+async def test_a_bit_that_flips_in_the_file_is_told_and_costs_the_rows_only(folder: SpoolFolder, place: int) -> None:
+    result, _, _ = await filled(folder, [200_000, 40_000])
+    ended(result)
+    path = folder.file("cmd_1")
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x10
+    path.write_bytes(data)
+    last = send_all(result)[-1].message
+    assert isinstance(last, Completed)
+    assert (last.outcome, last.error_code) == ("in_doubt", "result_lost")
+    result.resume(0)
+    assert [record.message for record in send_all(result)] == [last]
+    result.abandon()

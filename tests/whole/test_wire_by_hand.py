@@ -101,7 +101,7 @@ async def enrolled(token: dict[str, str], folder: Path) -> ssl.SSLContext:
 
 async def greet(link: ClientConnection, *held: dict[str, Any]) -> None:
     """Say all that comes before commands."""
-    limits = {"max_running": 2}
+    limits = {"max_running": 2, "remembers": 10_000}
     await link.send(
         record("Hello", versions=[1], release="by hand", features=[], limits=limits, journal="b1", time=time.time())
     )
