@@ -113,6 +113,8 @@ class Journal(abc.ABC):
         """
         Keep, durably, that ``claim`` is about to run; replaces an earlier attempt's entry.
 
+        If the wait is cancelled it is kept nevertheless, and may be ended like any other.
+
         Raises:
             JournalUnavailable: it could not be kept; it must not run.
         """
@@ -149,7 +151,12 @@ class Journal(abc.ABC):
 
     @abc.abstractmethod
     def find(self, command_id: str) -> Entry | None:
-        """Return what is known of a command, however long ago that was, as far as the journal remembers."""
+        """
+        Return what is known of a command, however long ago that was, as far as the journal remembers.
+
+        Raises:
+            JournalUnavailable: something is known, but can't be read any more.
+        """
 
     @abc.abstractmethod
     def unacknowledged(self) -> Sequence[Entry]:

@@ -20,7 +20,7 @@ from agent.journal.disk import Disk
 from agent.journal.lock import FolderLock
 from agent.journal.log import Log
 from agent.journal.reading import Damage, Reading
-from agent.journal.records import Begun, Ended, Event, Index, Kept, RowsKept
+from agent.journal.records import Begun, Ended, Event, Forgotten, Index, Kept, RowsKept
 from agent.journal.writer import Renewal, Request, Writer
 from protocol.limits import REMEMBERS
 from protocol.messages import Completed
@@ -158,10 +158,11 @@ class FileJournal(Journal):
             return list(self._index.open.values())
 
     async def close(self) -> None:
-        done = await asyncio.to_thread(self._writer.close, CLOSE_S)
-        if not done:
+        if await asyncio.to_thread(self._writer.close, CLOSE_S):
+            self._lock.release()
+        else:
+            # The lock ends with the process: until then the disk may still take what was asked of it.
             log.error("%s: the disk does not answer", self._where, extra={"event": "journal_not_closed"})
-        self._lock.release()
 
     # --- asking the writer ------------------------------------------------------------------------
 
@@ -176,8 +177,11 @@ class FileJournal(Journal):
 
     def _ride_along(self, command_id: str) -> None:
         def make(index: Index) -> Event | None:
-            entry = index.remembered.get(command_id)
-            return Kept(entry) if isinstance(entry, Entry) else None  # else it stands in the log already
+            known = index.remembered.get(command_id)
+            if isinstance(known, Entry):
+                return Kept(known)
+            # Else it stands in the log already, began again, or has left before its turn came.
+            return Forgotten(command_id) if known is None and command_id not in index.open else None
 
         self._writer.put(Request(command_id, make))
 

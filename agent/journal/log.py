@@ -151,10 +151,19 @@ class Log:
         size = frames.size(data, number)
         if size is not None and size > len(data):
             data = self._disk.read(path, offset, size)
-        frame = frames.at(data, 0, number)
-        if frame is None:
-            raise ValueError(f"{path.name}: at byte {offset}: bytes that fit no checksum")
-        return frame.body
+        return _body(data, 0, number, offset)
+
+    def reader(self) -> Callable[[int], bytes]:
+        """Return what ``read`` is, for many records: it reads each file once."""
+        files: dict[int, bytes] = {}
+
+        def read(at: int) -> bytes:
+            number, offset = at >> PLACE_BITS, at & ((1 << PLACE_BITS) - 1)
+            if number not in files:
+                files[number] = self._disk.read(self._folder / segment_name(number))
+            return _body(files[number], offset, number, offset)
+
+        return read
 
     def close(self) -> None:
         """Close the file; never raises."""
@@ -221,3 +230,10 @@ class Log:
             # Another program may have it open; it is a leftover at the next start.
             with contextlib.suppress(OSError):
                 self._disk.remove(self._folder / name)
+
+
+def _body(data: bytes, start: int, number: int, offset: int) -> bytes:
+    frame = frames.at(data, start, number)
+    if frame is None:
+        raise ValueError(f"{segment_name(number)}: at byte {offset}: bytes that fit no checksum")
+    return frame.body

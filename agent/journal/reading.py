@@ -278,7 +278,7 @@ class _Follower:
             self._damage(piece.offset, piece.offset, f"{missing} records before it are missing")
         self._next = piece.sequence + 1
         record = self._record(piece)
-        if isinstance(record, records.Begun | records.RowsKept | records.Ended | records.Kept):
+        if record is not None and not isinstance(record, records.Head | records.Complete):
             self._apply(segment, piece, record)
 
     def _apply(self, segment: Segment, piece: Frame, event: records.Event) -> None:

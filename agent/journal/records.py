@@ -80,8 +80,14 @@ class Kept(Record, frozen=True, tag="kept"):
     entry: Entry
 
 
-AnyRecord = Head | Complete | Begun | RowsKept | Ended | Kept
-Event = Begun | RowsKept | Ended | Kept
+class Forgotten(Record, frozen=True, tag="forgotten"):
+    """Nothing is known of a command any more: so many came after it before it could be written that it was done."""
+
+    id: str
+
+
+AnyRecord = Head | Complete | Begun | RowsKept | Ended | Kept | Forgotten
+Event = Begun | RowsKept | Ended | Kept | Forgotten
 
 _FACTS: Final = ("completed", "outputs", "rows", "spooled", "ended_at", "resolution")
 
@@ -151,6 +157,8 @@ class Index:
                 self.open[event.id] = msgspec.structs.replace(entry, rows=event.rows, spooled=event.spooled)
         elif isinstance(event, Ended):
             self._change(event.claim, {"completed": event.completed, "outputs": event.outputs, "ended_at": event.at})
+        elif isinstance(event, Forgotten):
+            self._forget(event.id)
         elif event.entry.acknowledged:
             self.remember(event.entry, place)
         else:

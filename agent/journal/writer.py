@@ -328,12 +328,13 @@ class Writer:
         self._unsynced = []  # all that is known was written anew
 
     def _bodies(self, known: list[tuple[str, Entry | int]]) -> Iterator[bytes]:
+        read = self._log.reader()
         for command_id, entry in known:
             if isinstance(entry, Entry):
                 yield records.encode(Kept(entry))
                 continue
             try:
-                yield self._log.read(entry)
+                yield read(entry)
             except (OSError, ValueError) as exc:
                 raise _Damaged(command_id, str(exc)) from exc
 

@@ -278,7 +278,7 @@ async def test_the_newest_are_remembered_in_little_memory_and_few_bytes(tmp_path
     journal = await FileJournal.open(tmp_path)
     await journal.begin(claim(10**6))
     largest = 0
-    for number in range(REMEMBERS * 3):
+    for number in range(REMEMBERS * 2):
         journal.note(claim(number, effect="read"), succeeded(number), AT)
         if number % 1_000 == 0:
             await journal.begin(claim(10**6, epoch=number))  # what rides along is written with it
@@ -292,13 +292,13 @@ async def test_the_newest_are_remembered_in_little_memory_and_few_bytes(tmp_path
     finally:
         tracemalloc.stop()
     assert used < 4 * 1_048_576
-    assert journal.find(command_id(2 * REMEMBERS - 1)) is None
-    for number in (2 * REMEMBERS, 3 * REMEMBERS - 1):
+    assert journal.find(command_id(REMEMBERS - 1)) is None
+    for number in (REMEMBERS, 2 * REMEMBERS - 1):
         found = journal.find(command_id(number))
         assert found is not None
         assert found.claim.fingerprint == claim(number).fingerprint
     assert [entry.claim.id for entry in journal.unacknowledged()] == [command_id(10**6)]
-    assert journal.position == 3 * REMEMBERS + 31
+    assert journal.position == 2 * REMEMBERS + 21
     await journal.close()
 
 
@@ -354,3 +354,17 @@ async def test_a_remembered_record_that_went_bad_is_refused_and_then_told_by_the
     found = reading(tmp_path)
     assert (found.damages, found.mark) == ([], mark)
     assert found.index.open.keys() == {command_id(2), command_id(3)}
+
+
+async def test_one_that_left_before_it_was_written_does_not_come_back(tmp_path: Path) -> None:
+    journal = await FileJournal.open(tmp_path, remembers=2)
+    await journal.begin(claim(1))
+    journal.acknowledge(command_id(1))
+    for number in (2, 3):
+        journal.note(claim(number, effect="read"), succeeded(number), AT)
+    assert journal.find(command_id(1)) is None
+    await journal.close()
+    journal = await FileJournal.open(tmp_path, remembers=2)
+    assert list(journal.unacknowledged()) == []
+    assert [journal.find(command_id(number)) is not None for number in (1, 2, 3)] == [False, True, True]
+    await journal.close()
