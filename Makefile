@@ -39,7 +39,7 @@ bench: setup ## rows and commands a second beside the bare drivers; SHORT=1 for 
 	@$(PY) -m bench $(if $(filter-out 0,$(SHORT)),--short) --output .dev/bench.json
 
 faults: setup ## every place with every fault, and what callers, broker, agent and ERP have of it; SEED=n ONLY=k again
-	@$(PY) -m tests.faults $(if $(SEED),--seed $(SEED)) $(foreach number,$(ONLY),--only $(number))
+	@$(PY) -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),$(foreach number,$(ONLY),--only $(number)),--large 1073741824)
 
 soak: setup ## both programs killed at random under 20 callers, MINUTES=10
 	@$(PY) -m tests.faults --soak $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -7,22 +7,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from tests.faults import clocks
+from tests.faults.checker import Violation
 from tests.faults.combinations import ClockJump, Combination, all_combinations
 from tests.faults.erp import erp
+from tests.faults.large import FLAT_BYTES, large_result
 from tests.faults.run import Report, run
-from tests.faults.site import lab
+from tests.faults.site import Lab, lab
 from tests.faults.soak import soak
 
+LARGE_CUTS: Final = 10
 LANES: Final = 3  # labs at work beside each other: most of the time is waiting
 
 
@@ -32,6 +37,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--only", type=int, action="append", default=None)
     parser.add_argument("--lanes", type=int, default=LANES)
+    parser.add_argument("--large", type=int, default=None, metavar="BYTES", help="a result of this size besides")
     parser.add_argument("--soak", type=float, default=None, metavar="MINUTES")
     asked = parser.parse_args()
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1_000_000)
@@ -44,7 +50,38 @@ def main() -> int:
     with ThreadPoolExecutor(asked.lanes) as pool:
         for done in pool.map(lambda part: _lane(part, seed), _dealt(wanted, asked.lanes)):
             report.add(done)
+    if asked.large is not None:
+        report.violations += _large(asked.large)
     return _tell(report, seed, time.monotonic() - began)
+
+
+def _large(size: int) -> list[tuple[int, Violation]]:
+    """A large result through a link that is cut ten times, read and once; return what was not as it should be."""
+    found: list[tuple[int, Violation]] = []
+    with _fresh() as made:
+        for number, operation in enumerate(("pg-large", "pg-large-once")):
+            began = time.monotonic()
+            seen = large_result(made, operation, f"AC980000{number:03d}", size, LARGE_CUTS)
+            peaks = ", ".join(f"{name} {peak >> 20} MiB" for name, peak in seen.peaks.items())
+            taken_s = time.monotonic() - began
+            print(
+                f"{operation}: {seen.bytes:,} bytes in {taken_s:.0f} s, {seen.cuts} cuts, at most {peaks}", flush=True
+            )
+            if seen.command["state"] != "succeeded" or seen.sha256 != seen.wanted_sha256:
+                found.append((0, Violation("a large result is another one", operation, str(seen.command))))
+            if max(seen.peaks.values()) > FLAT_BYTES:
+                found.append((0, Violation("memory grows with a result", operation, peaks)))
+    return found
+
+
+@contextlib.contextmanager
+def _fresh() -> Iterator[Lab]:
+    with (
+        tempfile.TemporaryDirectory(prefix="outhaul-faults-") as name,
+        erp(Path(name) / "edi") as systems,
+        lab(Path(name), systems) as made,
+    ):
+        yield made
 
 
 def _dealt(wanted: Sequence[Combination], lanes: int) -> list[list[Combination]]:
@@ -66,11 +103,7 @@ def _lane(part: Sequence[Combination], seed: int) -> Report:
 def _soak(minutes: float, seed: int) -> int:
     print(f"== soak: seed {seed}, {minutes:g} minutes", flush=True)
     began = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory(prefix="outhaul-soak-") as name,
-        erp(Path(name) / "edi") as systems,
-        lab(Path(name), systems) as made,
-    ):
+    with _fresh() as made:
         report = soak(made, minutes, seed, lambda line: print(line, flush=True))
     return _tell(report, seed, time.monotonic() - began)
 
@@ -80,8 +113,8 @@ def _tell(report: Report, seed: int, seconds: float) -> int:
     print(f"  {report.commands} commands, {report.effects} effects")
     print(f"  {report.fired} crash points and failing writes hit, {report.deaths} ends of programs, {report.cuts} cuts")
     print(f"  {len(report.doubts)} in doubt")
-    for line in report.doubts:
-        print(f"    {line}")
+    for line, count in Counter(report.doubts).most_common():
+        print(f"    {count} of: {line[:200]}")
     for line in report.missed:
         print(f"  not passed: {line}")
     print(f"  {len(report.violations)} violations")

@@ -15,6 +15,7 @@ from tests.faults.site import Lab
 from tests.whole.site import peak_bytes
 
 ROW_BYTES: Final = 1_046  # bytes of a row as it is sent, about
+FLAT_BYTES: Final = 160 * 1_048_576  # of a process, however large the result is
 LOOK_S: Final = 0.01
 WAIT_S: Final = 900.0  # seconds for all of it
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.erp import Erp
-from tests.faults.large import large_result
+from tests.faults.large import FLAT_BYTES, large_result
 from tests.faults.site import Lab
 
 MIB = 1_048_576
-FLAT_BYTES = 160 * MIB  # of a process; a result of several hundred MiB must not change it
 
 
 @pytest.mark.slow
