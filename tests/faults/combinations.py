@@ -75,14 +75,22 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class LostAnswer:
-    """The answer to a request is lost; the request itself got through, or not."""
+    """
+    The answer to a request is lost; the request itself got through, or not.
+
+    Attributes:
+        held_s: instead: seconds that the request is on its way, longer than anybody waits for it.
+    """
 
     link: System
     request: re.Pattern[bytes]
-    passed: bool
+    passed: bool = True
+    held_s: float = 0.0
 
     @property
     def name(self) -> str:
+        if self.held_s:
+            return f"{self.link}: a COMMIT under way for {self.held_s:g} s"
         word = self.request.pattern.decode(errors="replace").rpartition(")")[2]
         return f"{self.link}: the answer to {word} lost, which {'came through' if self.passed else 'never came'}"
 
@@ -228,6 +236,9 @@ def _behind_the_agent() -> Iterator[Fault]:
     for system in databases:
         for passed in (True, False):
             yield LostAnswer(system, COMMIT, passed)
+        # Long after its session was given up for lost.
+        yield LostAnswer(system, COMMIT, held_s=9.0)
+        yield LostAnswer(system, COMMIT, held_s=2.0)
         for count in (0, 30, 300, 1_000, 3_000, 10_000):
             yield OnTheWire(
                 system, f"reset after {count} bytes", ("down",), Toxics(cut_after=count, how="reset"), 0.1, 0.6

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final
 
 from tests.faults import clocks
 from tests.faults.combinations import (
@@ -22,23 +27,31 @@ from tests.faults.combinations import (
 )
 from tests.faults.erp import System
 from tests.faults.proxy import Proxy, Trap
-from tests.faults.site import Lab
+from tests.faults.site import Lab, until
+
+STOP_GRACE_S: Final = 30.0  # seconds that a service manager gives a program
 
 
 @contextlib.contextmanager
 def under(lab: Lab, fault: Fault) -> Iterator[None]:
-    """Do a fault to the lab while the block runs; at its end the lab is whole and linked."""
+    """
+    Do a fault to the lab while the block runs; at its end nothing is broken any more.
+
+    Raises:
+        TimeoutError: a program that was asked to stop did not.
+    """
     stop = threading.Event()
-    thread = threading.Thread(target=_acted(lab, fault), args=(stop,), name="do the fault")
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        lab.arm(None)
-        for proxy in (lab.link, *lab.erp.links.values()):
-            proxy.clear()
+    with ThreadPoolExecutor(1) as pool:
+        acting = pool.submit(_acted(lab, fault), stop)
+        try:
+            yield
+        finally:
+            stop.set()
+            concurrent.futures.wait((acting,))
+            lab.arm(None)
+            for proxy in (lab.link, *lab.erp.links.values()):
+                proxy.clear()
+    acting.result()
 
 
 Act = Callable[[threading.Event], None]
@@ -50,7 +63,7 @@ def _acted(lab: Lab, fault: Fault) -> Act:
         lab.arm(fault.arming, fault.first)
         return lambda stop: None
     if isinstance(fault, LostAnswer):
-        _link(lab, fault.link).trap = Trap(fault.request, fault.passed)
+        _link(lab, fault.link).trap = Trap(fault.request, fault.passed, fault.held_s)
         return lambda stop: None
     if isinstance(fault, OnTheWire):
         return lambda stop: _treat(_link(lab, fault.link), fault, stop)
@@ -94,6 +107,12 @@ def _signal(lab: Lab, fault: Signalled, stop: threading.Event) -> None:
             if fault.for_s:
                 stop.wait(fault.for_s)
                 os.kill(pid, signal.SIGCONT)
+        if fault.number is signal.SIGTERM:
+            until(partial(_gone, pid), "stopped within its grace", STOP_GRACE_S)
+
+
+def _gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
 
 
 def _victims(lab: Lab, victim: Victim) -> list[int]:

@@ -59,16 +59,18 @@ CLEAR: Final = Toxics()
 @dataclass(slots=True)
 class Trap:
     """
-    Ends a connection at the first answer to a request that is waited for.
+    Loses the answer to one request, or holds the request up.
 
     Attributes:
         request: what the request looks like on the wire.
         passed: whether the target gets it; only its answer is lost then.
+        held_s: instead of losing anything: seconds that it is under way, whatever becomes of who sent it.
         sprung: how often it has closed; it closes once.
     """
 
     request: re.Pattern[bytes]
-    passed: bool
+    passed: bool = True
+    held_s: float = 0.0
     sprung: int = 0
 
 
@@ -224,8 +226,15 @@ class Proxy:
         """Pass some bytes on as the direction has it; return whether it goes on after them."""
         while (toxics := self._toxics[direction]).frozen:
             await self._changed.wait()
-        if self._trapped(connection, direction, data):
-            return False
+        trap = self.trap
+        if direction == "up" and trap is not None and not trap.sprung and trap.request.search(data):
+            trap.sprung += 1
+            await asyncio.sleep(trap.held_s)
+            connection.answer_lost = not trap.held_s
+            if not trap.passed:
+                return self._trapped(connection)
+        elif direction == "down" and connection.answer_lost:
+            return self._trapped(connection)
         room = len(data) if toxics.cut_after is None else max(0, toxics.cut_after - connection.passed[direction])
         connection.passed[direction] += len(data)
         for part in _parts(data[:room], toxics.slice_bytes):
@@ -243,18 +252,10 @@ class Proxy:
             connection.end(reset=toxics.how == "reset")
         return False
 
-    def _trapped(self, connection: _Connection, direction: Direction, data: bytes) -> bool:
-        trap = self.trap
-        if direction == "up" and trap is not None and not trap.sprung and trap.request.search(data):
-            trap.sprung += 1
-            connection.answer_lost = trap.passed
-            if trap.passed:
-                return False
-        elif not (direction == "down" and connection.answer_lost):
-            return False
+    def _trapped(self, connection: _Connection) -> bool:
         self.cuts += 1
         connection.end(reset=True)
-        return True
+        return False
 
     async def _wait(self, toxics: Toxics, count: int) -> None:
         pause_s = toxics.latency_s + self._random.random() * toxics.jitter_s

@@ -149,6 +149,17 @@ def test_a_trap_loses_one_answer_and_passes_the_request_or_not(proxy: Proxy, nea
         assert said_back(again, b"COMMIT") == b"COMMIT"
 
 
+def test_a_request_that_is_held_up_arrives_after_its_sender_has_gone() -> None:
+    with socket.create_server((HOST, 0)) as server, Proxy(server.getsockname()[1]) as proxy:
+        proxy.trap = Trap(re.compile(b"COMMIT"), held_s=0.3)
+        with socket.create_connection((HOST, proxy.port), timeout=PATIENCE_S) as near:
+            near.sendall(b"COMMIT")
+        target = server.accept()[0]
+        with target:
+            target.settimeout(PATIENCE_S)
+            assert heard(target, 6) == b"COMMIT"
+
+
 def test_who_is_refused_hears_nothing(proxy: Proxy) -> None:
     proxy.refusing = True
     with socket.create_connection((HOST, proxy.port), timeout=PATIENCE_S) as refused, contextlib.suppress(OSError):
