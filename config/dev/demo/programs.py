@@ -167,6 +167,13 @@ class Program:
                 f"{self.name} left processes behind: {sorted(left)}; the end of {self.log}:\n{self.tail()}"
             )
 
+    def kill(self) -> None:
+        """End it as a power cut would, as far as processes go; its children see that it is gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
     def tail(self) -> str:
         """Return the end of its log."""
         try:

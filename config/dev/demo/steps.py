@@ -227,6 +227,43 @@ def agent_away(pair: Pair, erp: Erp, story: Story) -> None:
     story.proves(f"the waiting call ended with order {number}; the ERP has exactly one more")
 
 
+def agent_killed(pair: Pair, erp: Erp, story: Story) -> None:
+    """An order sent once is in the ERP once, whatever dies when."""
+    story.says("The worst moment: the order is in the middle of its transaction, and the agent is killed (kill -9).")
+    before = erp.value("SELECT count(*) FROM orders")
+    words = ["outhaul", *_order(CUSTOMER, _total(erp)), "--correlation-id", "worst-moment"]
+    story.asks(words)
+    with erp.locked("orders"):
+        calling = begin(words, pair.environment())
+        try:
+            deadline = time.monotonic() + WAIT_S
+            while not erp.held_up():
+                want(calling.poll() is None and time.monotonic() < deadline, "the order never reached the ERP")
+                time.sleep(LOOK_S)
+            pair.agent.kill()
+        except BaseException:
+            calling.kill()
+            raise
+    story.says("Nobody knows how far it came. The agent comes back and asks its ledger in the ERP's own database.")
+    with calling:
+        try:
+            pair.agent.start()
+            pair.agent.wait_until(pair.online, "linked")
+            out, err = calling.communicate(timeout=WAIT_S)
+        finally:
+            calling.kill()
+    answer = Answer(calling.returncode, out, err)
+    story.answers(answer.text)
+    number = _order_no(answer)
+    after = erp.value("SELECT count(*) FROM orders")
+    want(after == before + 1, f"there were {before} orders, now there are {after}")
+    want(erp.value("SELECT max(order_no) FROM orders") == number, f"{number} is not the newest order")
+    with pair.caller() as client:
+        (command,) = client.commands(correlation_id="worst-moment")
+    pair.outhaul(story, "commands", "show", command.id, "--timeline")
+    story.proves(f"order {number}, once; the waiting call heard of it after {command.attempts} attempts")
+
+
 STEPS: Final[tuple[tuple[str, Step], ...]] = (
     ("what may be done", catalogue),
     ("no open port at the agent", no_open_port),
@@ -240,6 +277,7 @@ STEPS: Final[tuple[tuple[str, Step], ...]] = (
     ("an operation nobody allowed", unknown_operation),
     ("a parameter that does not fit", bad_parameter),
     ("the agent goes and comes back", agent_away),
+    ("the agent is killed in the middle", agent_killed),
 )
 
 

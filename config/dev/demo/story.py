@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 WIDTH: Final = 100  # characters of a line of prose
-SHOWN_LINES: Final = 14  # of a program's output; the rest is counted
+SHOWN_LINES: Final = 26  # of a program's output; the rest is counted
 
 BOLD, DIM, RED, GREEN, CYAN = "1", "2", "31", "32", "36"
 
