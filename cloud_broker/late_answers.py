@@ -53,9 +53,9 @@ class LateAnswers:
                 # What came of it is known: that is why its command is back in the queue. Or nobody waits for it.
                 forget(link, one.id, one.epoch)
                 continue
-            self._router.spawn(self._ask(link, line, one), f"ask what came of {one.id}")
+            self._router.background.spawn(self._ask(link, line, one), f"ask what came of {one.id}")
         if self._blocked(line):
-            self._router.spawn(self._give_up(link, line), f"wait for what {line.tenant}/{line.agent} holds")
+            self._router.background.spawn(self._give_up(link, line), f"wait for what {line.tenant}/{line.agent} holds")
         else:
             link.ready = True
 
@@ -82,7 +82,7 @@ class LateAnswers:
     def told(self, link: Conversation, line: Line, message: Completed, outputs: bytes) -> None:
         """An attempt that no longer counts has ended; the agent may forget it once that is kept."""
         line.strays.setdefault(message.id, False)
-        self._router.spawn(
+        self._router.background.spawn(
             self._keep(link, line, message, outputs), f"keep what came late of {message.id}", ending=True
         )
 

@@ -96,6 +96,7 @@ class Line:
         kept_position: what the store knows of it.
         put_back: whether its journal is an earlier state of itself, so that its mark says nothing now.
         strays: attempts that it holds though they no longer count, each with whether sending must wait for its end.
+        resting: whether it begins nothing now, and is asked again in a while.
         problems: why it refuses commands though the link is up, as it said.
         shut: connections outside of their windows, and when they open, on the monotonic clock.
         busy: commands under way, by connection.
@@ -114,6 +115,7 @@ class Line:
     kept_position: int = 0
     put_back: bool = False
     strays: dict[str, bool] = field(default_factory=dict)
+    resting: bool = False
     problems: tuple[str, ...] = ()
     shut: Mapping[str, float] = field(default_factory=dict)
     queue: Queue = field(default_factory=Queue)
@@ -127,7 +129,12 @@ class Line:
     @property
     def ready(self) -> bool:
         """Whether commands can be sent now."""
-        return self.link is not None and self.link.ready and self.link.open and not self.problems
+        return self.online and not self.resting and not self.problems
+
+    @property
+    def online(self) -> bool:
+        """Whether there is a link, and what it holds was told."""
+        return self.link is not None and self.link.ready and self.link.open
 
     def _limits(self, connection: str) -> Connection:
         known = self.catalogue.connections if self.catalogue else {}

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from cloud_broker import catalogues
+from cloud_broker.background import Background, Note
+from cloud_broker.deadlines import Deadlines
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.queues import Order, Queue
 from cloud_broker.results import LiveResult, Results
 from cloud_broker.retries import Again, Schedule
-from cloud_broker.settlement import REPEATABLE, SILENT_S, STOP_S, Decision, doubt, ended, gave_up, lost, silent
+from cloud_broker.settlement import REPEATABLE, ended
 from cloud_broker.store.base import Agent, Command, Finish, Step, Store
 from cloud_broker.tenants import Scope
 from protocol import limits
@@ -38,11 +39,7 @@ from protocol.states import PHASES, CommandState, Phase
 
 log = logging.getLogger(__name__)
 
-Note = Callable[[], Coroutine[Any, Any, None]]  # something to tell the store
-
-SWEEP_S: Final = 0.5  # seconds between two looks at what has expired
 FAREWELL_S: Final = 2.0  # seconds
-SPARE: Final = 1_000  # entries of ended commands that are not worth looking for
 STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
 LOOK_AGAIN_S: Final = 60.0  # seconds; a connection that can't be used is looked at again then, whatever it said
 SHORTEST_S: Final = 0.001  # seconds; what an event loop's clock tells apart
@@ -55,6 +52,8 @@ class Router:
     Attributes:
         schedule: of the tries after a failed one.
         stopping: whether nothing more is taken or sent.
+        background: what is done beside.
+        deadlines: of the open commands.
     """
 
     def __init__(
@@ -69,16 +68,16 @@ class Router:
         self._lines: dict[tuple[str, str], Line] = {}
         self._groups: dict[tuple[str, str], Queue] = {}
         self._order = Order()
-        self._expiry: list[tuple[float, str]] = []
         self._number = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._endings: set[asyncio.Task[None]] = set()  # those of them that keep what came of an attempt
+        self.background = Background()
+        self.deadlines = Deadlines(self._entries, self._lines, now, self.end)
 
     # --- start and stop ---------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Take up every command that has no final state."""
-        for command in await self._store.open_commands():
+        # What was sent before comes before what never was: of one ordering key, the other way round would overtake it.
+        for command in sorted(await self._store.open_commands(), key=_never_sent):
             entry = self._enter(command)
             entry.spilled = command.epoch > 0
             if command.state is CommandState.QUEUED:
@@ -89,7 +88,7 @@ class Router:
             else:
                 # Settled when its agent is back, or when its time is up.
                 self._fly(entry, self.line_of(command.tenant, command.agent or ""), sent=True)
-        self.spawn(self._sweep(), "sweep expired commands")
+        self.background.spawn(self.deadlines.sweep(), "sweep expired commands")
 
     def stop_taking(self) -> None:
         """Send nothing more, and let nobody wait for what will not come."""
@@ -101,9 +100,8 @@ class Router:
 
     async def farewell(self) -> None:
         """Keep the ends that have come, say goodbye to all agents, and wait until they are gone, but not long."""
-        if self._endings:
-            # What can't be kept by then, such as on a full disk, its agent holds and tells again.
-            await asyncio.wait(self._endings, timeout=FAREWELL_S)
+        # What can't be kept by then, such as on a full disk, its agent holds and tells again.
+        await self.background.kept(FAREWELL_S)
         links = self.links()
         for link in links:
             link.end("stopping", "the broker is stopping", retry_after_s=1.0)
@@ -120,31 +118,11 @@ class Router:
         ):
             if timer is not None:
                 timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.background.stop()
         for entry in self._entries.values():
             if entry.result is not None:
                 entry.result.cut("the broker is stopping")
                 await entry.result.flushed()
-
-    def note(self, note: Note, name: str) -> None:
-        """Tell the store something that nobody waits for."""
-        self.spawn(_ignore(note), name)
-
-    def spawn(self, work: Coroutine[Any, Any, None], name: str, *, ending: bool = False) -> None:
-        """Do something beside, until the broker stops; ``ending`` says that it keeps what came of an attempt."""
-        task = asyncio.create_task(work, name=name)
-        if ending:
-            self._endings.add(task)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._endings.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error, extra={"event": "task_failed"})
 
     # --- the caller's side ------------------------------------------------------------------------
 
@@ -250,7 +228,7 @@ class Router:
     def _enter(self, command: Command) -> Entry:
         self._number += 1
         entry = self._entries[command.id] = Entry(command, self._number)
-        heapq.heappush(self._expiry, (command.expires_at, command.id))
+        self.deadlines.watch(command)
         if command.ordering_key:
             self._order.join(command.tenant, command.ordering_key, command.id)
         return entry
@@ -341,9 +319,9 @@ class Router:
             self._store.dispatched, entry.scope, command.id, epoch, line.agent, journal, now, durable=durable
         )
         if durable:
-            self.spawn(self._send_once_noted(entry, line, link, note), f"send {command.id}")
+            self.background.spawn(self._send_once_noted(entry, line, link, note), f"send {command.id}")
         else:
-            self.note(note, f"note {command.id}")
+            self.background.note(note, f"note {command.id}")
             self._say_run(entry, link)
 
     async def _send_once_noted(self, entry: Entry, line: Line, link: Conversation, note: Note) -> None:
@@ -411,7 +389,7 @@ class Router:
                 entry.waking.cancel()
             if entry.result is not None:
                 entry.result.cut(finish.error.message if finish.error else str(finish.state))
-            self.spawn(self.write_end(entry, finish), f"end {entry.command.id}", ending=True)
+            self.background.spawn(self.write_end(entry, finish), f"end {entry.command.id}", ending=True)
 
     async def write_end(self, entry: Entry, finish: Finish) -> None:
         """Keep the final state, tell all who wait, and let the agent forget; ``entry.finishing`` is set."""
@@ -489,7 +467,7 @@ class Router:
         )
         # If this note is lost with us, the command is settled as one that was sent, which is safe.
         requeue = partial(self._store.requeue, entry.scope, command.id, step=step, failures=command.failures)
-        self.note(requeue, f"note {command.id}")
+        self.background.note(requeue, f"note {command.id}")
         self._enqueue(entry)
         self._dispatch_for(entry.command)
         if line is not None:
@@ -520,7 +498,7 @@ class Router:
         )
         entry.finishing = False
         # Nobody looked at its time while its end was looked into.
-        heapq.heappush(self._expiry, (command.expires_at, command.id))
+        self.deadlines.watch(command)
         if entry.command.cancel_requested:
             self.end(entry, ended(CommandState.CANCELLED, self._now()))
         else:
@@ -532,57 +510,9 @@ class Router:
         entry.drop_result(f"attempt {entry.command.epoch} ended without a result: {why}")
         self._land(entry)
 
-    def _give_up_silent(self, now: float) -> None:
-        """End what an agent that is there never tells the end of; ask it to stop that first."""
-        clock = time.monotonic()
-        for line in list(self._lines.values()):
-            link = line.link
-            if link is None or not link.open:
-                continue
-            for entry in list(line.flying.values()):
-                command, quiet_s = entry.command, clock - entry.heard_at
-                if entry.finishing or not entry.sent or quiet_s < SILENT_S:
-                    continue
-                operation = line.catalogue.operations.get(command.operation) if line.catalogue else None
-                timeout_s = operation.timeout_s if operation is not None else 0.0
-                if not silent(command, timeout_s, quiet_s, now):
-                    continue
-                if not entry.told_to_stop and Cancel in PHASES[link.phase(command.id)]:
-                    entry.told_to_stop = True
-                    link.say(Cancel(command.id, command.epoch))
-                elif silent(command, timeout_s, quiet_s - STOP_S, now - STOP_S):
-                    self.end(entry, gave_up(command, now))
 
-    async def _sweep(self) -> None:
-        while True:
-            now = self._now()
-            self._give_up_silent(now)
-            while self._expiry and self._expiry[0][0] <= now:
-                _, command_id = heapq.heappop(self._expiry)
-                entry = self._entries.get(command_id)
-                if entry is None or entry.finishing:
-                    continue
-                if entry.line is None:
-                    self.end(entry, ended(CommandState.EXPIRED, now, entry.command.error))
-                elif entry.line.link is None:
-                    again = not entry.sent or lost(entry.command) is Decision.AGAIN
-                    self.end(entry, ended(CommandState.EXPIRED, now) if again else doubt(now, False))
-                else:
-                    # Under way: the agent ends it by the operation's own timeout. Look again later.
-                    heapq.heappush(self._expiry, (now + limits.SILENCE_S, command_id))
-            if len(self._expiry) > 2 * len(self._entries) + SPARE:
-                # Most commands end long before their time is up.
-                self._expiry = [item for item in self._expiry if item[1] in self._entries]
-                heapq.heapify(self._expiry)
-            await asyncio.sleep(SWEEP_S)
-
-
-async def _ignore(note: Note) -> None:
-    """Await a note that nobody waits for; a store that can't take it now costs only the note."""
-    try:
-        await note()
-    except StoreUnavailable as exc:
-        log.warning("a state was not noted: %s", exc, extra={"event": "note_lost"})
+def _never_sent(command: Command) -> bool:
+    return command.state is CommandState.QUEUED and command.epoch == 0
 
 
 def _takes(line: Line, now: float, waits: list[float], connection: str) -> bool:

@@ -125,6 +125,18 @@ class Scripted:
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def hear_any(self, *kinds: type[AnyMessage]) -> Record:
+        """Return the first record of one of these kinds, in the order in which they came; raises when the link ends."""
+        while True:
+            for number, record in enumerate(self.heard):
+                if isinstance(record.message, kinds):
+                    del self.heard[number]
+                    return record
+            if self._transport is None or all(task.done() for task in self._tasks):
+                raise LinkError("the link is gone")
+            self._changed.clear()
+            await self._changed.wait()
+
     def kinds(self) -> Sequence[str]:
         """Return the kinds of all that was heard and not asked for."""
         return [type(message).__name__ for message, _ in self.heard]

@@ -241,10 +241,10 @@ async def test_who_waited_in_vain_leaves_nothing_behind(broker: Ring, site: Site
 
 
 async def test_ended_commands_leave_nothing_behind(broker: Ring, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud_broker.router.SPARE", 10, raising=False)
+    monkeypatch.setattr("cloud_broker.deadlines.SPARE", 10)
     for _ in range(50):
         await broker.run("echo", params={"a": 1})
-    await until(lambda: len(broker.router._expiry) <= 10)
+    await until(lambda: len(broker.router.deadlines) <= 10)
 
 
 async def test_commands_of_a_group_that_waited_through_a_restart_are_run(broker: Ring) -> None:

@@ -282,6 +282,26 @@ async def test_order_is_kept_through_failures_cuts_and_restarts(broker: Ring, ag
         assert (await broker.final(command)).state is CommandState.SUCCEEDED
 
 
+@pytest.mark.parametrize("sent", ["dispatched", "waiting for its next try"])
+async def test_a_restarted_broker_lets_nothing_overtake_what_was_sent_before(
+    broker: Ring, agent: Scripted, sent: str
+) -> None:
+    # The store numbers commands as they were kept, which need not be how they were taken.
+    await agent.cut()
+    later = await broker.submit("post", ordering_key="k")
+    first = await broker.submit("post", ordering_key="k")
+    await broker.store.dispatched(SCOPE, first.id, 1, "plant-1", "j", time.time(), durable=True)
+    if sent != "dispatched":
+        await broker.store.requeue(SCOPE, first.id, failures=1, not_before=time.time() + 0.2)
+    await broker.restart()
+    await agent.link()
+    for command in (first, later):
+        run = await agent.begin()
+        assert run.id == command.id
+        assert "Run" not in agent.kinds()
+        await agent.succeed(run)
+
+
 # --- what spares a connection ----------------------------------------------------------------------
 
 

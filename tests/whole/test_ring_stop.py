@@ -64,7 +64,7 @@ async def test_an_end_that_has_come_is_kept_before_the_goodbye(
     await agent.succeed(runs[ended.id])
     await agent.fail(runs[failed.id])
     async with asyncio.timeout(5):
-        while len(broker.router._endings) < 2:  # noqa: ASYNC110 - nobody tells it
+        while broker.router.background.endings < 2:  # noqa: ASYNC110 - nobody tells it
             await asyncio.sleep(0.001)
     broker.router.stop_taking()
     leaving = asyncio.create_task(broker.router.farewell())

@@ -1,0 +1,64 @@
+"""What goes on beside: tasks that nobody awaits, kept, told of when they fail, and ended with the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from cloud_broker.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+Note = Callable[[], Coroutine[Any, Any, None]]  # something to tell the store
+
+
+class Background:
+    """Tasks that nobody awaits."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()
+
+    @property
+    def endings(self) -> int:
+        """How many tasks keep what came of an attempt."""
+        return len(self._endings)
+
+    def note(self, note: Note, name: str) -> None:
+        """Tell the store something that nobody waits for."""
+        self.spawn(_ignore(note), name)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str, *, ending: bool = False) -> None:
+        """Do something beside, until the broker stops; ``ending`` says that it keeps what came of an attempt."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        if ending:
+            self._endings.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._endings.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error, extra={"event": "task_failed"})
+
+    async def kept(self, timeout_s: float) -> None:
+        """Wait until what came of attempts is kept, but not longer than that."""
+        if self._endings:
+            await asyncio.wait(self._endings, timeout=timeout_s)
+
+    async def stop(self) -> None:
+        """End all of it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _ignore(note: Note) -> None:
+    """Await a note that nobody waits for; a store that can't take it now costs only the note."""
+    try:
+        await note()
+    except StoreUnavailable as exc:
+        log.warning("a state was not noted: %s", exc, extra={"event": "note_lost"})
