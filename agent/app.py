@@ -115,6 +115,7 @@ class Agent:
         self._conversation: Conversation | None = None
         self.journal = journal
         self.journal.changed = self._tell_condition
+        self._position: int | None = None  # of the journal when it was opened, until a broker has heard it
         self.dispatcher = Dispatcher(settings, self._connectors, journal, SpoolFolder(state_dir(loaded) / "spool"))
         self.supervisor = Supervisor(
             dialer or WebsocketDialer(state_dir(loaded), settings.link.proxy, secrets), self._converse
@@ -131,6 +132,8 @@ class Agent:
         folder = state_dir(loaded)
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         agent = cls(loaded, await FileJournal.open(folder), dialer=dialer)
+        # As it was found: what is written from here on must not hide that it had been put back.
+        agent._position = agent.journal.position
         agent.dispatcher.recover()
         return agent
 
@@ -169,12 +172,15 @@ class Agent:
             self.dispatcher,
             release=RELEASE,
             journal=self.journal,
+            position=self._position,
             max_running=self._loaded.settings.max_running,
             catalogue=self._catalogue,
         )
         try:
             return await conversation.serve()
         finally:
+            if conversation.welcomed:
+                self._position = None
             if self._conversation is conversation:
                 self._conversation = None
 

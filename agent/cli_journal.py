@@ -96,10 +96,6 @@ def resolve(command_id: str, happened: bool | None, note: str, config: Path | No
     if not _states(entry) & {"started", "in_doubt"}:
         outcome = entry.completed.outcome if entry.completed is not None else "unknown"
         raise AgentError(f"{command_id}: ended, {outcome}: there is nothing to resolve")
-    if entry.completed is None and lock.held(state_dir):
-        raise AgentError(
-            f"{command_id}: may be under way at this moment; wait until it has ended, or stop the agent first"
-        )
     resolution = Resolution(happened, _user(), note, time.time())
     try:
         resolutions.leave(state_dir, command_id, resolution)
@@ -108,7 +104,9 @@ def resolve(command_id: str, happened: bool | None, note: str, config: Path | No
     if as_json:
         show({"id": command_id, "happened": happened, "by": resolution.by, "note": note, "at": _time(resolution.at)})
     else:
-        click.echo(f"{command_id}: kept that it {'happened' if happened else 'did not happen'}", err=True)
+        running = entry.completed is None and lock.held(state_dir)
+        more = "; the agent takes it up now, unless the command is still under way" if running else ""
+        click.echo(f"{command_id}: kept that it {'happened' if happened else 'did not happen'}{more}", err=True)
 
 
 @journal.command()

@@ -47,6 +47,7 @@ class Conversation:
 
     Args:
         catalogue: returns digest and bytes of what may be run here.
+        position: of the journal when it was opened, where no broker has heard of that yet.
         journal: its mark and length go into the greeting.
         silence_s: seconds without a word after which the link is given up.
     """
@@ -60,6 +61,7 @@ class Conversation:
         journal: Journal,
         max_running: int,
         catalogue: Callable[[], tuple[str, bytes]],
+        position: int | None = None,
         silence_s: float = limits.SILENCE_S,
     ) -> None:
         self._transport = transport
@@ -73,7 +75,7 @@ class Conversation:
             features=[],
             limits=self._own,
             journal=journal.mark,
-            position=journal.position,
+            position=journal.position if position is None else position,
             time=time.time(),
             system=SYSTEM,
         )
@@ -119,6 +121,11 @@ class Conversation:
             digest, document = self._catalogue()
             self._session.say(Catalogue(digest=digest), document)
             self._wake.set()
+
+    @property
+    def welcomed(self) -> bool:
+        """Whether the broker knows what we hold."""
+        return self._greeted
 
     def tell_condition(self) -> None:
         """Tell the broker how the agent is, if it changed."""

@@ -313,9 +313,17 @@ class Dispatcher:
             KeyError: the journal knows none of this id.
             JournalUnavailable: it could not be kept now.
         """
+        here = [running for running in (*self._commands.values(), *self._leaving) if running.id == command_id]
+        if any(running.inquiry is None and not running.result.ended for running in here):
+            log.warning(
+                "%s is under way: what was found out of it is not believed",
+                command_id,
+                extra={"event": "resolution_ignored", "command": command_id},
+            )
+            return
         await self._journal.resolve(command_id, resolution)
-        for running in (*self._commands.values(), *self._leaving):
-            if running.id == command_id and running.inquiry is not None:
+        for running in here:
+            if running.inquiry is not None:
                 running.inquiry.resolve(resolution)
 
     def take_no_more(self) -> None:

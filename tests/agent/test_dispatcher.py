@@ -12,6 +12,7 @@ import pytest
 
 from agent.connectors.base import Call, Column, Connector, Outputs, Piece, Remark, RowSet
 from agent.dispatcher import Dispatcher
+from agent.journal.base import Resolution
 from agent.journal.memory import MemoryJournal
 from agent.settings import Settings
 from agent.spool import SpoolFolder
@@ -183,3 +184,14 @@ async def test_a_broker_that_sends_far_too_much_is_stopped(plant: Plant) -> None
         plant.offer("8")
     plant.connectors["one"].go.set()
     await plant.dispatcher.stop()
+
+
+async def test_what_somebody_found_out_of_a_command_under_way_is_not_believed(plant: Plant) -> None:
+    plant.offer("a")
+    await until(lambda: plant.connectors["one"].begun == ["a"])
+    await plant.dispatcher.resolve("a", Resolution(True, "anna", "it is there", 1.0))
+    entry = plant.journal.find("a")
+    assert entry is not None
+    assert entry.resolution is None
+    plant.connectors["one"].go.set()
+    assert (await plant.outcome("a")).outcome == "succeeded"
