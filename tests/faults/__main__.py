@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from tests.faults.run import Report, run
 from tests.faults.site import Lab, lab
 from tests.faults.soak import soak
 
+KEPT: Final = "kept"  # a file that says: not to be removed
 LARGE_CUTS: Final = 10
 LANES: Final = 3  # labs at work beside each other: most of the time is waiting
 
@@ -76,11 +78,7 @@ def _large(size: int) -> list[tuple[int, Violation]]:
 
 @contextlib.contextmanager
 def _fresh() -> Iterator[Lab]:
-    with (
-        tempfile.TemporaryDirectory(prefix="outhaul-faults-") as name,
-        erp(Path(name) / "edi") as systems,
-        lab(Path(name), systems) as made,
-    ):
+    with _folder() as folder, erp(folder / "edi") as systems, lab(folder, systems) as made:
         yield made
 
 
@@ -91,13 +89,29 @@ def _dealt(wanted: Sequence[Combination], lanes: int) -> list[list[Combination]]
     return [part for part in (*(others[lane::lanes] for lane in range(lanes)), clocks) if part]
 
 
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder with all that the programs write, which stays where something went wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="outhaul-faults-"))
+    try:
+        yield folder
+    except BaseException:
+        print(f"what they wrote is in {folder}", flush=True)
+        raise
+    if not (folder / KEPT).exists():
+        shutil.rmtree(folder)
+
+
 def _lane(part: Sequence[Combination], seed: int) -> Report:
     clock = isinstance(part[0].fault, ClockJump)
-    with tempfile.TemporaryDirectory(prefix="outhaul-faults-") as name, erp(Path(name) / "edi") as systems:
-        folder = Path(name)
+    with _folder() as folder, erp(folder / "edi") as systems:
         before = {program: clocks.of(folder, program).words() for program in ("agent", "broker")} if clock else None
         with lab(folder, systems, before) as made:
-            return run(made, part, seed, lambda line: print(line, flush=True))
+            report = run(made, part, seed, lambda line: print(line, flush=True))
+        if report.violations:
+            (folder / KEPT).touch()
+            print(f"what they wrote is in {folder}", flush=True)
+        return report
 
 
 def _soak(minutes: float, seed: int) -> int:

@@ -33,7 +33,8 @@ class AtPoint:
     @property
     def name(self) -> str:
         what = f"{self.arming.action} {errno.errorcode.get(self.arming.errno, '')}".strip()
-        return f"{what} at {self.arming.point}, passing {self.arming.hit}"
+        after = f", after {self.first.point}, passing {self.first.hit}" if self.first is not None else ""
+        return f"{what} at {self.arming.point}, passing {self.arming.hit}{after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ def _at_points() -> Iterator[Fault]:
     for point in POINTS:
         if point.first:
             yield AtPoint(Arming(point.name), Arming(point.first))
-            yield AtPoint(Arming(point.name, 2), Arming(point.first, 3))
+            yield AtPoint(Arming(point.name), Arming(point.first, 3))
             continue
         for hit in (1, 4):
             yield AtPoint(Arming(point.name, hit))

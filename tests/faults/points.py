@@ -153,8 +153,13 @@ POINTS: Final[tuple[Point, ...]] = (
     ),
     Point("broker.forget.after", "cloud_broker.link.conversation:Conversation.say", "the agent may forget", kind="Ack"),
     Point("broker.cancel.after", "cloud_broker.store.base:Store.request_cancel", "a wish is kept and not passed on"),
-    Point("broker.joined.before", "cloud_broker.desk:AgentDesk.joined", "an agent is back"),
-    Point("broker.holding.before", "cloud_broker.desk:AgentDesk.holding", "an agent has told what it holds"),
+    Point("broker.joined.before", "cloud_broker.desk:AgentDesk.joined", "an agent is back", first="agent.asked.after"),
+    Point(
+        "broker.holding.before",
+        "cloud_broker.desk:AgentDesk.holding",
+        "an agent has told what it holds",
+        first="agent.asked.after",
+    ),
     *_both(
         "broker.requeue",
         "cloud_broker.store.base:Store.requeue",

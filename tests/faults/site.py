@@ -204,11 +204,20 @@ class Lab:
             return token
 
     def wait_ready(self) -> None:
-        """Wait until the broker serves and both agents are linked."""
-        until(self._made.ready, "serving")
-        for tenant in TENANTS:
-            with Caller(self.url, self.keys[tenant]) as caller:
-                until(partial(_linked, caller), "linked")
+        """
+        Wait until the broker serves and both agents are linked.
+
+        Raises:
+            TimeoutError: they are not; the text has the ends of their logs.
+        """
+        try:
+            until(self._made.ready, "serving")
+            for tenant in TENANTS:
+                with Caller(self.url, self.keys[tenant]) as caller:
+                    until(partial(_linked, caller), f"{tenant} linked")
+        except TimeoutError as exc:
+            tails = "\n".join(watched.program.tail() for watched in (self.broker, self.agent, self.neighbour))
+            raise TimeoutError(f"{exc}\n{tails}") from exc
 
     def journal(self) -> dict[str, str]:
         """Return what the agent's journal has as the outcome of each command that has one."""

@@ -44,7 +44,7 @@ WORKS: Final = (
 
 def soak(lab: Lab, minutes: float, seed: int, says: Callable[[str], None]) -> Report:
     """Let callers work and programs die for some minutes; return what came of it."""
-    began, until = time.time(), time.monotonic() + minutes * 60
+    until = time.monotonic() + minutes * 60
     report = Report(combinations=1)
     drivers = [0]
     told: list[Told] = []
@@ -63,7 +63,7 @@ def soak(lab: Lab, minutes: float, seed: int, says: Callable[[str], None]) -> Re
                 for caller in callers:
                     caller.result()
     lab.wait_ready()
-    seen = look(lab, told, began)
+    seen = look(lab, told)
     report.commands = len({command_id for one in told for command_id in one.ids})
     report.deaths = lab.agent.deaths + lab.broker.deaths + drivers[0]
     report.effects = len(seen.effects)

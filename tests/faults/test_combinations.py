@@ -13,7 +13,7 @@ CHOSEN = (
     "kill at agent.begin.after, passing 1",
     "kill at agent.end.before, passing 4",
     "kill at agent.end.after, passing 1",
-    "kill at agent.find.after, passing 1",
+    "kill at agent.find.after, passing 1, after agent.asked.after, passing 1",
     "orphan at worker.commit.before, passing 2",
     "kill at worker.commit.after, passing 1",
     "kill at worker.appear.after, passing 1",

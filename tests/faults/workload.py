@@ -262,13 +262,12 @@ def run_all(url: str, keys: dict[str, str], wanted: Sequence[Sequence[Wish]], se
         return [told for caller in callers for told in caller.result()]
 
 
-def listed(url: str, key: str, since: float) -> Iterator[dict[str, Any]]:
+def listed(url: str, key: str) -> Iterator[dict[str, Any]]:
     """Yield every command that the broker lists for a tenant."""
     cursor: str | None = None
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
     with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
         while True:
-            wanted = {"limit": "200", "since": stamp, **({"cursor": cursor} if cursor else {})}
+            wanted = {"limit": "200", **({"cursor": cursor} if cursor else {})}
             page = client.get("/v1/commands", params=wanted).raise_for_status().json()
             yield from page["items"]
             cursor = page["next"]
