@@ -251,8 +251,8 @@ def _replay_many(client: Outhaul, wanted: Filter, most: int, rate: float, yes: b
     count = min(plan.total, most)
     more = " or more" if plan.total == MOST else ""
     doubt = f", {plan.in_doubt:,} in doubt, which are left out" if plan.in_doubt else ""
-    tell(f"{plan.total:,}{more} dead letters{doubt}")
-    tell(f"the oldest {count:,} are replayed, {rate:g} a second, which takes {_took(count, rate)}")
+    tell(f"{plan.total:,}{more} dead {'letter' if plan.total == 1 else 'letters'}{doubt}")
+    tell(f"{count:,} of them, oldest first, {rate:g} a second: {_took(count, rate)}")
     if not yes:
         if not sys.stdin.isatty():
             raise WordsError("nobody can be asked here: --yes goes on without")

@@ -95,6 +95,7 @@ def show(client: Outhaul, command_id: str, with_timeline: bool, as_json: bool) -
         told = b",\n".join(step.raw.strip() for step in steps)
         return write(b'{"command": ' + command.raw.strip() + b', "timeline": [' + told + b"]}")
     _write_command(command, as_json)
+    click.echo()
     tables().facts(
         ["time", "step", "attempt", "agent", "outcome", "what"],
         [(local(s.at), s.step.replace("_", " "), s.attempt, s.agent, s.outcome, _what(s)) for s in steps],

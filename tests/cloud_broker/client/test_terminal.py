@@ -138,7 +138,7 @@ def test_a_replay_of_many_asks_first_on_a_terminal(outhaul: Outhaul, answer: str
     outhaul("call", "plant-1", "ends", "as=failed", "--correlation-id", f"cor-{answer}")
     terminal = start(outhaul, "replay", "--all", "--correlation-id", f"cor-{answer}", stdin_too=True)
     terminal.until(lambda text: "Go on?" in text)
-    assert "1 dead letters" in terminal.shown
+    assert "1 dead letter" in terminal.shown
     os.write(terminal.screen, f"{answer}\n".encode())
     shown = CONTROL.sub("", terminal.end())
     assert terminal.process.returncode == code
