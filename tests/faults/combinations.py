@@ -162,7 +162,8 @@ NEEDS: Final[dict[str, tuple[System, ...]]] = {
     "broker.cancel": ("postgres",),
     "broker.chunk": ("postgres",),
 }
-# An ODBC driver's own setting up says it too: `SET AUTOCOMMIT`.
+# The COMMIT of an order, and not that of a driver that sets its session up, nor its `SET AUTOCOMMIT`.
+ORDER: Final = re.compile(b"place_order")
 COMMIT: Final = re.compile(rb"(?i)(?<![A-Z_])COMMIT")
 ENVELOPE: Final = re.compile(rb"(?i)<(?:\w+:)?PostInvoice")
 MOMENTS: Final = (0.05, 0.3, 0.8)

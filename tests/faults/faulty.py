@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Final
 
 from tests.faults import clocks
 from tests.faults.combinations import (
+    ORDER,
     AtPoint,
     ClockJump,
     Cut,
@@ -50,6 +52,7 @@ def under(lab: Lab, fault: Fault) -> Iterator[None]:
             concurrent.futures.wait((acting,))
             lab.arm(None)
             for proxy in (lab.link, *lab.erp.links.values()):
+                lab.sprung += proxy.trap.sprung if proxy.trap is not None else 0
                 proxy.clear()
     acting.result()
 
@@ -63,7 +66,8 @@ def _acted(lab: Lab, fault: Fault) -> Act:
         lab.arm(fault.arming, fault.first)
         return lambda stop: None
     if isinstance(fault, LostAnswer):
-        _link(lab, fault.link).trap = Trap(fault.request, fault.passed, fault.held_s)
+        after = re.compile(b"") if fault.link == "soap" else ORDER
+        _link(lab, fault.link).trap = Trap(fault.request, fault.passed, fault.held_s, after)
         return lambda stop: None
     if isinstance(fault, OnTheWire):
         return lambda stop: _treat(_link(lab, fault.link), fault, stop)

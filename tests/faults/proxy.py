@@ -63,6 +63,7 @@ class Trap:
 
     Attributes:
         request: what the request looks like on the wire.
+        after: what must have gone the same way before it, on the same connection.
         passed: whether the target gets it; only its answer is lost then.
         held_s: instead of losing anything: seconds that it is under way, whatever becomes of who sent it.
         sprung: how often it has closed; it closes once.
@@ -71,6 +72,7 @@ class Trap:
     request: re.Pattern[bytes]
     passed: bool = True
     held_s: float = 0.0
+    after: re.Pattern[bytes] = re.compile(b"")
     sprung: int = 0
 
 
@@ -79,6 +81,7 @@ class _Connection:
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter
     answer_lost: bool = False
+    primed: bool = False  # whether what must come before the trapped request has come
     passed: dict[Direction, int] = field(default_factory=lambda: {"up": 0, "down": 0})
 
     def end(self, *, reset: bool) -> None:
@@ -227,7 +230,7 @@ class Proxy:
         while (toxics := self._toxics[direction]).frozen:
             await self._changed.wait()
         trap = self.trap
-        if direction == "up" and trap is not None and not trap.sprung and trap.request.search(data):
+        if direction == "up" and trap is not None and self._springs(trap, connection, data):
             trap.sprung += 1
             await asyncio.sleep(trap.held_s)
             connection.answer_lost = not trap.held_s
@@ -251,6 +254,10 @@ class Proxy:
         else:
             connection.end(reset=toxics.how == "reset")
         return False
+
+    def _springs(self, trap: Trap, connection: _Connection, data: bytes) -> bool:
+        connection.primed = connection.primed or bool(trap.after.search(data))
+        return connection.primed and not trap.sprung and bool(trap.request.search(data))
 
     def _trapped(self, connection: _Connection) -> bool:
         self.cuts += 1

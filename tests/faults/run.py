@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.faults import checker, workload
 from tests.faults.checker import Violation
-from tests.faults.combinations import AtPoint, Combination, Signalled
+from tests.faults.combinations import AtPoint, Combination, LostAnswer, Signalled
 from tests.faults.erp import System
 from tests.faults.faulty import under
 from tests.faults.histories import Histories, Told
@@ -89,16 +89,16 @@ def one(lab: Lab, combination: Combination, seed: int, report: Report) -> list[T
     name = f"{seed}:{combination.number}"
     rng = random.Random(name)  # noqa: S311 - a seed that can be given again
     wanted = workload.wishes(rng, f"{combination.number:07d}", _works(rng, combination), CALLERS)
-    before = len(lab.fired())
+    before = len(lab.fired()) + lab.sprung
     with under(lab, combination.fault):
         told = workload.run_all(lab.url, lab.keys, wanted, name)
     lab.wait_ready()
-    fired = len(lab.fired()) - before
+    fired = len(lab.fired()) + lab.sprung - before
     seen = Histories(told, effects=lab.erp.effects(), stock=lab.erp.stock())
     report.combinations += 1
     report.commands += len({command_id for one_told in told for command_id in one_told.ids})
     report.fired += fired
-    if isinstance(combination.fault, AtPoint) and not fired:
+    if isinstance(combination.fault, AtPoint | LostAnswer) and not fired:
         report.missed.append(f"{combination.number} {combination.fault.name}")
     report.violations += [(combination.number, violation) for violation in checker.check(seen)]
     report.doubts += explained(told)

@@ -136,6 +136,7 @@ class Lab:
     Attributes:
         link: the proxy between the agent ``plant-1`` of the first tenant and the broker.
         keys: of a caller of each tenant.
+        sprung: how often a trap of a proxy has closed.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Lab:
             before: words before those of a program, such as those of a tracer.
         """
         self.folder, self.erp, self.link = folder, erp, link
+        self.sprung = 0
         self._made = Broker(folder / "broker")
         self._made.api_port, self._made.link_port = ports
         self._made.file.write_text(
