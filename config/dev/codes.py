@@ -31,6 +31,12 @@ BROKERS_OWN: Final = {
         "unknown",
         "The agent, or its process, was lost while the command was under way, and nobody can tell whether it happened.",
     ),
+    "agent_silent": (
+        "`failed`",
+        "`in_doubt`",
+        "technical or unknown",
+        "Its agent is there, but did not tell what came of it, also long after its time was up.",
+    ),
     "found_not_happened": (
         "`failed`",
         "`failed`",
