@@ -36,7 +36,8 @@ DEFERRED: Final = {
 
 # An implementation and who may name it: the file that joins a program, or a table; all others know `base.py` only.
 IMPLEMENTATIONS: Final = {
-    "agent.connectors.odbc": {"agent.config_checks"},  # its reader of SQL says which parameters a statement has
+    # Its reader of SQL says which parameters a statement has; its texts of the ledger are printed.
+    "agent.connectors.odbc": {"agent.config_checks", "agent.cli_ledger"},
     "agent.connectors.file": set[str](),
     "agent.connectors.soap": set[str](),
     "agent.connectors.synthetic": {"agent.app"},

@@ -17,9 +17,10 @@ import msgspec
 from agent import parameters
 from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
 from agent.connectors.file import names, publish, text
+from agent.connectors.file.attempts import Attempt
 from agent.connectors.file.drop import Drop, content_of, failure, forget
 from agent.connectors.file.pick import Picked, pick, put_away
-from agent.errors import ParametersInvalid, SourceFailed
+from agent.errors import ParametersInvalid, SourceFailed, SourceUnavailable
 from agent.settings import DropOperation, FileConnection, PickOperation
 
 PART_KEPT_S: Final = 86_400  # seconds; no write takes a day
@@ -73,11 +74,24 @@ class FileDriver(Driver):
             drop = self._drop(call, operation, values)
             yield Outputs(msgspec.to_builtins(drop.write(content_of(operation, values))))
 
+    def find(self, call: Call) -> Outputs | None:
+        """As ``Driver.find``: by the claim in the folder."""
+        operation = self.setup.operations[call.operation]
+        if not isinstance(operation, DropOperation) or operation.effect != "once":
+            return super().find(call)
+        attempt = self._attempt(call, operation, parameters.decode(operation, call.params))
+        try:
+            receipt = attempt.found()
+        except OSError as exc:
+            told = failure(exc, self._root, "read")
+            raise SourceUnavailable(told.message, source_code=told.source_code) from exc
+        return None if receipt is None else Outputs(msgspec.to_builtins(receipt))
+
     def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
         """Archive or delete what was picked; forget the claim of what was dropped. May be called again."""
         operation = self.setup.operations[call.operation]
         if isinstance(operation, DropOperation):
-            forget(self._root, str(outputs.get("name", "")), call.command_id)
+            forget(self._root, str(outputs.get("name", "")), call.command_id, call.epoch)
         elif isinstance(operation, PickOperation) and operation.then != "keep":
             archive = self._archive() if operation.then == "archive" else None
             files = msgspec.convert(outputs.get("files", []), list[Picked])
@@ -90,7 +104,7 @@ class FileDriver(Driver):
         for name in self.setup.operations if operation is None else [operation]:
             yield self._check_operation(name)
 
-    def _drop(self, call: Call, operation: DropOperation, values: Mapping[str, Any]) -> Drop:
+    def _attempt(self, call: Call, operation: DropOperation, values: Mapping[str, Any]) -> Attempt:
         try:
             name = names.fill(operation.drop, values)
             names.temporary(name, call.command_id, "part")
@@ -98,8 +112,12 @@ class FileDriver(Driver):
             raise ParametersInvalid(f"{exc}; the operation's name is {operation.drop!r}", touched=False) from exc
         if name.casefold() == self._connection.archive.casefold():
             raise ParametersInvalid(f"the file name {name!r} is that of the archive folder", touched=False)
+        return Attempt(self._root, name, call.command_id, call.epoch)
+
+    def _drop(self, call: Call, operation: DropOperation, values: Mapping[str, Any]) -> Drop:
+        attempt = self._attempt(call, operation, values)
         way = "replace" if operation.overwrite else self._claiming()
-        return Drop(self._root, name, call.command_id, way, once=operation.effect == "once")
+        return Drop(attempt, way, once=operation.effect == "once")
 
     def _claiming(self) -> publish.Way:
         if self._way is None:
@@ -160,17 +178,23 @@ def _clear(root: Path) -> None:
     """Remove what earlier crashes left; a claim goes before its part, which alone means nothing."""
     now = time.time()
     with os.scandir(root) as entries:
-        ours = sorted((entry.name for entry in entries if names.is_ours(entry.name)), key=lambda n: n.endswith(".part"))
-    stale_parts = {name.removesuffix(".part") for name in ours if _older(root / name, now, PART_KEPT_S, ".part")}
+        ours = sorted(
+            (entry.name for entry in entries if names.is_ours(entry.name)), key=lambda n: not n.endswith(".claim")
+        )
+    stale = {
+        name.rsplit(".", 1)[0]
+        for name in ours
+        if _older(root / name, now, PART_KEPT_S, ".part", ".void") and not (root / name).is_dir()
+    }
     for name in ours:
-        gone = _older(root / name, now, CLAIM_KEPT_S, ".claim") or name.rsplit(".", 1)[0] in stale_parts
-        if gone:
+        path = root / name
+        if _older(path, now, CLAIM_KEPT_S, ".claim", ".part") or name.rsplit(".", 1)[0] in stale:
             with contextlib.suppress(OSError):
-                (root / name).unlink()
+                path.rmdir() if path.is_dir() else path.unlink()
 
 
-def _older(path: Path, now: float, seconds: float, suffix: str) -> bool:
+def _older(path: Path, now: float, seconds: float, *suffixes: str) -> bool:
     try:
-        return path.name.endswith(suffix) and now - path.lstat().st_mtime > seconds
+        return path.name.endswith(suffixes) and now - path.lstat().st_mtime > seconds
     except OSError:
         return False

@@ -2,8 +2,7 @@
 One file written whole or not at all.
 
 The content goes into a hidden ``.part`` beside the final name and is forced to the disk; then it takes its
-name at once. For ``effect = "once"`` a hidden ``.claim`` with the receipt is on the disk before that step, and
-stays until the broker has the result: claim without part means that it happened, both mean that it did not.
+name at once. What ``effect = "once"`` adds stands in ``attempts.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ import msgspec
 
 from agent import durable_file
 from agent.connectors.file import documents, names, publish, tables
-from agent.errors import FileExists, OutcomeUnknown, SourceFailed, SourceUnavailable
+from agent.connectors.file.attempts import Attempt, Claim, Receipt
+from agent.errors import FileExists, NotHappened, OutcomeUnknown, SourceFailed, SourceUnavailable
 from agent.settings import DropOperation
 
 _FIXES: Final = {
@@ -50,37 +50,18 @@ _NOT_THERE: Final = {
 }
 
 
-class Receipt(msgspec.Struct, frozen=True):
-    """What was written."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """What a command is about to make appear, and how."""
-
-    receipt: Receipt
-    way: publish.Way
-
-
 @dataclass(frozen=True, slots=True)
 class Drop:
     """
     One command's file and where it is to stand.
 
     Attributes:
-        folder: the resolved root.
-        name: a name that ``names.check`` has passed.
-        command_id: makes the temporary names this command's own.
+        attempt: whose it is; its name is one that ``names.check`` has passed.
         way: how the name is claimed.
         once: whether a claim is kept, for a second run of the same command.
     """
 
-    folder: Path
-    name: str
-    command_id: str
+    attempt: Attempt
     way: publish.Way
     once: bool
 
@@ -94,6 +75,7 @@ class Drop:
             SourceUnavailable: the folder is not there.
             SourceFailed: it can't be written; nothing is left behind.
             OutcomeUnknown: the system failed at the last step.
+            NotHappened: this attempt was given up meanwhile.
         """
         try:
             if self.once and (receipt := self._done_before()) is not None:
@@ -106,47 +88,50 @@ class Drop:
                 self._appear()
             except BaseException:
                 # The claim first: without its part it would say that it happened.
-                if self._part.exists():
+                if self._part.is_file():
                     self._claim.unlink(missing_ok=True)
                     self._part.unlink(missing_ok=True)
                 raise
         except OSError as exc:
-            raise failure(exc, self.folder / self.name) from exc
+            if self._taken_away():
+                raise self._given_up() from exc
+            raise failure(exc, self._final) from exc
         return receipt
 
     @property
     def _part(self) -> Path:
-        return self.folder / names.temporary(self.name, self.command_id, "part")
+        return self.attempt.part
 
     @property
     def _claim(self) -> Path:
-        return self.folder / names.temporary(self.name, self.command_id, "claim")
+        return self.attempt.claim
+
+    @property
+    def _folder(self) -> Path:
+        return self.attempt.folder
 
     @property
     def _final(self) -> Path:
-        return self.folder / self.name
+        return self._folder / self.attempt.name
 
     def _done_before(self) -> Receipt | None:
-        try:
-            claim = msgspec.json.decode(self._claim.read_bytes(), type=Claim)
-        except FileNotFoundError:
-            return None
-        except msgspec.DecodeError:
-            # Cut off by a crash while it was written, so before the name was taken.
-            self._claim.unlink(missing_ok=True)
-            return None
-        if not self._part.exists():
-            return claim.receipt
-        if claim.way == "link":
-            if self._part.stat().st_nlink > 1:
-                self._part.unlink()
-                return claim.receipt
-            raise OutcomeUnknown(
-                f"{self._final}: the agent stopped while this file took its name, and it is not there now: it was "
-                f"never there, or was fetched since. Find out, then remove {self._claim.name} and {self._part.name}"
-            )
-        self._claim.unlink(missing_ok=True)
-        return None
+        if self.attempt.given_up:
+            if (receipt := self.attempt.found()) is not None:
+                return receipt
+            raise self._given_up()
+        for earlier in self.attempt.earlier():
+            if (receipt := earlier.found()) is not None:
+                return receipt
+        receipt = self.attempt.found() if self.attempt.claimed() is not None else None
+        if receipt is None:
+            self.attempt.clear()
+        return receipt
+
+    def _taken_away(self) -> bool:
+        return self.attempt.given_up or self.attempt.void.exists()
+
+    def _given_up(self) -> NotHappened:
+        return NotHappened(f"{self._final}: this attempt was given up before the file appeared", touched=False)
 
     def _refuse_taken(self) -> None:
         try:
@@ -169,7 +154,8 @@ class Drop:
 
     def _write_part(self, content: Iterable[bytes]) -> Receipt:
         digest, size = hashlib.sha256(), 0
-        self._part.unlink(missing_ok=True)  # of an earlier run of this command
+        if not self.once:
+            self._part.unlink(missing_ok=True)  # of an earlier run
         with self._part.open("xb") as part:
             for piece in content:
                 part.write(piece)
@@ -177,17 +163,16 @@ class Drop:
                 size += len(piece)
             part.flush()
             os.fsync(part.fileno())
-        return Receipt(self.name, size, digest.hexdigest())
+        return Receipt(self.attempt.name, size, digest.hexdigest())
 
     def _write_claim(self, claim: Claim) -> None:
         # The part's name before the claim's, or a power cut could leave only the claim.
-        durable_file.sync_folder(self.folder)
-        self._claim.unlink(missing_ok=True)
+        durable_file.sync_folder(self._folder)
         with self._claim.open("xb") as file:
             file.write(msgspec.json.encode(claim))
             file.flush()
             os.fsync(file.fileno())
-        durable_file.sync_folder(self.folder)
+        durable_file.sync_folder(self._folder)
 
     def _appear(self) -> None:
         try:
@@ -195,11 +180,11 @@ class Drop:
         except FileExistsError as exc:
             raise self._taken() from exc
         except OSError as exc:
-            if self._part.exists():
+            if self._part.exists() or self._taken_away():
                 raise
             raise self._unsure(exc) from exc
         try:
-            durable_file.sync_folder(self.folder)
+            durable_file.sync_folder(self._folder)
         except OSError as exc:
             raise self._unsure(exc) from exc
 
@@ -230,15 +215,17 @@ def content_of(operation: DropOperation, values: Mapping[str, Any]) -> Iterator[
         yield values["content"]
 
 
-def forget(folder: Path, name: str, command_id: str) -> None:
-    """The broker has the receipt: remove the claim, if there was one."""
+def forget(folder: Path, name: str, command_id: str, number: int) -> None:
+    """The broker has the receipt: remove the claims, if there were any, and what was taken away."""
     try:
         names.check(name)
-        claim = names.temporary(name, command_id, "claim")
+        last = Attempt(folder, name, command_id, number)
+        for attempt in [last, *last.earlier()]:
+            for path in (attempt.claim, attempt.void):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
     except names.NameRefused:
         return  # no drop of ours has such a name
-    with contextlib.suppress(OSError):
-        (folder / claim).unlink(missing_ok=True)
 
 
 def failure(exc: OSError, path: Path, wanted: str = "written") -> SourceFailed | SourceUnavailable:

@@ -19,7 +19,8 @@ from uuid import UUID
 MAX_NAME_BYTES: Final = 180  # of UTF-8; file systems allow 255, of which the temporary name needs its share
 
 _COMMAND_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_OURS = re.compile(r"\..+\.([a-z]+_[0-9a-z]{26}|[0-9a-f]{32})\.(part|claim)")  # a command's id, or a probe's token
+# A command's id and the number of its attempt, or a probe's token.
+_OURS = re.compile(r"\..+\.([a-z]+_[0-9a-z]{26}(\.\d+)?|[0-9a-f]{32})\.(part|claim|void)")
 _FORBIDDEN: Final = frozenset('/\\:*?"<>|')  # separators, streams (`a:b`) and what Windows reads as a pattern
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode categories: control, format, halves, line ends
 _DEVICES: Final = frozenset(
@@ -75,19 +76,21 @@ def check(name: str) -> None:
         raise NameRefused(f"the file name {name[:40]!r}… has {size} bytes; at most {MAX_NAME_BYTES} are allowed")
 
 
-def temporary(name: str, command_id: str, suffix: str) -> str:
+def temporary(name: str, command_id: str, suffix: str, attempt: int = 0) -> str:
     """
-    Return the hidden name beside ``name`` that belongs to one command.
+    Return the hidden name beside ``name`` that belongs to one attempt of a command.
 
     Args:
-        suffix: ``part`` for content on its way, ``claim`` for the note of what was done.
+        suffix: ``part`` for content on its way, ``claim`` for the note of what was done, ``void`` for content that
+            was taken away from an attempt.
+        attempt: stands in the name unless it is 0, the number of what is no attempt.
 
     Raises:
         NameRefused: the command's id could not stand in a file name.
     """
     if not _COMMAND_ID.fullmatch(command_id):
         raise NameRefused(f"the command id {command_id[:64]!r} can't stand in a file name")
-    return f".{name}.{command_id}.{suffix}"
+    return f".{name}.{command_id}.{attempt}.{suffix}" if attempt else f".{name}.{command_id}.{suffix}"
 
 
 def is_ours(name: str) -> bool:
