@@ -297,7 +297,7 @@ class AgentDesk:
             # Its command went on, or has its end, without it.
             self._late.told(link, line, message, outputs)
             return
-        line.breaker(entry.command.connection).ended(message.id, message.error_code, time.monotonic())
+        self._spare(line, entry, message)
         if message.error_code in NOT_BEGUN and not message.touched:
             forget(link, message.id, message.epoch)
             self._rest(line, link)
@@ -313,6 +313,30 @@ class AgentDesk:
         else:
             self._router.background.spawn(
                 self._complete(entry, link, message, outputs), f"complete {message.id}", ending=True
+            )
+
+    def _spare(self, line: Line, entry: Entry, message: Completed) -> None:
+        """Note whether the system behind a connection answered."""
+        connection = entry.command.connection
+        breaker = line.breaker(connection)
+        was_closed = breaker.closed
+        breaker.ended(message.id, message.error_code, time.monotonic())
+        if breaker.closed is not was_closed:
+            log.log(
+                logging.INFO if breaker.closed else logging.WARNING,
+                "%s/%s: %s %s",
+                line.tenant,
+                line.agent,
+                connection,
+                "answers again"
+                if breaker.closed
+                else f"does not answer ({message.error_code}); it is spared for {breaker.guard.cool_down_s:g} s",
+                extra={
+                    "event": "breaker_closed" if breaker.closed else "breaker_opened",
+                    "tenant": line.tenant,
+                    "agent": line.agent,
+                    "connection": connection,
+                },
             )
 
     def _step(self, entry: Entry, message: Completed) -> Step:

@@ -502,7 +502,19 @@ class Router:
         if entry.command.cancel_requested:
             self.end(entry, ended(CommandState.CANCELLED, self._now()))
         else:
-            self._rest(entry, again.not_before - self._now())
+            wait_s = max(0.0, again.not_before - self._now())
+            self._rest(entry, wait_s)
+            log.info(
+                "attempt failed, another follows in %.1f s",
+                wait_s,
+                extra={
+                    "event": "attempt_failed",
+                    "tenant": command.tenant,
+                    "command": command.id,
+                    "code": failed.error.code if failed.error else "",
+                    "failures": again.failures,
+                },
+            )
         if line is not None:
             self.dispatch(line)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from protocol.messages import (
 )
 from protocol.states import CommandState
 from tests.whole.ring import SCOPE, Ring, ring
-from tests.whole.scripted import Scripted, document, scripted
+from tests.whole.scripted import Scripted, document, scripted, until
 
 
 @pytest.fixture
@@ -41,13 +41,6 @@ async def broker(tmp_path: Path) -> AsyncIterator[Ring]:
 async def agent(broker: Ring) -> AsyncIterator[Scripted]:
     async with scripted(broker) as made:
         yield made
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
-            await asyncio.sleep(0.002)
 
 
 async def steps(broker: Ring, command: Command) -> list[Step]:

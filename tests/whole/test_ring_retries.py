@@ -6,7 +6,7 @@ import asyncio
 import errno
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +19,7 @@ from cloud_broker.store.base import Command
 from protocol.messages import Ack, Held, Run
 from protocol.states import CommandState
 from tests.whole.ring import SCOPE, Ring, Site, ring
-from tests.whole.scripted import Scripted, document, scripted
+from tests.whole.scripted import Scripted, document, scripted, until
 
 AT_ONCE = Schedule(first_s=0.01, most_s=0.02)
 LATER = Schedule(first_s=60.0, most_s=60.0)
@@ -36,13 +36,6 @@ async def broker(tmp_path: Path) -> AsyncIterator[Ring]:
 async def agent(broker: Ring) -> AsyncIterator[Scripted]:
     async with scripted(broker) as made:
         yield made
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
-            await asyncio.sleep(0.002)
 
 
 async def waits_for(broker: Ring, command: Command, why: str | None) -> Command:
@@ -305,7 +298,10 @@ async def test_a_restarted_broker_lets_nothing_overtake_what_was_sent_before(
 # --- what spares a connection ----------------------------------------------------------------------
 
 
-async def test_a_system_that_is_down_is_not_asked_and_costs_no_tries(broker: Ring) -> None:
+async def test_a_system_that_is_down_is_not_asked_and_costs_no_tries(
+    broker: Ring, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     catalogue = document(max_concurrent=1, breaker={"failures": 3, "cool_down_s": 0.5})
     async with scripted(broker, catalogue=catalogue) as agent:
         commands = [await broker.submit("post") for _ in range(6)]
@@ -325,6 +321,8 @@ async def test_a_system_that_is_down_is_not_asked_and_costs_no_tries(broker: Rin
         for command in commands:
             ended = await broker.final(command)
             assert (ended.state, ended.failures) == ("succeeded", 0)
+    told = [getattr(record, "event", "") for record in caplog.records]
+    assert [event for event in told if event.startswith("breaker")] == ["breaker_opened", "breaker_closed"]
 
 
 async def test_a_probe_that_fails_spares_it_for_another_while(broker: Ring) -> None:
