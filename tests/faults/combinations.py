@@ -80,20 +80,24 @@ class LostAnswer:
     The answer to a request is lost; the request itself got through, or not.
 
     Attributes:
+        operation: whose request it is; nothing else is done in that system meanwhile.
         held_s: instead: seconds that the request is on its way, longer than anybody waits for it.
     """
 
     link: System
     request: re.Pattern[bytes]
+    operation: str
     passed: bool = True
     held_s: float = 0.0
 
     @property
     def name(self) -> str:
+        word = "COMMIT" if self.request is COMMIT else "request"
         if self.held_s:
-            return f"{self.link}: a COMMIT under way for {self.held_s:g} s"
-        word = self.request.pattern.decode(errors="replace").rpartition(")")[2]
-        return f"{self.link}: the answer to {word} lost, which {'came through' if self.passed else 'never came'}"
+            return f"{self.operation}: its {word} under way for {self.held_s:g} s"
+        return (
+            f"{self.operation}: the answer to its {word} lost, which {'came through' if self.passed else 'never came'}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,10 @@ NEEDS: Final[dict[str, tuple[System, ...]]] = {
 # The COMMIT of an order, and not that of a driver that sets its session up, nor its `SET AUTOCOMMIT`.
 ORDER: Final = re.compile(b"place_order")
 COMMIT: Final = re.compile(rb"(?i)(?<![A-Z_])COMMIT")
+COMMITTING: Final[dict[System, tuple[str, ...]]] = {
+    "postgres": ("pg-once", "pg-rows-once", "pg-verified", "pg-maybe"),
+    "mariadb": ("my-once", "my-rows-once", "my-maybe"),
+}
 ENVELOPE: Final = re.compile(rb"(?i)<(?:\w+:)?PostInvoice")
 MOMENTS: Final = (0.05, 0.3, 0.8)
 
@@ -236,11 +244,11 @@ def _on_the_link() -> Iterator[Fault]:
 def _behind_the_agent() -> Iterator[Fault]:
     databases: tuple[System, ...] = ("postgres", "mariadb")
     for system in databases:
-        for passed in (True, False):
-            yield LostAnswer(system, COMMIT, passed)
-        # Long after its session was given up for lost.
-        yield LostAnswer(system, COMMIT, held_s=9.0)
-        yield LostAnswer(system, COMMIT, held_s=2.0)
+        for operation in COMMITTING[system]:
+            for passed in (True, False):
+                yield LostAnswer(system, COMMIT, operation, passed)
+            # Long after its session was given up for lost.
+            yield LostAnswer(system, COMMIT, operation, held_s=9.0)
         for count in (0, 30, 300, 1_000, 3_000, 10_000):
             yield OnTheWire(
                 system, f"reset after {count} bytes", ("down",), Toxics(cut_after=count, how="reset"), 0.1, 0.6
@@ -256,7 +264,8 @@ def _behind_the_agent() -> Iterator[Fault]:
         yield Restarted(system, 0.2)
         yield Restarted(system, 0.6)
     for passed in (True, False):
-        yield LostAnswer("soap", ENVELOPE, passed)
+        for operation in ("post-verified", "post-maybe"):
+            yield LostAnswer("soap", ENVELOPE, operation, passed)
     for at_s in MOMENTS:
         yield Cut("soap", True, (at_s,))
     yield OnTheWire("soap", "swallowed, then cut", ("down",), Toxics(swallowed=True), 0.1, 0.6)

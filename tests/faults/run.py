@@ -113,10 +113,13 @@ def explained(told: Sequence[Told]) -> list[str]:
 
 def _works(rng: random.Random, combination: Combination) -> list[Work]:
     """What is done meanwhile: all of the systems that matter, or some of each where all do."""
-    systems = combination.systems
+    systems, fault = combination.systems, combination.fault
+    if isinstance(fault, LostAnswer):
+        of_it = [work for work in OF_SYSTEM[fault.link] if work.operation == fault.operation and work.mode == "ok"]
+        return [*PROBE, *rng.choices(of_it, k=5)]
     if len(systems) < len(OF_SYSTEM):
         return [*PROBE, *(work for system in systems for work in OF_SYSTEM[system] * 2)]
-    if isinstance(combination.fault, AtPoint | Signalled):
+    if isinstance(fault, AtPoint | Signalled):
         # Most of a restart is that of the drivers' processes: two systems each time, others with another seed.
         systems = ("postgres", rng.choice(systems[1:]))
     return [*PROBE, *(work for system in systems for work in rng.sample(OF_SYSTEM[system], SAMPLES[system]))]

@@ -23,10 +23,11 @@ CHOSEN = (
     "fail ENOSPC at agent.fsync.before, passing 3",
     "broker: cut after 0.1, 0.4, 0.7, 1, 1.3 s",
     "broker: swallowed, then cut down after 0.15 s",
-    "postgres: the answer to COMMIT lost, which came through",
-    "postgres: the answer to COMMIT lost, which never came",
-    "mariadb: the answer to COMMIT lost, which came through",
-    "mariadb: the answer to COMMIT lost, which never came",
+    "pg-once: the answer to its COMMIT lost, which came through",
+    "pg-rows-once: the answer to its COMMIT lost, which never came",
+    "my-once: the answer to its COMMIT lost, which came through",
+    "my-rows-once: the answer to its COMMIT lost, which never came",
+    "pg-once: its COMMIT under way for 9 s",
     "SIGTERM to the agent after 0.15 s",
 )
 
