@@ -11,32 +11,9 @@ from typing import Final
 
 from agent.settings import ConnectionBase
 from agent.windows import opens_in, parse_window
+from protocol.flow import Bucket
 
 LOOK_AGAIN_S: Final = 30.0  # seconds; the local clock may be set while we wait for a window
-
-
-class Bucket:
-    """
-    Commands per second, with up to a second's worth at once.
-
-    Source:
-        Token bucket, as in RFC 2697 without the second bucket.
-    """
-
-    def __init__(self, per_second: float, now: float) -> None:
-        self._per_second = per_second
-        self._most = max(1.0, per_second)
-        self._tokens = self._most
-        self._at = now
-
-    def take(self, now: float) -> float:
-        """Take a token if there is one and return 0.0; else return seconds until there will be one."""
-        self._tokens = min(self._most, self._tokens + max(0.0, now - self._at) * self._per_second)
-        self._at = now
-        if self._tokens >= 1.0:
-            self._tokens -= 1.0
-            return 0.0
-        return (1.0 - self._tokens) / self._per_second
 
 
 class Gate:

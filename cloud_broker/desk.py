@@ -175,7 +175,8 @@ class AgentDesk:
             line.put_back = False
             line.position = _position(link.hello.position) if link.hello else 0
         self._late.ask(link, line, strays)
-        self._router.dispatch(line)
+        # Not at once: in the same breath the agent may say that it is not well.
+        asyncio.get_running_loop().call_soon(self._router.dispatch, line)
 
     def condition(self, link: Conversation, message: Condition) -> None:
         line = self._line(link)

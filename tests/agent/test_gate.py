@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.gate import Bucket, Gate
+from agent.gate import Gate
 from agent.settings import SyntheticConnection
+from protocol.flow import Bucket
 
 
 @given(st.floats(0.1, 100), st.lists(st.floats(0, 2), min_size=1, max_size=200))

@@ -121,6 +121,11 @@ class Scripted:
         for message in messages:
             await self._transport.send(codec.encode(Record(message, payload)))
 
+    async def say_together(self, *messages: AnyMessage) -> None:
+        """Say several things in one message of the transport."""
+        assert self._transport is not None
+        await self._transport.send(codec.encode_all([Record(message) for message in messages]))
+
     async def hear(self, kind: type[M]) -> M:
         """Return the first message of a kind that was not asked for yet, waiting for one."""
         async with asyncio.timeout(5):

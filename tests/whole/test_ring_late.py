@@ -22,6 +22,7 @@ from protocol.messages import (
     Condition,
     Goodbye,
     Held,
+    Holding,
     Resume,
     RowSetBegins,
     Run,
@@ -299,6 +300,21 @@ async def test_a_new_link_is_well_until_it_says_otherwise(broker: Ring, agent: S
     await agent.say(Condition(problems=["the spool is full"]))
     await agent.link()
     assert await agent_state(broker) == "online"
+
+
+async def test_an_agent_that_comes_back_unwell_is_sent_nothing_before_it_has_said_so(
+    broker: Ring, agent: Scripted
+) -> None:
+    await agent.cut()
+    command = await broker.submit("post")
+    await agent.dial()
+    await agent.say_together(Holding([]), Condition(problems=["the journal can't be written"]))
+    line = broker.router.line(SCOPE, "plant-1")
+    assert line is not None
+    await until(lambda: bool(line.problems))
+    assert (await broker.commands.get(SCOPE, command.id)).state == "queued"
+    await agent.say(Condition())
+    assert (await agent.begin()).epoch == 1
 
 
 @pytest.mark.parametrize("opens", ["by itself", "when told"])
