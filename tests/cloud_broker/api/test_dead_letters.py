@@ -11,7 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from cloud_broker.store.base import Step
+from cloud_broker.store.base import CommandFilter, Step
+from cloud_broker.store.sqlite import SqliteStore
 from cloud_broker.tenants import Scope
 from protocol.states import FINAL, CommandState
 from tests.cloud_broker.api.broker import Broker
@@ -408,17 +409,41 @@ async def test_a_cancelled_run_stops_and_removes_nothing(acme: httpx2.AsyncClien
     assert (await acme.get(run["links"]["self"])).json() == cancelled
 
 
-async def test_a_suspended_tenants_run_waits(acme: httpx2.AsyncClient, broker: Broker) -> None:
-    await failed(broker)
+async def test_a_suspended_tenants_run_waits_and_keeps_nobody_elses(
+    acme: httpx2.AsyncClient, other: httpx2.AsyncClient, broker: Broker
+) -> None:
+    for scope in (ACME, OTHER):
+        await failed(broker, scope)
     await broker.store.set_tenant_state("acme", "suspended")
     assert (await acme.post("/v1/dead-letters/replay")).status_code == 403
-    await broker.store.set_tenant_state("acme", "active")
-    run = (await acme.post("/v1/dead-letters/replay")).json()
-    await broker.store.set_tenant_state("acme", "suspended")
-    # Whatever it has done by now, it ends once the tenant is back.
+    waiting = await broker.runs.begin(ACME, CommandFilter(), 10, 1000.0, by="k")  # as if it had begun before
+
+    await done(other, (await other.post("/v1/dead-letters/replay")).json())
+    meanwhile = (await acme.get(f"/v1/dead-letters/replays/{waiting.id}")).json()
     await broker.store.set_tenant_state("acme", "active")
 
-    assert (await done(acme, run))["replayed"] == 1
+    assert (meanwhile["state"], meanwhile["replayed"]) == ("running", 0)
+    assert (await done(acme, meanwhile))["replayed"] == 1
+
+
+async def test_a_run_goes_on_once_there_is_room_on_the_disk_again(
+    acme: httpx2.AsyncClient, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        await failed(broker, params=b'{"text": "' + b"x" * 3_000 + b'%d"}' % number)
+    run = (await acme.post("/v1/dead-letters/replay", json={"rate": 1})).json()
+    async with asyncio.timeout(20):
+        while (await acme.get(run["links"]["self"])).json()["replayed"] < 1:
+            pass
+
+    # No page more than there are, until the store opens its file anew because that failed.
+    assert isinstance(broker.store, SqliteStore)
+    await broker.store._write(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    run = await done(acme, run)
+
+    assert (run["state"], run["replayed"], run["skipped_count"]) == ("done", 3, 0)
+    assert len(broker.commands.taken) == 3
+    assert "nothing can be kept" in caplog.text
 
 
 @pytest.mark.parametrize(

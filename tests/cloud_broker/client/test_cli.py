@@ -7,11 +7,13 @@ import io
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from cloud_broker.client.connection import TRIES
+from cloud_broker.tenants import Scope
 from tests.cloud_broker.client.broker import Broker
 from tests.cloud_broker.client.conftest import PROGRAM, Here, Outhaul
 from tests.cloud_broker.client.raw import RawServer, chunked, reply
@@ -448,3 +450,23 @@ def test_help_is_quick_and_loads_nothing_heavy(outhaul: Outhaul) -> None:
     assert done.returncode == 0
     assert {"click", "cloud_broker.client.arguments"} & loaded
     assert not loaded & {"httpx2", "rich", "asyncio", "cloud_broker.store.base"}
+
+
+def test_an_agent_that_refuses_work_says_why(here: Here, broker: Broker) -> None:
+    async def complain(*problems: str, shut_s: float = 0.0) -> None:
+        line = broker.router.line(Scope("acme"), "plant-1")
+        assert line is not None
+        line.problems, line.shut = problems, {"erp": time.monotonic() + shut_s}
+
+    broker.run(complain("the journal can't be written", shut_s=3600.0))
+    try:
+        listed, shown = here("agents").stdout, here("agents", "plant-1").stdout
+    finally:
+        broker.run(complain())
+
+    (line,) = [line for line in listed.splitlines() if line.startswith("plant-1 ")]
+    assert "degraded" in line
+    assert "the journal can't be written; erp is outside of its hours until 20" in line
+    assert "problem           the journal can't be written" in shown
+    assert "erp               is outside of its hours until 20" in shown
+    assert "online" in here("agents", "plant-1").stdout
