@@ -189,7 +189,7 @@ TIMERS: Final[dict[str, float]] = {
     "agent.link.websocket:DIAL_S": 3.0,
     "agent.connectors.sessions:OVERTIME_S": 1.0,
     "agent.connectors.sessions:STOP_S": 1.0,
-    "agent.dispatcher:JOURNAL_RETRY_S": 0.2,
+    "agent.attempts:JOURNAL_RETRY_S": 0.2,
     "agent.inquiry:LONGEST_PAUSE_S": 0.5,
     "agent.journal.writer:PROBE_S": 0.3,
     "agent.journal.writer:SOON_S": 0.3,

@@ -136,9 +136,9 @@ class Site:
 
     async def kill(self) -> None:
         """Let the process die: what it still does from here on reaches nobody."""
-        self.dispatcher._journal = MemoryJournal()
+        self.dispatcher._journal = self.dispatcher._attempts._journal = MemoryJournal()
         tasks = [r.task for r in (*self.dispatcher._commands.values(), *self.dispatcher._leaving) if r.task is not None]
-        self.dispatcher._stopping = True
+        self.dispatcher.take_no_more()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

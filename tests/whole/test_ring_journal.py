@@ -229,7 +229,7 @@ async def test_a_journal_that_can_not_be_written_begins_nothing_and_says_why(bro
     await until(lambda: journal.trouble is not None)
     assert site.dispatcher.condition().problems == ["the disk is full"]
     assert not erp.done
-    journal.full = False
+    journal.full, journal.trouble = False, None
     await broker.cut()
     await broker.link(site)
     assert (await broker.final(command)).state is CommandState.SUCCEEDED

@@ -1,0 +1,428 @@
+"""
+One command at a time: its turn, its claim in the journal, its run, and its end, which is kept before it is told.
+
+Where the end was not heard, an inquiry finds out what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from agent import errors
+from agent.connectors.base import Call, Connector, Outputs, Ready, Remark, Rows, RowSet
+from agent.connectors.rows import MASKED
+from agent.gate import Gate
+from agent.inquiry import By, Found, Inquiry, settled_by
+from agent.journal.base import Claim, Entry, Journal
+from agent.parameters import decode
+from agent.policy import REPEATABLE, judge, permitted, told_before
+from agent.results import Result, rows_lost
+from agent.settings import Operation, Settings
+from agent.spool import Spool, SpoolFolder
+from protocol import limits
+from protocol.messages import Accepted, AnyMessage, Completed, Started
+
+log = logging.getLogger(__name__)
+
+Outcome = tuple[Completed, bytes]  # how a command ended, and its outputs
+Work = Callable[[], Awaitable[Outcome]]
+
+JOURNAL_RETRY_S: Final = 1.0  # seconds; what can't be kept now is kept when the disk has room again
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """
+    A command that the broker has not told us to forget.
+
+    Attributes:
+        claim: what the journal has of it, or will have.
+        deadline: on the monotonic clock; it may not start after that.
+        waiting: whether its task only waits for its turn, and may be cancelled.
+        journaled: whether the journal has it, so that its outcome goes there before it is told.
+        rows_kept: whether all its rows are durable.
+        inquiry: at work where its end was not heard.
+        outputs: what a success returned besides rows.
+    """
+
+    claim: Claim
+    deadline: float
+    result: Result
+    task: asyncio.Task[None] | None = None
+    operation: Operation | None = None
+    spool: Spool | None = None
+    waiting: bool = False
+    started: bool = False
+    cancelled: bool = False
+    journaled: bool = False
+    rows_kept: bool = False
+    inquiry: Inquiry | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    succeeded: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.claim.id
+
+    def stop_waiting(self) -> None:
+        """End it if it has not started; one that has not even begun to wait looks for itself whether it still may."""
+        if self.waiting and self.task is not None:
+            self.task.cancel()
+
+    def warn(self, text: str) -> None:
+        """Tell the caller something besides."""
+        if len(self.warnings) < limits.MAX_WARNINGS:
+            self.warnings.append(text[: limits.MAX_ERROR_CHARS])
+
+
+class Attempts:
+    """
+    Sees commands through.
+
+    Attributes:
+        gates: of the connections.
+        stopping: whether nothing more may begin.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connectors: Mapping[str, Connector],
+        journal: Journal,
+        spool: SpoolFolder,
+        say: Callable[[AnyMessage], None],
+        before: Callable[[str], Sequence[asyncio.Task[None]]],
+    ) -> None:
+        """
+        Args:
+            say: tells the broker, if there is one to tell.
+            before: returns the tasks of earlier attempts at a command that have not ended.
+        """
+        self.stopping = False
+        self.gates = {name: Gate(connection) for name, connection in settings.connections.items()}
+        self._settings = settings
+        self._connectors = connectors
+        self._journal = journal
+        self._spool = spool
+        self._say = say
+        self._before = before
+
+    async def new(self, running: Running) -> None:
+        """See a new command through."""
+        await self._see_through(running, lambda: self._perform(running))
+
+    async def left_open(self, running: Running, entry: Entry) -> None:
+        """Find out about a command that an earlier process had begun."""
+        why = "the agent was stopped in the middle of it"
+        await self._see_through(running, lambda: self._find_out(running, why, entry))
+
+    def restore_end(self, running: Running, entry: Entry, completed: Completed) -> None:
+        """Have the end that an earlier process kept, to be told again."""
+        outputs = entry.outputs or b""
+        try:
+            if completed.outcome == "succeeded":
+                self._restore_rows(running, entry)
+                running.succeeded = True
+                running.outputs = msgspec.json.decode(outputs, type=dict[str, Any]) if outputs else {}
+        except errors.OutcomeUnknown as exc:
+            completed, outputs = rows_lost(completed, exc.message), b""
+        running.result.complete(completed, outputs)
+
+    def _restore_rows(self, running: Running, entry: Entry) -> None:
+        if entry.rows or entry.spooled:
+            running.spool = Spool.restored(self._spool, entry.claim.id, entry.rows, entry.spooled)
+            running.result.restore(running.spool)
+            running.rows_kept = True
+
+    async def _see_through(self, running: Running, work: Work) -> None:
+        began = time.monotonic()
+        try:
+            outcome = await self._outcome(running, work)
+            await self._end(running, *outcome)
+        except asyncio.CancelledError:
+            # Stopped where the next process finds out from the journal what became of it.
+            if self.stopping:
+                return
+            raise
+        log.info(
+            "command ended",
+            extra={
+                "event": "command_ended",
+                "command": running.id,
+                "operation": running.claim.operation,
+                "correlation_id": running.claim.correlation_id,
+                "succeeded": running.succeeded,
+                "seconds": round(time.monotonic() - began, 3),
+            },
+        )
+
+    async def _outcome(self, running: Running, work: Work) -> Outcome:
+        """Do the work and return how it ended, whatever happens."""
+        try:
+            return await work()
+        except errors.CommandError as exc:
+            if _is_uncertain(exc, running):
+                return await self._find_out(running, exc.message)
+            return self._failed(running, exc)
+        except asyncio.CancelledError:
+            if running.cancelled and not running.started:
+                return self._failed(running, errors.Cancelled("cancelled before it started", touched=False))
+            if not running.started or running.claim.effect in REPEATABLE:
+                return self._failed(running, errors.AgentStopping("the agent is stopping", touched=False))
+            if running.operation is not None and settled_by(running.operation) is not By.NOBODY:
+                raise
+            return self._failed(running, errors.OutcomeUnknown("the agent was stopped while it was under way"))
+        except Exception as exc:  # a mistake of ours must end as the command's honest outcome, not as silence
+            log.exception("command broke the agent", extra={"event": "command_broke", "command": running.id})
+            broken = errors.OutcomeUnknown(f"{type(exc).__name__} in the agent", touched=running.started)
+            return self._failed(running, broken)
+
+    async def _perform(self, running: Running) -> Outcome:
+        claim = running.claim
+        if self.stopping:
+            raise errors.AgentStopping("the agent is stopping", touched=False)
+        operation = permitted(self._settings, claim.operation)
+        decode(operation, claim.params)
+        self._say(Accepted(claim.id, claim.epoch))
+        gate = self.gates[operation.connection]
+        await self._turn(running, gate)
+        try:
+            earlier = told_before(claim, self._journal.find(claim.id))
+            if earlier is not None:
+                return self._again(running, operation, earlier)
+            if operation.effect not in REPEATABLE:
+                running.spool = running.result.spool(self._spool)
+                await self._begin(running)
+            await self._run(running, operation)
+        finally:
+            gate.leave()
+        return self._success(running)
+
+    async def _turn(self, running: Running, gate: Gate) -> None:
+        """Wait until it may start: an earlier attempt at it has ended, and the gate lets it through."""
+        if running.cancelled:
+            raise errors.Cancelled("cancelled before it started", touched=False)
+        earlier = self._before(running.id)
+        left_s = running.deadline - time.monotonic()
+        running.waiting = True
+        try:
+            if left_s <= 0:
+                # A timeout acts where something is waited for, which may be nowhere.
+                raise TimeoutError
+            async with asyncio.timeout(left_s):
+                if earlier:
+                    await asyncio.wait(earlier)
+                await gate.enter()
+        except TimeoutError:
+            raise errors.DeadlinePassed("its time was up before it could start", touched=False) from None
+        finally:
+            running.waiting = False
+
+    def _again(self, running: Running, operation: Operation, earlier: Entry) -> Outcome:
+        """Return the outcome that this very command had before; it is not run."""
+        running.operation = operation
+        completed = earlier.completed
+        if completed is None:
+            raise AssertionError("told_before gives none that has not ended")
+        running.warn("this is the outcome of an earlier delivery of the same command; it was not run again")
+        completed = msgspec.structs.replace(completed, epoch=running.claim.epoch, warnings=running.warnings)
+        if completed.outcome == "succeeded":
+            if completed.row_sets or earlier.outputs is None:
+                return rows_lost(completed, "it happened at an earlier delivery; its result is no longer kept"), b""
+            running.succeeded = True
+        return completed, earlier.outputs or b""
+
+    async def _begin(self, running: Running) -> None:
+        """Have it in the journal before the first byte goes to the ERP."""
+        running.journaled = True  # also if we are stopped meanwhile: what was asked for is kept nevertheless
+        try:
+            await self._journal.begin(running.claim)
+        except errors.JournalUnavailable:
+            running.journaled = False
+            raise
+        if time.monotonic() >= running.deadline:
+            raise errors.DeadlinePassed("its time was up before it could start", touched=False)
+        if running.cancelled or self.stopping:
+            raise errors.AgentStopping("the agent is stopping", touched=False)
+
+    async def _run(self, running: Running, operation: Operation) -> None:
+        claim = running.claim
+        running.operation = operation
+        running.started = True
+        self._say(Started(claim.id, claim.epoch, self._journal.position))
+        call = Call(claim.id, claim.operation, claim.params, operation.timeout, claim.epoch, claim.fingerprint)
+        pieces = self._connectors[operation.connection].run(call)
+        until = time.monotonic() + operation.timeout
+        try:
+            async for piece in pieces:
+                if isinstance(piece, Rows):
+                    await self._kept(running, running.result.rows(piece.data, piece.count), until)
+                elif isinstance(piece, RowSet):
+                    await self._kept(running, running.result.begin(piece.columns), until)
+                elif isinstance(piece, Outputs):
+                    running.outputs = _masked(piece.values, operation.mask)
+                elif isinstance(piece, Remark):
+                    running.warn(piece.message)
+                elif isinstance(piece, Ready):
+                    await self._keep_before_commit(running)
+        finally:
+            await pieces.aclose()
+        if running.spool is not None and running.result.end and not running.rows_kept:
+            await self._patiently(running, partial(self._keep_rows, running))
+
+    async def _kept(self, running: Running, putting: Coroutine[Any, Any, None], until: float) -> None:
+        """Put away a part of the result; a spool without room is waited for until the operation's time is up."""
+        if running.spool is None:
+            return await putting
+        try:
+            async with asyncio.timeout(max(0.1, until - time.monotonic())):
+                await putting
+        except TimeoutError:
+            raise errors.OutcomeUnknown(
+                "there was no room for its rows in the spool until its time was up; make room on the agent's disk"
+            ) from None
+
+    async def _keep_before_commit(self, running: Running) -> None:
+        try:
+            await self._keep_rows(running)
+        except errors.JournalUnavailable as exc:
+            # The source has not committed, and now it will not.
+            raise errors.OutcomeUnknown(f"its rows can't be kept: {exc.message}") from exc
+
+    async def _keep_rows(self, running: Running) -> None:
+        """
+        Make the rows durable: all of them are there.
+
+        Raises:
+            JournalUnavailable: they can't be kept now.
+        """
+        if running.spool is None:
+            return
+        try:
+            rows, spooled = await running.spool.keep()
+        except OSError as exc:
+            raise errors.JournalUnavailable(f"the spool can't be written: {exc.strerror}") from exc
+        await self._journal.keep_rows(running.id, rows, spooled)
+        running.rows_kept = True
+
+    async def _patiently(self, running: Running, keep: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Keep something of a command that has happened: there is no other way than to wait for the disk."""
+        while True:
+            try:
+                return await keep()
+            except errors.JournalUnavailable as exc:
+                log.error(
+                    "an outcome can't be kept yet: %s", exc.message, extra={"event": "end_waits", "command": running.id}
+                )
+                await asyncio.sleep(JOURNAL_RETRY_S)
+
+    # --- how it ended ------------------------------------------------------------------------------
+
+    def _success(self, running: Running) -> Outcome:
+        outputs = msgspec.json.encode(running.outputs)
+        if len(outputs) > limits.MAX_OUTPUT_BYTES:
+            return self._failed(
+                running,
+                errors.ResultLost(
+                    f"it ran, but its outputs of {len(outputs)} bytes are more than the {limits.MAX_OUTPUT_BYTES} that "
+                    "go over the link; let the operation return less"
+                ),
+            )
+        running.succeeded = True
+        completed = Completed(
+            id=running.id,
+            epoch=running.claim.epoch,
+            outcome="succeeded",
+            row_sets=running.result.manifest(),
+            warnings=running.warnings,
+        )
+        return completed, outputs
+
+    def _failed(self, running: Running, error: errors.CommandError) -> Outcome:
+        effect = running.operation.effect if running.operation is not None else running.claim.effect
+        verdict = judge(error, effect, cancelled=running.cancelled)
+        completed = Completed(
+            id=running.id,
+            epoch=running.claim.epoch,
+            outcome=verdict.outcome,
+            error_kind=verdict.kind,
+            error_code=verdict.code,
+            error_message=error.message,
+            source_code=error.source_code,
+            touched=error.touched,
+            retryable=error.may_work_later and verdict.outcome == "failed",
+            warnings=running.warnings,
+        )
+        return completed, b""
+
+    async def _find_out(self, running: Running, why: str, entry: Entry | None = None) -> Outcome:
+        """
+        Find out what became of a command whose end was not heard.
+
+        Args:
+            why: it was not heard.
+            entry: what an earlier process kept of it.
+        """
+        running.inquiry = Inquiry(running.claim, self._settings, self._connectors, self.gates)
+        running.inquiry.cancelled = running.cancelled
+        try:
+            found = await running.inquiry.answer()
+        finally:
+            running.inquiry = None
+        log.info(
+            "found out: %s",
+            found.why,
+            extra={"event": "command_found_out", "command": running.id, "happened": found.happened},
+        )
+        return self._concluded(running, found, why, entry)
+
+    def _concluded(self, running: Running, found: Found, why: str, entry: Entry | None) -> Outcome:
+        if found.happened is None:
+            return self._failed(running, errors.OutcomeUnknown(f"{why}, and {found.why}"))
+        if not found.happened:
+            return self._failed(running, errors.NotHappened(f"{why}; it did not happen: {found.why}", touched=False))
+        if entry is not None:
+            try:
+                self._restore_rows(running, entry)
+            except errors.OutcomeUnknown as exc:
+                return rows_lost(self._success(running)[0], exc.message), b""
+        if running.result.end and not running.rows_kept:
+            return rows_lost(self._success(running)[0], f"{why}, and not all of its rows had come"), b""
+        mask = running.operation.mask if running.operation is not None else ()
+        running.outputs = _masked(found.outputs, mask)
+        rows = "" if running.rows_kept else "; rows, if there were any, are lost"
+        running.warn(f"{why}; it did happen: {found.why}{rows}")
+        return self._success(running)
+
+    async def _end(self, running: Running, completed: Completed, outputs: bytes) -> None:
+        """Keep the outcome, then tell it."""
+        if running.journaled:
+            now = time.time()
+            await self._patiently(running, lambda: self._journal.end(running.id, completed, outputs, now))
+        elif running.claim.effect in REPEATABLE:
+            self._journal.note(msgspec.structs.replace(running.claim, params=b""), completed, time.time())
+        running.result.complete(msgspec.structs.replace(completed, position=self._journal.position), outputs)
+
+
+def _is_uncertain(error: errors.CommandError, running: Running) -> bool:
+    """Whether what happened is still to be found out, and may be."""
+    operation = running.operation
+    if operation is None or not running.started:
+        return False
+    return judge(error, operation.effect, cancelled=running.cancelled).outcome == "in_doubt"
+
+
+def _masked(values: dict[str, Any], mask: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        name: MASKED if name in mask and value is not None else value  # drivers mask rows, we make sure of outputs
+        for name, value in values.items()
+    }
