@@ -80,7 +80,10 @@ class Router:
         for command in sorted(await self._store.open_commands(), key=_never_sent):
             entry = self._enter(command)
             entry.spilled = command.epoch > 0
-            if command.state is CommandState.QUEUED:
+            if command.state is CommandState.QUEUED and command.cancel_requested:
+                # The broker ended between the wish and its answer.
+                self.end(entry, ended(CommandState.CANCELLED, self._now()))
+            elif command.state is CommandState.QUEUED:
                 if command.not_before is not None:
                     # The clock may have been set meanwhile: no wait is longer than the longest.
                     self._rest(entry, min(command.not_before - self._now(), self.schedule.most_s))
@@ -112,13 +115,12 @@ class Router:
 
     async def stop(self) -> None:
         """End; what is open stays so in the store."""
-        for timer in (
-            *(entry.waking for entry in self._entries.values()),
-            *(line.waking for line in self._lines.values()),
-        ):
+        self.stopping = True
+        await self.background.stop()
+        timers = [entry.waking for entry in self._entries.values()] + [line.waking for line in self._lines.values()]
+        for timer in timers:
             if timer is not None:
                 timer.cancel()
-        await self.background.stop()
         for entry in self._entries.values():
             if entry.result is not None:
                 entry.result.cut("the broker is stopping")

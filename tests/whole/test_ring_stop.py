@@ -104,6 +104,17 @@ async def test_what_can_not_be_kept_holds_up_no_stop_and_is_told_again(
     assert (await broker.final(command)).state == "succeeded"
 
 
+async def test_a_cancel_that_the_stop_overtook_is_kept(broker: Ring, agent: Scripted) -> None:
+    await agent.cut()
+    command = await broker.submit("post", ordering_key="k")
+    following = await broker.submit("post", ordering_key="k")
+    await broker.store.request_cancel(SCOPE, command.id)
+    await broker.restart()
+    await agent.link()
+    assert (await agent.begin()).id == following.id
+    assert (await broker.final(command)).state == "cancelled"
+
+
 async def test_commands_that_wait_are_sent_to_nobody_any_more(broker: Ring, agent: Scripted) -> None:
     await agent.cut()
     command = await broker.submit("post")
