@@ -60,6 +60,8 @@ def _ending(told: Told) -> Iterator[Violation]:
             yield Violation("doubt that could be settled", wish.key, f"{wish.operation}: {error}")
     if told.state == "rejected" and wish.mode != "reject":
         yield Violation("rejected by nobody", wish.key, f"{wish.operation}: {told.final}")
+    if told.state == "cancelled" and not wish.cancels:
+        yield Violation("cancelled by nobody", wish.key, f"{wish.operation}: {told.final}")
 
 
 def _effects(told: Told, counts: Counter[str]) -> Iterator[Violation]:

@@ -25,6 +25,7 @@ from tests.faults.workload import Caller, Work
 CALLERS: Final = 20
 KILL_EVERY_S: Final = (0.5, 6.0)  # seconds between two kills, drawn from this range
 VICTIMS: Final = ("agent", "agent", "broker", "broker", "driver")
+PATIENCE_S: Final = 300.0  # seconds without an end until a caller takes its command for lost
 EACH: Final = 6  # wishes of one caller at a time
 TELL_EVERY_S: Final = 30.0
 WORKS: Final = (
@@ -75,7 +76,7 @@ def soak(lab: Lab, minutes: float, seed: int, says: Callable[[str], None]) -> Re
 def _call(lab: Lab, number: int, seed: int, until: float, told: list[Told]) -> None:
     """One caller: asks for some things at a time and waits for them, until the time is up."""
     rng = random.Random(f"{seed}:{number}")  # noqa: S311 - a seed that can be given again
-    caller = Caller(lab.url, lab.keys, f"{seed}:{number}")
+    caller = Caller(lab.url, lab.keys, f"{seed}:{number}", PATIENCE_S)
     turn = 0
     while time.monotonic() < until:
         # Seven digits: the caller and its turn; three more number the wish.

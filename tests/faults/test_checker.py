@@ -137,6 +137,10 @@ def a_failed_one_with_the_effect(seen: Histories) -> None:
     seen.journal.clear()
 
 
+def a_command_cancelled_by_nobody(seen: Histories) -> None:
+    final(seen, 4)["state"] = seen.broker["acme"][3]["state"] = "cancelled"
+
+
 def a_success_without_the_idempotent_effect(seen: Histories) -> None:
     seen.stock.clear()
 
@@ -179,6 +183,7 @@ PLANTED: list[tuple[Callable[[Histories], None], str]] = [
     (two_commands_of_one_key_of_which_the_caller_knows_one, "one key, several commands"),
     (a_rejected_one_with_the_effect, "rejected with the effect"),
     (a_failed_one_with_the_effect, "failed with the effect"),
+    (a_command_cancelled_by_nobody, "cancelled by nobody"),
     (a_success_without_the_idempotent_effect, "succeeded without the effect"),
     (a_doubt_that_nobody_explains, "doubt without a reason"),
     (a_doubt_where_a_ledger_could_tell, "doubt that could be settled"),

@@ -149,8 +149,8 @@ def params(work: Work, order_no: str) -> dict[str, Any]:
 class Caller:
     """One program that calls the broker, with the history of what it was told."""
 
-    def __init__(self, url: str, keys: dict[str, str], seed: str) -> None:
-        self._url, self._keys = url, keys
+    def __init__(self, url: str, keys: dict[str, str], seed: str, patience_s: float = PATIENCE_S) -> None:
+        self._url, self._keys, self._patience_s = url, keys, patience_s
         self._random = random.Random(seed)  # noqa: S311 - it decides who asks twice
         self._clients: dict[str, httpx2.Client] = {}
 
@@ -194,7 +194,7 @@ class Caller:
             body["ordering_key"] = wish.ordering_key
         answer = self._answer(wish.tenant, "POST", "/v1/commands", body, {"Idempotency-Key": wish.key})
         if answer is None:
-            told.refused = told.refused or f"no answer within {PATIENCE_S:.0f} s"
+            told.refused = told.refused or f"no answer within {self._patience_s:.0f} s"
         elif answer.status_code in (200, 202):
             told.refused = ""
             command_id = answer.json()["id"]
@@ -204,7 +204,7 @@ class Caller:
             told.refused = f"{answer.status_code} {answer.text[:300]}"
 
     def _wait_for(self, told: Told) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._patience_s
         path = f"/v1/commands/{told.ids[0]}"
         found: dict[str, Any] = {}
         while time.monotonic() < deadline:
@@ -243,7 +243,7 @@ class Caller:
         self, tenant: str, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> httpx2.Response | None:
         """Ask until there is an answer that is no trouble of the broker's; ``None`` if there never was one."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._patience_s
         while time.monotonic() < deadline:
             try:
                 answer = self._clients[tenant].request(method, path, json=body, headers=headers)
