@@ -28,7 +28,7 @@ AND (:agent IS NULL OR agent = :agent)
 AND (:correlation_id IS NULL OR correlation_id = :correlation_id)
 AND (:since IS NULL OR created_at >= :since)
 AND (:before IS NULL OR created_at < :before)
-AND (:code IS NULL OR error ->> 'code' = :code)
+AND (:code IS NULL OR json_extract(error, '$.code') = :code)
 
 -- newest_first --
 AND (:cursor IS NULL OR id < :cursor)
