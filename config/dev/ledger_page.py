@@ -65,6 +65,12 @@ REFUSED: Final = (
         "`outcome_unknown`; it never runs again",
     ),
     (
+        "a procedure of SQL Server or Oracle that ends the transaction",
+        "after it ran, by the transaction's number",
+        "`outcome_unknown`; it never runs again",
+    ),
+    ("a procedure of Db2 that ends the transaction", "not found; see to it yourself", ""),
+    (
         "work on a table of MariaDB whose engine has no transactions (MyISAM, Aria)",
         "by the table's name in the text",
         "`not_allowed`",

@@ -94,12 +94,14 @@ class Dialect:
     ping = "SELECT 1"
     spoils: tuple[str, ...] = ()  # what the driver changes without a sign; told by `check`
     work_can_commit = True  # whether what runs in a transaction can end it
+    transaction_id = ""  # a query for the number of the transaction, where ``mark`` is to compare it
     implicit_commits: tuple[tuple[str, ...], ...] = ()  # first words of statements that commit without saying so
 
     connection: pyodbc.Connection
 
     def __init__(self) -> None:
         self._routines: dict[str, list[Routine]] = {}
+        self._marked = ""
 
     def options(self) -> Mapping[str, str]:
         """Return what is added to the connection string where the operator says nothing else."""
@@ -201,11 +203,14 @@ class Dialect:
 
     def mark(self) -> None:
         """Remember which transaction this is."""
-        return
+        self._marked = self._transaction()
 
     def unbroken(self) -> bool:
-        """Whether the transaction is still that of ``mark``."""
-        return True
+        """Whether the transaction is still that of ``mark``, as far as the database tells."""
+        return self._transaction() == self._marked
+
+    def _transaction(self) -> str:
+        return str(self.connection.execute(self.transaction_id).fetchval()) if self.transaction_id else ""
 
     def fetch(self, cursor_name: str, count: int) -> str:
         """Return the statement that fetches from a cursor that a procedure left open."""

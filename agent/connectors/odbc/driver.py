@@ -5,26 +5,24 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import pyodbc
 
-from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Ready, Remark
-from agent.connectors.odbc import check, types
+from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Ready
+from agent.connectors.odbc import check
 from agent.connectors.odbc.connection_string import dialect_in, driver_in, parts_of, secrets_of
-from agent.connectors.odbc.dialects import Dialect, Invocation, Query
+from agent.connectors.odbc.dialects import Dialect, Query
 from agent.connectors.odbc.ledger import Summary
 from agent.connectors.odbc.mariadb import MariaDB
-from agent.connectors.odbc.metadata import describe
 from agent.connectors.odbc.once import INSTEAD, Once, TransactionEnded, repeated
 from agent.connectors.odbc.postgresql import PostgreSQL
-from agent.connectors.odbc.results import Fetch, ahead, outputs, row_set
+from agent.connectors.odbc.reading import Reader
 from agent.connectors.odbc.sqlite import SQLite
 from agent.connectors.odbc.sqlstates import IN_THE_WAY, TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
 from agent.connectors.odbc.statements import StatementError, parse
-from agent.connectors.odbc.types import Field, Spoiled
+from agent.connectors.odbc.types import Spoiled
 from agent.connectors.odbc.untried import DB2, Oracle, SQLServer
 from agent.errors import (
     Cancelled,
@@ -37,7 +35,6 @@ from agent.errors import (
     SourceRejected,
     SourceUnavailable,
     TimedOut,
-    ValueUnreadable,
 )
 from agent.parameters import decode
 from agent.settings import OdbcConnection, Operation, ProcedureOperation, SqlOperation
@@ -236,13 +233,14 @@ class OdbcDriver(Driver):
         return bound
 
     def _work(self, operation: SqlOperation | ProcedureOperation, values: Mapping[str, Any]) -> Iterator[Piece]:
+        reader = Reader(self._dialect, self._execute)
         if isinstance(operation, ProcedureOperation):
-            yield from self._procedure(operation, self._dialect.invoke(operation, values))
+            yield from reader.procedure(operation, self._dialect.invoke(operation, values))
             return
         for statement in parse(operation.sql, self._dialect.syntax):
             query = self._dialect.query(statement, [values.get(name) for name in statement.names])
             cursor = self._execute(query)
-            yield from self._row_sets(cursor, query.fields, operation.mask)
+            yield from reader.row_sets(cursor, query.fields, operation.mask)
 
     def _execute(self, query: Query) -> pyodbc.Cursor:
         if self._cancelled:
@@ -269,98 +267,6 @@ class OdbcDriver(Driver):
         self._late = True
         with contextlib.suppress(pyodbc.Error):
             cursor.cancel()
-
-    def _row_sets(self, cursor: pyodbc.Cursor, fields: Sequence[Field] | None, mask: Sequence[str]) -> Iterator[Piece]:
-        while True:
-            if cursor.description is not None:
-                here = fields if fields is not None else self._fields(cursor)
-                yield from self._row_set(partial(self._fetch, cursor, fields=here), here, mask)
-            # Always to the end: some databases tell errors only there.
-            if not cursor.nextset():
-                return
-            fields = None
-
-    def _fields(self, cursor: pyodbc.Cursor) -> list[Field]:
-        return [self._dialect.field(column) for column in describe(cursor)]
-
-    def _remarks(self, fields: Sequence[Field]) -> Iterator[Piece]:
-        yield from (Remark(remark) for remark in self._dialect.remarks(fields))
-
-    def _row_set(self, fetch: Fetch, fields: Sequence[Field], mask: Sequence[str]) -> Iterator[Piece]:
-        yield from row_set(fetch, fields, mask, self._dialect.remarks(fields))
-
-    def _fetch(self, cursor: pyodbc.Cursor, count: int, fields: Sequence[Field]) -> list[Any]:
-        try:
-            rows: list[Any] = cursor.fetchmany(count)
-            return rows
-        except (ValueError, UnicodeDecodeError) as exc:
-            # pyodbc makes dates and times and found parts that are none; it does not say where.
-            doubtful = [f.column.name for f in fields if f.column.type in ("date", "datetime", "time", "string")]
-            raise ValueUnreadable(
-                f"column {' or '.join(doubtful) or '?'}: holds a value that can't be read ({exc}); "
-                "cast the column to text in the statement, or leave it out"
-            ) from exc
-
-    # --- procedures -------------------------------------------------------------------------------------
-
-    def _procedure(self, operation: ProcedureOperation, call: Invocation) -> Iterator[Piece]:
-        cursor = self._execute(call.query)
-        if call.answer == "rows":
-            yield from self._row_sets(cursor, call.query.fields, operation.mask)
-        elif call.answer == "last":
-            yield from self._until_outputs(cursor, operation, call)
-        elif call.answer == "cursors":
-            names = [row[0] for row in cursor.fetchall() if row[0] is not None]
-            for name in names:
-                yield from self._opened(str(name), operation.mask)
-        else:
-            fields = call.query.fields if call.query.fields is not None else self._fields(cursor)
-            row = cursor.fetchone()
-            while cursor.nextset():
-                pass
-            yield from self._remarks([f for i, f in enumerate(fields) if i not in call.cursors])
-            values = types.convert(fields, [row])[0] if row is not None else [None] * len(call.outputs)
-            for i in call.cursors:
-                if values[i] is not None:
-                    yield from self._opened(str(values[i]), operation.mask)
-            told = {name: values[i] for i, name in enumerate(call.outputs) if i not in call.cursors}
-            yield outputs(operation, told)
-
-    def _opened(self, name: str, mask: Sequence[str]) -> Iterator[Piece]:
-        """Yield the rows of a cursor that a procedure opened and left to us."""
-
-        def fetch(count: int) -> list[Any]:
-            return self._fetch(self._execute(Query(self._dialect.fetch(name, count), ())), count, fields)
-
-        fields: list[Field] = []
-        first = self._execute(Query(self._dialect.fetch(name, 0), ()))
-        fields = self._fields(first)
-        yield from self._row_set(fetch, fields, mask)
-
-    def _until_outputs(self, cursor: pyodbc.Cursor, operation: ProcedureOperation, call: Invocation) -> Iterator[Piece]:
-        """Yield the row sets; the last set is the outputs, which shows only once nothing follows it."""
-        held: tuple[list[Field], list[Any]] | None = None
-        while True:
-            if cursor.description is not None:
-                if held is not None:
-                    yield from self._row_set(ahead(held[1]), held[0], operation.mask)
-                    held = None
-                fields = self._fields(cursor)
-                fetch = partial(self._fetch, cursor, fields=fields)
-                start = fetch(2) if len(fields) == len(call.outputs) else []
-                if len(start) == 1:
-                    held = fields, start
-                else:
-                    yield from self._row_set(ahead(start, fetch), fields, operation.mask)
-            if not cursor.nextset():
-                break
-        if held is None:
-            raise SourceFailed(
-                f"{operation.procedure}: returned no OUT parameters; declare those that it has, and no more"
-            )
-        fields, rows = held
-        yield from self._remarks(fields)
-        yield outputs(operation, dict(zip(call.outputs, types.convert(fields, rows)[0], strict=True)))
 
     # --- once -----------------------------------------------------------------------------------------------
 

@@ -142,13 +142,13 @@ class Ledger:
         Raises:
             SourceFailed: the outcome is larger than what goes over the link.
         """
-        text = as_text(outputs, row_sets)
-        if len(text) > limits.MAX_OUTPUT_BYTES:
+        size = len(msgspec.json.encode(outputs))
+        if size > limits.MAX_OUTPUT_BYTES:
             raise SourceFailed(
-                f"{call.operation}: its outputs have {len(text)} bytes in the ledger, more than the "
-                f"{limits.MAX_OUTPUT_BYTES} that go over the link; it was rolled back. Let the operation return less"
+                f"{call.operation}: its outputs of {size} bytes are more than the {limits.MAX_OUTPUT_BYTES} that go "
+                "over the link; it was rolled back. Let the operation return less"
             )
-        changed: int = self._run("finish", text, call.command_id, call.epoch).rowcount
+        changed: int = self._run("finish", as_text(outputs, row_sets), call.command_id, call.epoch).rowcount
         return changed == 1
 
     def find(self, call: Call) -> Outcome | None:

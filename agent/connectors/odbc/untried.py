@@ -25,6 +25,7 @@ class SQLServer(Dialect):
     """Microsoft SQL Server: one batch declares a variable for each OUT parameter and selects them last."""
 
     name = "sqlserver"
+    transaction_id = "SELECT CURRENT_TRANSACTION_ID()"
     syntax = Syntax(nested=True, bracket=True, split=False)
     buffering = "the driver streams rows"
 
@@ -87,6 +88,7 @@ class Oracle(Dialect):
     """Oracle 12c and later: a block that returns its OUT parameters as an implicit result, last."""
 
     name = "oracle"
+    transaction_id = "SELECT DBMS_TRANSACTION.LOCAL_TRANSACTION_ID FROM dual"
     ping = "SELECT 1 FROM dual"
     refuses_writes = True
     syntax = Syntax(split=False)

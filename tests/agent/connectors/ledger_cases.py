@@ -18,6 +18,7 @@ from config.dev.databases import MariaDB, Postgres, Server
 LEDGER: Final = "test_ledger"
 ORDERS: Final = "test_orders"
 NUMBER: Final = {"n": {"type": "integer"}}
+INSERT: Final = f"INSERT INTO {ORDERS} VALUES (n);"  # noqa: S608 # names of ours
 WITH_ANSWER: Final = {**NUMBER, "order_no": {"type": "string", "direction": "out"}}
 
 

@@ -24,7 +24,7 @@ from agent.connectors.base import Call, Outputs, Piece, Ready
 from agent.connectors.odbc.driver import OdbcDriver
 from config.dev.databases import Server
 from tests.agent.connectors.commit_proxy import What, commit_proxy
-from tests.agent.connectors.ledger_cases import ORDERS, Erp, MariaErp, PostgresErp, call, erp_of
+from tests.agent.connectors.ledger_cases import INSERT, ORDERS, Erp, MariaErp, PostgresErp, call, erp_of
 from tests.agent.connectors.ledger_victim import POINTS, TOLD
 
 
@@ -143,6 +143,27 @@ def test_a_failed_run_leaves_nothing_and_may_be_tried_again(served: Erp, session
     assert served.ledger() == {}
     served.script(f"DELETE FROM {ORDERS}")  # noqa: S608 # names of ours
     assert outputs(driver, call(epoch=2)) == answer(served)
+
+
+def test_outputs_that_no_link_carries_are_refused_before_the_commit(served: Erp, session: Open) -> None:
+    if isinstance(served, PostgresErp):
+        served.script(
+            "CREATE OR REPLACE PROCEDURE test_order(n int, OUT order_no text) LANGUAGE plpgsql AS "
+            f"$$ BEGIN {INSERT} order_no := repeat('ж', n); END $$"
+        )
+    else:
+        served.script(
+            "DELIMITER //\nCREATE OR REPLACE PROCEDURE test_order(n int, OUT order_no longtext) "
+            f"BEGIN {INSERT} SET order_no = REPEAT('ж', n); END //\n"
+        )
+    driver = session(served)
+    with pytest.raises(errors.SourceFailed, match="it was rolled back"):
+        outputs(driver, call(n=600_000))
+    assert (served.orders(), served.ledger()) == ([], {})
+    assert outputs(driver, call(n=400_000)) == {"order_no": "ж" * 400_000}
+    found = driver.find(call(n=400_000))
+    assert found is not None
+    assert plain(found) == {"order_no": "ж" * 400_000}
 
 
 # --- rows ---------------------------------------------------------------------------------------------
