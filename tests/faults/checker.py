@@ -172,7 +172,7 @@ def _agreement(seen: Histories) -> Iterator[Violation]:
             for command_id in told.ids:
                 if command_id not in listed:
                     yield Violation("accepted and gone", told.wish.key, command_id)
-                elif told.state and listed[command_id]["state"] != told.state:
+                elif told.state in FINAL and listed[command_id]["state"] != told.state:
                     yield Violation(
                         "a final state that changed", told.wish.key, f"{told.state}, then {listed[command_id]['state']}"
                     )

@@ -221,6 +221,11 @@ class Lab:
             tails = "\n".join(watched.program.tail() for watched in (self.broker, self.agent, self.neighbour))
             raise TimeoutError(f"{exc}\n{tails}") from exc
 
+    def linked(self) -> bool:
+        """Whether the broker says that the agent is there."""
+        with Caller(self.url, self.keys[TENANTS[0]]) as caller:
+            return _linked(caller)
+
     def journal(self) -> dict[str, str]:
         """Return what the agent's journal has as the outcome of each command that has one."""
         answer = self.agent_site.cli("journal", "list", "--json", "--limit", "1000000")

@@ -24,6 +24,8 @@ from tests.faults.workload import Caller, Work
 
 CALLERS: Final = 20
 KILL_EVERY_S: Final = (0.5, 6.0)  # seconds between two kills, drawn from this range
+IN_THE_MIDDLE: Final = 0.05  # of the looks whether all is up again: how often it is killed although it is not
+LOOK_S: Final = 0.2
 VICTIMS: Final = ("agent", "agent", "broker", "broker", "driver")
 PATIENCE_S: Final = 300.0  # seconds without an end until a caller takes its command for lost
 EACH: Final = 6  # wishes of one caller at a time
@@ -88,6 +90,8 @@ def _call(lab: Lab, number: int, seed: int, until: float, told: list[Told]) -> N
 
 def _kill(lab: Lab, rng: random.Random, stop: threading.Event, drivers: list[int]) -> None:
     while not stop.wait(rng.uniform(*KILL_EVERY_S)):
+        while rng.random() > IN_THE_MIDDLE and not lab.linked() and not stop.wait(LOOK_S):
+            pass  # or nothing would ever get done on a slow machine
         victim = rng.choice(VICTIMS)
         if victim != "driver":
             (lab.agent if victim == "agent" else lab.broker).signal(signal.SIGKILL)
