@@ -126,6 +126,8 @@ def _tell(report: Report, seed: int, seconds: float) -> int:
     print(f"\n{report.combinations} combinations in {seconds:.0f} s, seed {seed}")
     print(f"  {report.commands} commands, {report.effects} effects")
     print(f"  {report.fired} crash points and failing writes hit, {report.deaths} ends of programs, {report.cuts} cuts")
+    for line in report.tallies:
+        print(f"  {line}")
     print(f"  {len(report.doubts)} in doubt")
     for line, count in Counter(report.doubts).most_common():
         print(f"    {count} of: {line[:200]}")

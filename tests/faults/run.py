@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,7 +12,7 @@ from typing import Final
 from tests.faults import checker, workload
 from tests.faults.checker import Violation
 from tests.faults.combinations import AtPoint, Combination, LostAnswer, Signalled
-from tests.faults.erp import System
+from tests.faults.erp import Effect, System
 from tests.faults.faulty import under
 from tests.faults.histories import Histories, Told
 from tests.faults.site import TENANTS, Lab
@@ -27,6 +28,7 @@ class Report:
     What was done and what came of it.
 
     Attributes:
+        tallies: what was wanted and done in each system.
         doubts: the reason of each command that is in doubt.
         missed: combinations whose point nothing passed.
         violations: by number of the combination; 0 for those seen at the very end only.
@@ -38,6 +40,7 @@ class Report:
     deaths: int = 0
     cuts: int = 0
     effects: int = 0
+    tallies: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     violations: list[tuple[int, Violation]] = field(default_factory=list)
@@ -46,6 +49,7 @@ class Report:
         """Take another lane's in."""
         for name in ("combinations", "commands", "fired", "deaths", "cuts", "effects"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.tallies += other.tallies
         self.doubts += other.doubts
         self.missed += other.missed
         self.violations += other.violations
@@ -81,6 +85,7 @@ def run(lab: Lab, combinations: Sequence[Combination], seed: int, says: Callable
     report.deaths = lab.agent.deaths + lab.broker.deaths
     report.cuts = lab.link.cuts + sum(proxy.cuts for proxy in lab.erp.links.values())
     report.effects = len(at_end.effects)
+    report.tallies = tally(all_told, at_end.effects)
     return report
 
 
@@ -109,6 +114,17 @@ def explained(told: Sequence[Told]) -> list[str]:
     """Return what the broker says of each command in doubt."""
     errors = [(one.wish, (one.final or {}).get("error") or {}) for one in told if one.state == "in_doubt"]
     return [f"{wish.operation}: {error.get('code')}: {error.get('message')}" for wish, error in errors]
+
+
+def tally(told: Sequence[Told], effects: Sequence[Effect]) -> list[str]:
+    """Return, for each system, how many things were wanted and done once."""
+    orders = Counter(effect.system for effect in effects)
+    lines = []
+    for system in OF_SYSTEM:
+        of_it = [one for one in told if one.wish.system == system and one.wish.effect in ("once", "at-most-once")]
+        states = ", ".join(f"{count} {state}" for state, count in sorted(Counter(one.state for one in of_it).items()))
+        lines.append(f"{system}: {len(of_it)} keys ({states}), {orders[system]} orders")
+    return lines
 
 
 def _works(rng: random.Random, combination: Combination) -> list[Work]:

@@ -18,7 +18,7 @@ from typing import Final
 
 from tests.faults import checker, workload
 from tests.faults.histories import Told, Wish
-from tests.faults.run import Report, explained, look
+from tests.faults.run import Report, explained, look, tally
 from tests.faults.site import Lab
 from tests.faults.workload import Caller, Work
 
@@ -70,6 +70,7 @@ def soak(lab: Lab, minutes: float, seed: int, says: Callable[[str], None]) -> Re
     report.commands = len({command_id for one in told for command_id in one.ids})
     report.deaths = lab.agent.deaths + lab.broker.deaths + drivers[0]
     report.effects = len(seen.effects)
+    report.tallies = tally(told, seen.effects)
     report.doubts = explained(told)
     report.violations = [(0, violation) for violation in checker.check(seen)]
     return report
