@@ -549,6 +549,17 @@ class StoreContract:
         await store.forget_before(START + 10, 10)
         assert [run.id for run in (await store.replay_runs(ACME, None, 9)).items] == ["rpl_2", "rpl_1"]
 
+    async def test_what_is_in_doubt_is_not_forgotten_before_it_is_resolved(self, store: Store) -> None:
+        one = command()
+        await store.add_command(ACME, one)
+        await store.finish(ACME, one.id, finish(CommandState.IN_DOUBT))
+        await store.forget_before(START + 1_000, 10)
+        assert await store.command(ACME, one.id) is not None
+        found = Resolution("happened", "key", START + 1)
+        await store.resolve(ACME, one.id, CommandState.SUCCEEDED, found, None)
+        await store.forget_before(START + 1_000, 10)
+        assert await store.command(ACME, one.id) is None
+
     async def test_one_idempotency_key_makes_one_run(self, store: Store) -> None:
         def run(number: int, fingerprint: str = "f1") -> ReplayRun:
             key: dict[str, Any] = {"idempotency_key": "k1", "fingerprint": fingerprint}

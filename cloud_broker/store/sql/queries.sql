@@ -309,6 +309,9 @@ WHERE tenant = :tenant AND id = :id AND state = 'running';
 DELETE FROM replay_runs WHERE finished_at < :before;
 
 -- forget_before --
+-- Not those in doubt: nobody knows yet whether they happened.
 DELETE FROM commands WHERE number IN (
-    SELECT number FROM commands WHERE finished_at < :before ORDER BY finished_at LIMIT :limit
+    SELECT number FROM commands
+    WHERE finished_at < :before AND state <> 'in_doubt'
+    ORDER BY finished_at LIMIT :limit
 ) RETURNING tenant, id, result;
