@@ -163,8 +163,10 @@ def drop(name: str, rest: str = "", form: str = 'type = "raw"') -> str:
 
 OP_LINE = HEAD.count("\n") + SYSTEMS.count("\n") + 1  # the line of [operations.a]
 
-ONCE = HEAD + SYSTEMS.replace('type = "odbc"\n', 'type = "odbc"\nledger = "outhaul_ledger"\n', 1) + (
-    '[operations.a]\nconnection = "erp"\neffect = "once"\n'
+ONCE = (
+    HEAD
+    + SYSTEMS.replace('type = "odbc"\n', 'type = "odbc"\nledger = "outhaul_ledger"\n', 1)
+    + ('[operations.a]\nconnection = "erp"\neffect = "once"\n')
 )
 
 ERRORS: list[tuple[str, str]] = [
