@@ -64,9 +64,7 @@ def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool) -> Ver
         return Verdict("in_doubt", "unknown", error.code)
     if isinstance(error, errors.SourceRejected):
         return Verdict("rejected", "business", error.code)
-    if isinstance(error, errors.Cancelled) or (
-        cancelled and isinstance(error, errors.ConnectorError | errors.NotHappened)
-    ):
+    if cancelled and isinstance(error, errors.Cancelled | errors.ConnectorError | errors.NotHappened):
         # Whatever stopped it, it stopped without effect, which is all that was asked for.
         return Verdict("cancelled", "technical", errors.Cancelled.code)
     if isinstance(error, errors.DeadlinePassed):

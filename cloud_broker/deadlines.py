@@ -16,6 +16,9 @@ from protocol.messages import Cancel
 from protocol.states import PHASES, CommandState
 
 SWEEP_S: Final = 0.5  # seconds between two looks at what has expired
+# Seconds past its deadline that an agent has to come back and tell what became of what it was sent: a deadline
+# forbids to begin, and a ledger that tells is better than a person who has to look.
+AWAY_S: Final = 600.0
 SPARE: Final = 1_000  # commands that have ended and are not worth looking for
 
 
@@ -67,8 +70,13 @@ class Deadlines:
             if entry.line is None:
                 self._end(entry, ended(CommandState.EXPIRED, now, entry.command.error))
             elif entry.line.link is None:
-                again = not entry.sent or lost(entry.command) is Decision.AGAIN
-                self._end(entry, ended(CommandState.EXPIRED, now) if again else doubt(now, False))
+                patience = entry.command.expires_at + AWAY_S
+                if not entry.sent or lost(entry.command) is Decision.AGAIN:
+                    self._end(entry, ended(CommandState.EXPIRED, now))
+                elif now >= patience:
+                    self._end(entry, doubt(now, False))
+                else:
+                    heapq.heappush(self._expiry, (patience, command_id))
             else:
                 # Under way: the agent ends it by the operation's own timeout. Look again later.
                 heapq.heappush(self._expiry, (now + limits.SILENCE_S, command_id))

@@ -47,12 +47,14 @@ class Session:
 
     Attributes:
         ended: why we ended it, in words; ``None`` while we have not.
+        late: whether it was asked to stop because the time of what it does was up.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         if process.stdin is None or process.stdout is None:
             raise ValueError("a driver process needs both pipes")
         self.ended: str | None = None
+        self.late = False
         self.timer: asyncio.TimerHandle | None = None
         self._process = process
         self._stdin = process.stdin
@@ -143,6 +145,14 @@ class Session:
             await self._stdin.wait_closed()
 
 
+def _asked_by_clock(error: CommandError, session: Session, call: Call) -> CommandError:
+    """Return what a driver's ``Cancelled`` means where nobody but the clock had asked it to stop."""
+    if not (session.late and isinstance(error, Cancelled)):
+        return error
+    text = f"it was not done within its timeout of {call.timeout_s:g} s, and was stopped"
+    return TimedOut(text, source_code=error.source_code, touched=error.touched)
+
+
 def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
@@ -193,7 +203,7 @@ class DriverConnector(Connector):
         loop = asyncio.get_running_loop()
         # Timers and not a timeout around the loop below: the deadline also holds while our consumer is waiting.
         session.timer = loop.call_later(call.timeout_s + OVERTIME_S, self._ask_to_stop, session, "timeout", call)
-        finished = False
+        finished = session.late = False
         try:
             session.say(
                 pipes.Do(call.command_id, call.operation, call.timeout_s, call.epoch, call.fingerprint), call.params
@@ -240,7 +250,7 @@ class DriverConnector(Connector):
             elif isinstance(message, pipes.Done):
                 return
             elif isinstance(message, pipes.Failed):
-                raise pipes.error_of(message)
+                raise _asked_by_clock(pipes.error_of(message), session, call)
 
     def _told_apart(self, crash: DriverCrashed, session: Session, call: Call) -> CommandError:
         """Return what a dead process means for its command."""
@@ -261,6 +271,7 @@ class DriverConnector(Connector):
     def _ask_to_stop(self, session: Session, why: str, call: Call | None) -> None:
         if session.timer is not None:
             session.timer.cancel()
+        session.late = call is not None
         reason = (
             f"the driver did not end within the operation's timeout of {call.timeout_s:g} s, and its process was ended"
             if call is not None

@@ -26,6 +26,9 @@ CASES: list[tuple[errors.CommandError, Effect, bool, Verdict]] = [
     (errors.ParametersInvalid("x"), "once", False, Verdict("failed", "policy", "parameters_invalid")),
     (errors.NotAllowed("x"), "once", False, Verdict("failed", "policy", "not_allowed")),
     (errors.Cancelled("x"), "once", True, Verdict("cancelled", "technical", "cancelled")),
+    (errors.Cancelled("x"), "once", False, Verdict("failed", "technical", "cancelled")),
+    (errors.NotHappened("x", touched=False), "once", False, Verdict("failed", "technical", "not_happened")),
+    (errors.NotHappened("x", touched=False), "once", True, Verdict("cancelled", "technical", "cancelled")),
     (errors.AgentStopping("x"), "once", False, Verdict("failed", "technical", "agent_stopping")),
     (errors.FileExists("x"), "once", False, Verdict("failed", "technical", "file_exists")),
 ]

@@ -183,12 +183,23 @@ async def test_a_command_whose_time_is_up_before_its_agent_comes_expires(broker:
 
 @pytest.mark.parametrize(("operation", "state"), [("sleep", "expired"), ("write", "in_doubt")])
 async def test_a_running_command_whose_agent_never_comes_back_ends(
-    broker: Ring, site: Site, operation: str, state: str
+    broker: Ring, site: Site, operation: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cloud_broker.deadlines.AWAY_S", 0.5)
     command = await broker.submit(operation, params={"seconds": 30}, ttl_s=1.0)
     await broker.state(command, "running")
     await broker.cut()
     assert (await broker.final(command)).state == state
+
+
+async def test_an_agent_that_comes_back_after_the_deadline_tells_what_became_of_it(broker: Ring, site: Site) -> None:
+    command = await broker.submit("write", params={"seconds": 0.3}, ttl_s=0.5)
+    await broker.state(command, "running")
+    await broker.cut()
+    other = await broker.submit("echo", ttl_s=1.0)
+    assert (await broker.final(other)).state is CommandState.EXPIRED
+    await broker.link(site)
+    assert (await broker.final(command)).state is CommandState.SUCCEEDED
 
 
 async def test_a_queued_command_is_cancelled_at_once(broker: Ring, site: Site) -> None:
