@@ -395,11 +395,11 @@ class Attempts:
                 self._restore_rows(running, entry)
             except errors.OutcomeUnknown as exc:
                 return rows_lost(self._success(running)[0], exc.message), b""
-        if running.result.end and not running.rows_kept:
+        if (running.result.end or found.rows) and not running.rows_kept:
             return rows_lost(self._success(running)[0], f"{why}, and not all of its rows had come"), b""
         mask = running.operation.mask if running.operation is not None else ()
         running.outputs = _masked(found.outputs, mask)
-        rows = "" if running.rows_kept else "; rows, if there were any, are lost"
+        rows = "" if running.rows_kept or found.rows is not None else "; rows, if there were any, are lost"
         running.warn(f"{why}; it did happen: {found.why}{rows}")
         return self._success(running)
 

@@ -60,12 +60,14 @@ class Found:
     Attributes:
         happened: ``None`` if nobody can tell.
         outputs: that the source still knows.
+        rows: how many came with it; ``None`` if nobody knows.
         why: for people.
     """
 
     happened: bool | None
     why: str
     outputs: dict[str, Any] = field(default_factory=dict)
+    rows: int | None = None
 
 
 def tells(rows: int, outputs: Mapping[str, Any]) -> bool:
@@ -138,7 +140,7 @@ class Inquiry:
                 outputs = await self._connectors[operation.connection].find(call)
             if outputs is None:
                 return Found(False, "the source has no record of it, and can have none any more")
-            return Found(True, "the source has it on record", outputs.values)
+            return Found(True, "the source has it on record", outputs.values, outputs.rows)
 
         return await self._patiently(ask, give_up_s=None)
 
