@@ -41,12 +41,17 @@ def check(seen: Histories) -> list[Violation]:
     found = [
         violation
         for told in seen.callers
-        for violation in (*_ending(told), *_effects(told, counts), *_stock(told, seen.stock), *_rows(told))
+        for violation in (
+            *_ending(told, seen.damaged),
+            *_effects(told, counts),
+            *_stock(told, seen.stock),
+            *_rows(told),
+        )
     ]
     return [*found, *_documents(seen), *_order(seen), *_keys(seen), *_tenants(seen), *_agreement(seen)]
 
 
-def _ending(told: Told) -> Iterator[Violation]:
+def _ending(told: Told, damaged: bool) -> Iterator[Violation]:
     wish = told.wish
     if told.refused:
         yield Violation("refused", wish.key, f"{wish.operation}: {told.refused}")
@@ -54,9 +59,9 @@ def _ending(told: Told) -> Iterator[Violation]:
         yield Violation("no final state", wish.key, f"{wish.operation}: {told.final}")
     if told.state == "in_doubt":
         error = (told.final or {}).get("error") or {}
-        if not (error.get("kind") == "unknown" and error.get("code") and error.get("message")):
+        if not (error.get("code") and error.get("message")):
             yield Violation("doubt without a reason", wish.key, f"{wish.operation}: {error}")
-        if wish.effect in ("read", "idempotent") or wish.settled:
+        if wish.effect in ("read", "idempotent") or (wish.settled and not damaged):
             yield Violation("doubt that could be settled", wish.key, f"{wish.operation}: {error}")
     if told.state == "rejected" and wish.mode != "reject":
         yield Violation("rejected by nobody", wish.key, f"{wish.operation}: {told.final}")

@@ -139,7 +139,24 @@ class ClockJump:
         return f"the {self.program}'s clock jumps by {self.seconds:+d} s"
 
 
-Fault = AtPoint | OnTheWire | Cut | LostAnswer | Signalled | Restarted | ClockJump
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """
+    The agent is killed, and one bit of its journal is another one when it comes back.
+
+    Attributes:
+        place: where, as a part of the newest file that has anything in it.
+    """
+
+    place: float
+    at_s: float
+
+    @property
+    def name(self) -> str:
+        return f"a bit flips at {self.place:.0%} of the journal, the agent being killed after {self.at_s:g} s"
+
+
+Fault = AtPoint | OnTheWire | Cut | LostAnswer | Signalled | Restarted | ClockJump | Damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +201,7 @@ def all_combinations() -> list[Combination]:
         *_on_the_link(),
         *_behind_the_agent(),
         *_to_processes(),
+        *(Damaged(place, at_s) for place in (0.0, 0.3, 0.7, 0.99) for at_s in (0.3, 0.8)),
         *(ClockJump(program, jump) for program in ("agent", "broker") for jump in (3_600, -3_600, 86_400, -60)),
     ]
     return [Combination(number, fault, _systems(fault)) for number, fault in enumerate(faults, 1)]

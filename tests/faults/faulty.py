@@ -20,6 +20,7 @@ from tests.faults.combinations import (
     AtPoint,
     ClockJump,
     Cut,
+    Damaged,
     Fault,
     LostAnswer,
     OnTheWire,
@@ -77,6 +78,8 @@ def _acted(lab: Lab, fault: Fault) -> Act:
         return lambda stop: _signal(lab, fault, stop)
     if isinstance(fault, Restarted):
         return lambda stop: _restart(lab, fault, stop)
+    if isinstance(fault, Damaged):
+        return lambda stop: _damage(lab, fault, stop)
     return lambda stop: _jump(lab, fault, stop)
 
 
@@ -139,3 +142,14 @@ def _jump(lab: Lab, fault: ClockJump, stop: threading.Event) -> None:
     clock.set(fault.seconds)
     stop.wait(4.0)
     clock.set(0)
+
+
+def _damage(lab: Lab, fault: Damaged, stop: threading.Event) -> None:
+    stop.wait(fault.at_s)
+    lab.agent.kill()
+    files = [path for path in lab.journal_folder.iterdir() if path.is_file() and path.stat().st_size]
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+    data = bytearray(newest.read_bytes())
+    data[int(len(data) * fault.place)] ^= 0x10
+    newest.write_bytes(data)
+    lab.agent.start()

@@ -79,6 +79,7 @@ class Histories:
         journal: outcome by command id, of those that the agent says have one.
         effects: of all systems.
         stock: order numbers that the idempotent operation has written.
+        damaged: whether the agent's journal was: then doubts stay where it can't tell any more.
         foreign: orders found in a system whose tenant they are not of.
     """
 
@@ -88,3 +89,4 @@ class Histories:
     effects: list[Effect] = field(default_factory=list)
     stock: set[str] = field(default_factory=set)
     foreign: list[str] = field(default_factory=list)
+    damaged: bool = False

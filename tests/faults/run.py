@@ -11,7 +11,7 @@ from typing import Final
 
 from tests.faults import checker, workload
 from tests.faults.checker import Violation
-from tests.faults.combinations import AtPoint, Combination, LostAnswer, Signalled
+from tests.faults.combinations import AtPoint, Combination, Damaged, LostAnswer, Signalled
 from tests.faults.erp import Effect, System
 from tests.faults.faulty import under
 from tests.faults.histories import Histories, Told
@@ -80,6 +80,7 @@ def run(lab: Lab, combinations: Sequence[Combination], seed: int, says: Callable
         for violation in bad:
             says(f"       {violation}")
     at_end = look(lab, all_told)
+    at_end.damaged = any(isinstance(combination.fault, Damaged) for combination in combinations)
     known = {violation for _, violation in report.violations}
     report.violations += [(0, violation) for violation in checker.check(at_end) if violation not in known]
     report.deaths = lab.agent.deaths + lab.broker.deaths
@@ -99,7 +100,8 @@ def one(lab: Lab, combination: Combination, seed: int, report: Report) -> list[T
         told = workload.run_all(lab.url, lab.keys, wanted, name)
     lab.wait_ready()
     fired = len(lab.fired()) + lab.sprung - before
-    seen = Histories(told, effects=lab.erp.effects(), stock=lab.erp.stock())
+    damaged = isinstance(combination.fault, Damaged)
+    seen = Histories(told, effects=lab.erp.effects(), stock=lab.erp.stock(), damaged=damaged)
     report.combinations += 1
     report.commands += len({command_id for one_told in told for command_id in one_told.ids})
     report.fired += fired

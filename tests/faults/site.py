@@ -174,9 +174,9 @@ class Lab:
         return self._sites[TENANTS[0]]
 
     @property
-    def store(self) -> Path:
-        """The broker's data folder."""
-        return self.folder / "broker" / "data"
+    def journal_folder(self) -> Path:
+        """Where the agent's journal is."""
+        return self.folder / TENANTS[0] / "state" / "journal"
 
     def start(self) -> None:
         """Set up and start everything; returns when both agents are linked."""

@@ -38,7 +38,7 @@ WORKS: Final = (
     Work("pg-read", "read", "postgres", lines=2_000),
     Work("my-once", "once", "mariadb", settled=True),
     Work("my-rows-once", "once", "mariadb", settled=True, lines=200),
-    Work("drop-once", "once", "files"),
+    Work("drop-once", "once", "files", settled=True),
     Work("drop-maybe", "at-most-once", "files"),
     Work("post-verified", "at-most-once", "soap", settled=True),
     Work("post-maybe", "at-most-once", "soap"),

@@ -10,25 +10,18 @@ from tests.faults.site import Lab
 
 SEED = 3
 CHOSEN = (
-    "kill at agent.begin.after, passing 1",
-    "kill at agent.end.before, passing 4",
     "kill at agent.end.after, passing 1",
     "kill at agent.find.after, passing 1, after agent.asked.after, passing 1",
     "orphan at worker.commit.before, passing 2",
-    "kill at worker.commit.after, passing 1",
     "kill at worker.appear.after, passing 1",
     "kill at broker.add_command.after, passing 1",
-    "kill at broker.dispatched.after, passing 4",
     "kill at broker.finish.before, passing 4",
     "fail ENOSPC at agent.fsync.before, passing 3",
     "broker: cut after 0.1, 0.4, 0.7, 1, 1.3 s",
     "broker: swallowed, then cut down after 0.15 s",
     "pg-once: the answer to its COMMIT lost, which came through",
-    "pg-rows-once: the answer to its COMMIT lost, which never came",
-    "my-once: the answer to its COMMIT lost, which came through",
     "my-rows-once: the answer to its COMMIT lost, which never came",
     "pg-once: its COMMIT under way for 9 s",
-    "SIGTERM to the agent after 0.15 s",
 )
 
 

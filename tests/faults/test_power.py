@@ -18,7 +18,7 @@ from tests.faults.power import Traced, synced
 from tests.faults.site import Lab, lab, until
 from tests.faults.workload import FILES, MARIADB, POSTGRES, SOAP
 
-ROUNDS = 3
+ROUNDS = 2
 CASES: dict[str, tuple[str, dict[str, bytes]]] = {
     "a write that was synced": ("w = new(); w.write(b'12'); os.fsync(w); sync()", {"new": b"12", "old": b"old"}),
     "a write that was not": ("w = old(); w.write(b'12')", {"old": b"old"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -30,20 +30,23 @@ WORKS = (
 )
 
 
-@pytest.fixture
-def disks(tmp_path: Path) -> dict[str, SmallDisk]:
-    folder = tmp_path / "lab"
-    return {
-        "agent": SmallDisk(folder / "acme" / "state", 8 * MIB),
-        "broker": SmallDisk(folder / "broker" / "data", 16 * MIB),
-    }
-
-
-@pytest.fixture
-def cramped(tmp_path: Path, systems: Erp, disks: dict[str, SmallDisk]) -> Iterator[Lab]:
+@dataclass(frozen=True, slots=True)
+class Cramped:
     """A lab whose programs have small disks."""
-    with lab(tmp_path / "lab", systems, {name: disk.words() for name, disk in disks.items()}) as made:
-        yield made
+
+    lab: Lab
+    agent: SmallDisk
+    broker: SmallDisk
+
+
+@pytest.fixture(scope="module")
+def cramped(tmp_path_factory: pytest.TempPathFactory, systems: Erp) -> Iterator[Cramped]:
+    """One for both tests; each leaves room on both disks."""
+    folder = tmp_path_factory.mktemp("cramped")
+    agents = SmallDisk(folder / "acme" / "state", 8 * MIB)
+    brokers = SmallDisk(folder / "broker" / "data", 16 * MIB)
+    with lab(folder, systems, {"agent": agents.words(), "broker": brokers.words()}) as made:
+        yield Cramped(made, agents, brokers)
 
 
 def wanted(run: str) -> list[list[Wish]]:
@@ -69,45 +72,43 @@ def check_all(systems: Erp, told: list[Told]) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_of_the_agent_refuses_work_until_there_is_room(
-    cramped: Lab, systems: Erp, disks: dict[str, SmallDisk]
-) -> None:
-    pid = cramped.agent.pid
-    check_all(systems, workload.run_all(cramped.url, cramped.keys, wanted("9300001"), "room"))
+def test_a_full_disk_of_the_agent_refuses_work_until_there_is_room(cramped: Cramped, systems: Erp) -> None:
+    there = cramped.lab
+    pid = there.agent.pid
+    check_all(systems, workload.run_all(there.url, there.keys, wanted("9300001"), "room"))
     told: list[Told] = []
-    disks["agent"].fill(pid)
+    cramped.agent.fill(pid)
     callers = threading.Thread(
-        target=lambda: told.extend(workload.run_all(cramped.url, cramped.keys, wanted("9300002"), "full"))
+        target=lambda: told.extend(workload.run_all(there.url, there.keys, wanted("9300002"), "full"))
     )
     callers.start()
-    until(lambda: agent(cramped)["state"] == "degraded", "degraded", 20)
-    assert "No space left" in said(cramped.agent)
-    disks["agent"].empty(pid)
+    until(lambda: agent(there)["state"] == "degraded", "degraded", 20)
+    assert "No space left" in said(there.agent)
+    cramped.agent.empty(pid)
     callers.join()
     check_all(systems, told)
-    until(lambda: agent(cramped)["state"] == "online", "online", 20)
-    assert cramped.agent.deaths == 0
+    until(lambda: agent(there)["state"] == "online", "online", 20)
+    assert there.agent.deaths == 0
 
 
 @pytest.mark.slow
-def test_a_full_disk_of_the_broker_takes_no_command_until_there_is_room(
-    cramped: Lab, systems: Erp, disks: dict[str, SmallDisk]
-) -> None:
-    pid = cramped.broker.pid
+def test_a_full_disk_of_the_broker_takes_no_command_until_there_is_room(cramped: Cramped, systems: Erp) -> None:
+    there = cramped.lab
+    pid = there.broker.pid
     told: list[Told] = []
     callers = threading.Thread(
-        target=lambda: told.extend(workload.run_all(cramped.url, cramped.keys, wanted("9300003"), "while it fills"))
+        target=lambda: told.extend(workload.run_all(there.url, there.keys, wanted("9300003"), "while it fills"))
     )
     callers.start()
-    disks["broker"].fill(pid)
-    headers = {"Authorization": f"Bearer {cramped.keys['acme']}"}
+    cramped.broker.fill(pid)
+    headers = {"Authorization": f"Bearer {there.keys['acme']}"}
     body = {"agent": "plant-1", "operation": "echo", "params": {"text": "x" * 20_000}}
-    with httpx2.Client(base_url=cramped.url, headers=headers, trust_env=False, timeout=60) as caller:
+    with httpx2.Client(base_url=there.url, headers=headers, trust_env=False, timeout=60) as caller:
         until(lambda: caller.post("/v1/commands", json=body).status_code == 503, "refusing", 30)
         problem = caller.post("/v1/commands", json=body)
     assert problem.headers["content-type"] == "application/problem+json"
     assert "disk" in problem.json()["detail"].lower()
-    disks["broker"].empty(pid)
+    cramped.broker.empty(pid)
     callers.join()
     check_all(systems, told)
-    assert cramped.broker.deaths == 0
+    assert there.broker.deaths == 0

@@ -60,8 +60,8 @@ MARIADB: Final = (
     Work("my-rows-once", "once", "mariadb", settled=True, lines=500),
 )
 FILES: Final = (
-    Work("drop-once", "once", "files"),
-    Work("drop-once", "once", "files"),
+    Work("drop-once", "once", "files", settled=True),
+    Work("drop-once", "once", "files", settled=True),
     Work("drop-maybe", "at-most-once", "files"),
 )
 SOAP: Final = (
