@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from agent.cli import EXIT_CODES
-from agent.errors import AgentError, CommandError
+from agent.errors import AgentError, Cancelled, CommandError
 from agent.policy import judge
 from cloud_broker.api.problems import type_of
 from cloud_broker.errors import BrokerError
@@ -88,8 +88,9 @@ def _agents_own() -> list[str]:
 
 
 def _command_row(kind: type[CommandError]) -> tuple[str, str, str, str, str]:
-    repeatable = judge(kind("", touched=True), "read", cancelled=False)
-    once = judge(kind("", touched=True), "at-most-once", cancelled=False)
+    wished = issubclass(kind, Cancelled)
+    repeatable = judge(kind("", touched=True), "read", cancelled=wished)
+    once = judge(kind("", touched=True), "at-most-once", cancelled=wished)
     kinds = " or ".join(dict.fromkeys((repeatable.kind, once.kind)))
     return f"`{kind.code}`", f"`{repeatable.outcome}`", f"`{once.outcome}`", kinds, _meaning(kind)
 
