@@ -83,7 +83,12 @@ POINTS: Final[tuple[Point, ...]] = (
         "the journal was told that the broker has it",
     ),
     Point("agent.settle.before", "agent.connectors.sessions:DriverConnector.settle", "the source's own trace stays"),
-    Point("agent.greeted.after", "agent.dispatcher:Dispatcher.held", "what is held is about to be told"),
+    Point(
+        "agent.greeted.after",
+        "agent.dispatcher:Dispatcher.held",
+        "what is held is about to be told",
+        first="agent.asked.after",
+    ),
     Point(
         "agent.resume.before", "agent.dispatcher:Dispatcher.resume", "the rest is asked for", first="agent.end.after"
     ),
