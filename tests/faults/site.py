@@ -84,12 +84,6 @@ class Watched:
             self._watching.set()
             self._thread.start()
 
-    def stop(self) -> None:
-        """Ask it to end, and leave it so."""
-        with self._lock:
-            self._wanted.clear()
-            self.program.stop()
-
     def close(self) -> None:
         """Stop it for good."""
         self._watching.clear()
@@ -255,8 +249,22 @@ class Lab:
                 watched.close()
             except ProgramError as exc:
                 problems.append(str(exc))
+        try:
+            until(lambda: not self._left(), "alone", processes.GONE_S)
+        except TimeoutError:
+            problems.append(f"processes are left behind: {self._left()}")
         if problems:
             raise ProgramError("\n".join(problems))
+
+    def _left(self) -> list[str]:
+        """Return the command lines of processes of this lab, drivers of agents that died included."""
+        found = []
+        for path in processes.PROC.glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().decode(errors="replace").split("\0")
+                if any(word.startswith(str(self.folder)) for word in words) and "tests.faults.program" in words:
+                    found.append(" ".join(words))
+        return found
 
 
 def _linked(caller: httpx2.Client) -> bool:
