@@ -53,6 +53,7 @@ DIALECTS: Final[dict[str, type[Dialect]]] = {
 }
 
 TIMEOUT_MARGIN_S: Final = 0.5  # the database gives up this much before the agent would kill the session
+CANCEL_AGAIN_S: Final = 0.2  # seconds from one cancel of a late statement to the next
 READ_EFFECT: Final = "read"
 NEVER_TWICE: Final = ("once", "at-most-once")
 _COMMIT_REFUSED: Final = "2D000"
@@ -251,22 +252,23 @@ class OdbcDriver(Driver):
         assert self._connection is not None  # noqa: S101 # _operation has seen to it
         cursor = self._connection.cursor()
         self._cursor = cursor
-        timer = None
+        done = threading.Event()
         if not self._dialect.ends_late_statements:
-            timer = threading.Timer(max(0.0, self._end - time.perf_counter()), self._stop_late, [cursor])
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=self._stop_late, args=(cursor, done), daemon=True).start()
         try:
             cursor.execute(query.sql, *query.values)
         finally:
-            if timer is not None:
-                timer.cancel()
+            done.set()
         return cursor
 
-    def _stop_late(self, cursor: pyodbc.Cursor) -> None:
-        self._late = True
-        with contextlib.suppress(pyodbc.Error):
-            cursor.cancel()
+    def _stop_late(self, cursor: pyodbc.Cursor, done: threading.Event) -> None:
+        wait_s = max(0.0, self._end - time.perf_counter())
+        while not done.wait(wait_s):
+            self._late = True
+            with contextlib.suppress(pyodbc.Error):
+                cursor.cancel()
+            # Again, because one that comes before the driver has begun is lost.
+            wait_s = CANCEL_AGAIN_S
 
     # --- once -----------------------------------------------------------------------------------------------
 
@@ -282,6 +284,7 @@ class OdbcDriver(Driver):
     def _with_ledger(self, call: Call) -> Once:
         once = self._ledger_runs()
         try:
+            self._dialect.begin(read_only=False, timeout_s=max(0.1, self._end - time.perf_counter()))
             once.try_ledger()
         except pyodbc.Error as exc:
             self._rollback()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ from agent.connectors.odbc.dialects import UNLIMITED, Dialect, Routine, plain_ti
 from agent.connectors.odbc.metadata import Described
 from agent.connectors.odbc.statements import Syntax
 from agent.connectors.odbc.types import Field
+
+LOCK_WAIT_MS: Final = 2000  # for another's lock; the driver's default is 100 s, in which it hears no cancel
 
 
 class SQLite(Dialect):
@@ -33,6 +35,9 @@ class SQLite(Dialect):
         "a column without a declared type: takes the type of its first value",
     )
     _AS_TEXT: Final = (2, 3, 4, 5, 6, 7, 8, -5, -6, -7, -25, 91, 92, 93)
+
+    def options(self) -> Mapping[str, str]:
+        return {"Timeout": str(LOCK_WAIT_MS)}
 
     def configure(self, connection: pyodbc.Connection) -> None:
         super().configure(connection)
