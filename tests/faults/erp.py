@@ -133,17 +133,17 @@ def _through(server: Server, link: Proxy, password: str) -> str:
 
 
 @contextlib.contextmanager
-def erp(root: Path, *, durable: bool = False) -> Iterator[Erp]:
+def erp(root: Path) -> Iterator[Erp]:
     """
     Start all four.
 
     Args:
         root: the folder of the files.
-        durable: whether the databases force their writes to disk.
     """
     with contextlib.ExitStack() as stack:
-        pg = stack.enter_context(postgres(durable=durable))
-        my = stack.enter_context(mariadb(durable=durable))
+        pg = stack.enter_context(postgres())
+        # Else it would forget what it has confirmed when it crashes; PostgreSQL would when the machine does.
+        my = stack.enter_context(mariadb(durable=True))
         finance = stack.enter_context(finance_service())
         pg.execute_script((HERE / "postgres.sql").read_text())
         my.execute_script((HERE / "mariadb.sql").read_text())
