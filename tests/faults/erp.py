@@ -141,8 +141,8 @@ def erp(root: Path) -> Iterator[Erp]:
         root: the folder of the files.
     """
     with contextlib.ExitStack() as stack:
-        pg = stack.enter_context(postgres())
-        # Else it would forget what it has confirmed when it crashes; PostgreSQL would when the machine does.
+        # Else they would forget what they have confirmed when they crash.
+        pg = stack.enter_context(postgres(durable=True))
         my = stack.enter_context(mariadb(durable=True))
         finance = stack.enter_context(finance_service())
         pg.execute_script((HERE / "postgres.sql").read_text())
