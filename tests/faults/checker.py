@@ -61,7 +61,9 @@ def _ending(told: Told, damaged: bool) -> Iterator[Violation]:
         error = (told.final or {}).get("error") or {}
         if not (error.get("code") and error.get("message")):
             yield Violation("doubt without a reason", wish.key, f"{wish.operation}: {error}")
-        if wish.effect in ("read", "idempotent") or (wish.settled and not damaged):
+        # That its rows are lost, on a disk of the broker that fails, is no doubt about the effect.
+        settled = wish.settled and not damaged and error.get("code") != "result_lost"
+        if wish.effect in ("read", "idempotent") or settled:
             yield Violation("doubt that could be settled", wish.key, f"{wish.operation}: {error}")
     if told.state == "rejected" and wish.mode != "reject":
         yield Violation("rejected by nobody", wish.key, f"{wish.operation}: {told.final}")

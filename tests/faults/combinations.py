@@ -223,11 +223,12 @@ def _at_points() -> Iterator[Fault]:
             yield AtPoint(Arming(point.name), Arming(point.first))
             yield AtPoint(Arming(point.name), Arming(point.first, 3))
             continue
-        for hit in (1, 4):
+        # A driver's process may not live for more: each counts for itself.
+        for hit in (1, 2) if point.program == "worker" else (1, 4):
             yield AtPoint(Arming(point.name, hit))
         if point.program == "worker":
             # The agent dies, and its driver may get on for a moment without it.
-            yield AtPoint(Arming(point.name, 2, "orphan"))
+            yield AtPoint(Arming(point.name, 1, "orphan"))
     for point in WRITES:
         for number in (errno.ENOSPC, errno.EIO):
             yield AtPoint(Arming(point.name, 3, "fail", number, 0.7))

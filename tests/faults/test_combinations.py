@@ -12,7 +12,7 @@ SEED = 3
 CHOSEN = (
     "kill at agent.end.after, passing 1",
     "kill at agent.find.after, passing 1, after agent.asked.after, passing 1",
-    "orphan at worker.commit.before, passing 2",
+    "orphan at worker.commit.before, passing 1",
     "kill at worker.appear.after, passing 1",
     "kill at broker.add_command.after, passing 1",
     "kill at broker.finish.before, passing 4",
