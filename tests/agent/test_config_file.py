@@ -173,9 +173,9 @@ ERRORS: list[tuple[str, str]] = [
     (sql("SELECT 1", 'effect = "once"'),
      f"agent.toml:{OP_LINE + 3}: operations.a.effect: 'once' wants a ledger: put ledger = \"outhaul_ledger\" into "
      "[connections.erp], and make the table in the database as `outhaul-agent ledger sql` prints it"),
-    (ONCE + 'sql = "INSERT INTO o VALUES (1); COMMIT; INSERT INTO p VALUES (1)"',
+    (ONCE + 'sql = "CALL enter(); COMMIT; CALL post()"',
      "operations.a.sql: COMMIT ends the transaction, and effect 'once' is one transaction"),
-    (ONCE + 'sql = "start transaction; INSERT INTO p VALUES (1)"', "operations.a.sql: START TRANSACTION ends"),
+    (ONCE + 'sql = "start transaction; CALL post()"', "operations.a.sql: START TRANSACTION ends"),
     (op('connection = "fin"\ncall = "C"\neffect = "once"'),
      "operations.a.effect: 'once' is for databases and for files that are dropped, found a 'call'"),
     (ONCE.replace('"outhaul_ledger"', '"a; DROP TABLE b"') + 'sql = "SELECT 1"', "connections.erp.ledger: "),
