@@ -14,7 +14,10 @@ from agent.connectors.odbc.statements import StatementError
 from agent.errors import NotAllowed, OutcomeUnknown, SourceFailed
 from agent.settings import ProcedureOperation, SqlOperation
 
-INSTEAD = 'take it out, or make the operation effect = "at-most-once" with a `verify`'
+INSTEAD = (
+    "take it out, as the agent commits; MariaDB's may also stay where the operation is "
+    'effect = "at-most-once" with a `verify`'
+)
 
 
 class TransactionEnded(Exception):
