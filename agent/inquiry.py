@@ -179,6 +179,9 @@ class Inquiry:
                 count, first, outputs = await _answer(self._connectors[verify.connection], call)
         except errors.SourceRejected as exc:
             return Found(False, f"{name} says no: {exc.message}")
+        except errors.OutcomeUnknown as exc:
+            # Of a read: its answer was lost on the way, and it can be asked again.
+            raise errors.SourceUnavailable(exc.message) from exc
         if not tells(count, outputs):
             return Found(False, f"{name} finds nothing")
         if not outputs and first:

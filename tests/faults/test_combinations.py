@@ -19,6 +19,7 @@ CHOSEN = (
     "fail ENOSPC at agent.fsync.before, passing 3",
     "broker: cut after 0.1, 0.4, 0.7, 1, 1.3 s",
     "broker: swallowed, then cut down after 0.15 s",
+    "soap: swallowed, then cut down after 0.1 s",
     "pg-once: the answer to its COMMIT lost, which came through",
     "my-rows-once: the answer to its COMMIT lost, which never came",
     "pg-once: its COMMIT under way for 9 s",
