@@ -54,7 +54,7 @@ def main() -> int:
             report.add(done)
     if asked.large is not None:
         report.violations += _large(asked.large)
-    return _tell(report, seed, time.monotonic() - began)
+    return _tell(report, "faults", seed, time.monotonic() - began)
 
 
 def _large(size: int) -> list[tuple[int, Violation]]:
@@ -119,10 +119,10 @@ def _soak(minutes: float, seed: int) -> int:
     began = time.monotonic()
     with _fresh() as made:
         report = soak(made, minutes, seed, lambda line: print(line, flush=True))
-    return _tell(report, seed, time.monotonic() - began)
+    return _tell(report, "soak", seed, time.monotonic() - began)
 
 
-def _tell(report: Report, seed: int, seconds: float) -> int:
+def _tell(report: Report, what: str, seed: int, seconds: float) -> int:
     print(f"\n{report.combinations} combinations in {seconds:.0f} s, seed {seed}")
     print(f"  {report.commands} commands, {report.effects} effects")
     print(f"  {report.fired} crash points and failing writes hit, {report.deaths} ends of programs, {report.cuts} cuts")
@@ -135,7 +135,7 @@ def _tell(report: Report, seed: int, seconds: float) -> int:
         print(f"  not passed: {line}")
     print(f"  {len(report.violations)} violations")
     for number, violation in report.violations:
-        again = f"make faults SEED={seed}" + (f" ONLY={number}" if number else "")
+        again = f"make {what} SEED={seed}" + (f" ONLY={number}" if number else "")
         print(f"    {violation}\n      again: {again}")
     return 1 if report.violations else 0
 
