@@ -12,7 +12,8 @@ from typing import Final
 from agent.errors import ConfigError
 
 NAME: Final = "agent.lock"
-HELD: Final = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)  # what systems say of a lock of another
+# What systems say of a lock of another; wine's C library fails without a number.
+HELD: Final = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK, 0)
 WAIT_S: Final = 0.5  # seconds; who only looks whether it is held, holds it for a moment
 
 if sys.platform == "win32":
