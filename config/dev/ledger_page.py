@@ -85,6 +85,8 @@ REFUSED: Final = (
 )
 WAY_OUT: Final = """
 The way out is to take the statement out, or to make the operation `at-most-once` with a `verify`.
+Where such work fails or is stopped, a rollback does not tell that nothing is left: if its text ends the transaction, or
+MariaDB's savepoint is gone, it is `outcome_unknown`, `verify` is asked, and it is not simply run again.
 
 What a trigger writes into a table without transactions, and what reaches another system (mail, a file, a linked
 server), is not part of the transaction and not seen.

@@ -15,6 +15,7 @@ from agent.connectors.odbc import check
 from agent.connectors.odbc.connection_string import dialect_in, driver_in, parts_of, secrets_of
 from agent.connectors.odbc.dialects import Dialect, Query
 from agent.connectors.odbc.ledger import Summary
+from agent.connectors.odbc.leftovers import Leftovers
 from agent.connectors.odbc.mariadb import MariaDB
 from agent.connectors.odbc.once import INSTEAD, Once, TransactionEnded, repeated
 from agent.connectors.odbc.postgresql import PostgreSQL
@@ -166,9 +167,13 @@ class OdbcDriver(Driver):
         outputs: dict[str, Any] = {}
         summary = Summary()
         once: Once | None = None
+        leftovers: Leftovers | None = None
         try:
             once = self._once_for(call, operation)
+            leftovers = self._leftovers_for(operation)
             self._dialect.begin(read_only=operation.effect == READ_EFFECT, timeout_s=statement_s)
+            if leftovers is not None:
+                leftovers.begin()
             began = True
             first = once.begin(call) if once is not None else None
             if first is not None:
@@ -186,12 +191,17 @@ class OdbcDriver(Driver):
             self._in_time(call, start, statement_s if isinstance(operation, ProcedureOperation) else call.timeout_s)
             if once is not None:
                 once.end(call, outputs, summary)
-            if summary.rows and operation.effect in NEVER_TWICE:
+            # Whoever is asked for leave may say no, which only a rollback of all of it makes true.
+            if summary.rows and operation.effect in NEVER_TWICE and (leftovers is None or leftovers.none_for_sure()):
+                leftovers = None
                 yield Ready()
                 self._in_time(call, start, call.timeout_s)
         except pyodbc.Error as exc:
+            sure = not began or leftovers is None or leftovers.none_for_sure(exc)
             self._rollback()
             failure = self._failure(exc, call, operation, began=began)
+            if leftovers is not None and not sure:
+                raise leftovers.told(failure) from exc
             raise self._or_left_behind(failure, once if began else None, call) from exc
         except StatementError as exc:
             self._rollback()
@@ -201,7 +211,10 @@ class OdbcDriver(Driver):
             assert once is not None  # noqa: S101 # who else raises it
             raise self._leave_behind(once, call) from exc
         except CommandError as exc:
+            sure = not began or leftovers is None or leftovers.none_for_sure()
             self._rollback()
+            if leftovers is not None and not sure:
+                raise leftovers.told(exc) from exc
             raise self._or_left_behind(exc, once if began else None, call) from exc
         except BaseException:
             self._rollback()
@@ -280,6 +293,14 @@ class OdbcDriver(Driver):
         once.vet(call.operation, operation)
         self._rollback()
         return once
+
+    def _leftovers_for(self, operation: SqlOperation | ProcedureOperation) -> Leftovers | None:
+        """Return what tells of a failed run whether it left anything, where a rollback alone may not."""
+        if operation.effect != "at-most-once" or not self._dialect.work_can_commit:
+            return None
+        leftovers = Leftovers(self._dialect, operation)
+        self._rollback()
+        return leftovers
 
     def _with_ledger(self, call: Call) -> Once:
         once = self._ledger_runs()

@@ -189,6 +189,53 @@ def test_a_statement_of_the_operators_that_ends_it_is_refused(maria: MariaErp, s
         run(session(maria), call("post"))
 
 
+AT_MOST_ONCE_ENDS = {
+    "that its text shows": f"{INSERT} COMMIT; SIGNAL SQLSTATE '45000';",
+    "that only shows at run time": f"{INSERT} EXECUTE IMMEDIATE 'COMMIT'; SIGNAL SQLSTATE '45000';",
+    "after which it took too long": f"{INSERT} EXECUTE IMMEDIATE 'COMMIT'; SELECT SLEEP(60) INTO n;",
+    "after a result": f"SELECT n; {INSERT} EXECUTE IMMEDIATE 'COMMIT'; SIGNAL SQLSTATE '45000';",
+}
+
+
+@pytest.mark.parametrize("end", AT_MOST_ONCE_ENDS)
+def test_mariadb_at_most_once_that_fails_after_an_end_of_its_own_is_in_doubt(
+    maria: MariaErp, session: Open, end: str
+) -> None:
+    posting(maria, AT_MOST_ONCE_ENDS[end])
+    maria.operations["post"] |= {"effect": "at-most-once"}
+    with pytest.raises(errors.OutcomeUnknown, match="a part of it may have been kept") as caught:
+        run(session(maria), call("post", timeout_s=1.0))
+    assert caught.value.touched
+    assert maria.orders() == [1]
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (f"{INSERT} SIGNAL SQLSTATE '45000';", errors.SourceFailed),
+        (f"SELECT n; {INSERT} SIGNAL SQLSTATE '45000';", errors.SourceFailed),
+        (f"{INSERT} SELECT SLEEP(60) INTO n;", errors.TimedOut),
+        (f"{INSERT} SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'Deadlock';", errors.SourceFailed),
+    ],
+)
+def test_mariadb_at_most_once_that_fails_in_its_transaction_certainly_left_nothing(
+    maria: MariaErp, session: Open, body: str, error: type[errors.CommandError]
+) -> None:
+    posting(maria, body)
+    maria.operations["post"] |= {"effect": "at-most-once"}
+    with pytest.raises(error):
+        run(session(maria), call("post", timeout_s=1.0))
+    assert maria.orders() == []
+
+
+@pytest.mark.parametrize("body", [INSERT, f"{INSERT} COMMIT;", f"{INSERT} SELECT n;", f"{INSERT} COMMIT; SELECT n;"])
+def test_mariadb_at_most_once_that_ends_well_is_told_so(maria: MariaErp, session: Open, body: str) -> None:
+    posting(maria, body)
+    maria.operations["post"] |= {"effect": "at-most-once"}
+    run(session(maria), call("post"))
+    assert maria.orders() == [1]
+
+
 # --- tables that can't be rolled back -------------------------------------------------------------------
 
 
