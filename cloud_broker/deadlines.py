@@ -81,8 +81,8 @@ class Deadlines:
                 # Under way: the agent ends it by the operation's own timeout. Look again later.
                 heapq.heappush(self._expiry, (now + limits.SILENCE_S, command_id))
         if len(self._expiry) > 2 * len(self._entries) + SPARE:
-            # Most commands end long before their time is up.
-            self._expiry = [item for item in self._expiry if item[1] in self._entries]
+            # Most commands end long before their time is up, and one that is tried again is watched again.
+            self._expiry = list({item for item in self._expiry if item[1] in self._entries})
             heapq.heapify(self._expiry)
 
     def _give_up_silent(self, now: float) -> None:

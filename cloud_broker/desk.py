@@ -54,6 +54,8 @@ CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in pa
 LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
 MAX_SHUT_S: Final = 8 * 86_400.0  # seconds; windows come again every week
 MAX_POSITION: Final = 2**53  # records; no journal has as many
+MAX_MARK_CHARS: Final = 200  # of a journal; it is kept with each command that is sent
+MAX_SYSTEM_CHARS: Final = 200  # of what an agent says of its program and its machine, for people
 REST_S: Final = 5.0  # seconds until an agent that begins nothing now is asked again
 NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable"})  # refusals that say: offer it again
 
@@ -71,10 +73,15 @@ class AgentDesk:
         return self._router.line_of(link.peer.tenant, link.peer.agent)
 
     async def joined(self, link: Conversation, hello: Hello) -> None:
+        if len(hello.journal) > MAX_MARK_CHARS:
+            raise RemoteProtocolError(f"a journal's mark of {len(hello.journal)} characters")
         line = self._line(link)
         previous, line.link = line.link, link
         line.problems, line.shut, line.resting = (), {}, False
         line.strays.clear()
+        for entry in line.flying.values():
+            # It could say nothing while it was away, and tells in a moment what it holds.
+            entry.hear()
         if previous is not None:
             previous.end("superseded", "another link of this agent took over")
         log.info(
@@ -83,7 +90,7 @@ class AgentDesk:
                 "event": "agent_connected",
                 "tenant": line.tenant,
                 "agent": line.agent,
-                "release": hello.release,
+                "release": hello.release[:MAX_SYSTEM_CHARS],
                 "address": link.peer.address,
             },
         )
@@ -101,8 +108,8 @@ class AgentDesk:
             Scope(line.tenant),
             line.agent,
             self._now(),
-            release=hello.release,
-            system=hello.system,
+            release=hello.release[:MAX_SYSTEM_CHARS],
+            system=hello.system[:MAX_SYSTEM_CHARS],
             journal=hello.journal,
             position=line.position,
         )
@@ -302,14 +309,14 @@ class AgentDesk:
         if message.error_code in NOT_BEGUN and not message.touched:
             forget(link, message.id, message.epoch)
             self._rest(line, link)
-            self._router.again(entry, message.error_message)
+            self._router.again(entry, message.error_message[: limits.MAX_ERROR_CHARS])
             return
         entry.finishing = True
         again = retries.after(entry.command, message, self._router.schedule, self._now(), full_jitter)
         if again is not None:
             failed = self._step(entry, message)
             self._router.background.spawn(
-                self._router.retry(entry, failed, again), f"let {message.id} be tried again", ending=True
+                self._try_again(entry, link, failed, again), f"let {message.id} be tried again", ending=True
             )
         else:
             self._router.background.spawn(
@@ -377,6 +384,14 @@ class AgentDesk:
                 extra={"event": "agent_disconnected", "tenant": line.tenant, "agent": line.agent},
             )
             await self._store.agent_seen(Scope(line.tenant), line.agent, self._now(), position=line.position)
+
+    async def _try_again(self, entry: Entry, link: Conversation, failed: Step, again: retries.Again) -> None:
+        if entry.result is not None:
+            entry.result.cut(failed.error.message if failed.error else "it failed")
+            await entry.result.flushed()
+        # Now: once the agent has forgotten it nothing can be granted, and the link would stay as much poorer.
+        self._grant(entry, link)
+        await self._router.retry(entry, failed, again)
 
     async def _complete(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes) -> None:
         finish = await self._verified(entry, message, outputs)

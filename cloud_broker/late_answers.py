@@ -23,7 +23,7 @@ from protocol.messages import Completed, Held, Resume
 from protocol.states import FINAL, CommandState, Phase
 
 MAX_OUTPUT_BYTES: Final = 65_536  # bytes of a late answer's outputs that are kept; evidence, not a result
-MAX_ANSWERS: Final = 100  # of one command; an agent may name any attempt it likes
+MAX_ANSWERS: Final = 100  # late ones of one command; an agent may name any attempt it likes
 TELL_S: Final = 10.0  # seconds that an agent has to tell the end of what it says has ended
 
 
@@ -87,6 +87,9 @@ class LateAnswers:
         )
 
     async def _keep(self, link: Conversation, line: Line, message: Completed, outputs: bytes) -> None:
+        while (entry := self._router.entry(Scope(line.tenant), message.id)) is not None and entry.finishing:
+            # One that was given up: were its end not kept before the agent forgets it, it would be sent again.
+            await entry.moved.wait()
         found = await self._found(link, line, message.id)
         if found is None:
             return
@@ -127,22 +130,31 @@ class LateAnswers:
     async def _found(
         self, link: Conversation, line: Line, command_id: str
     ) -> tuple[Command | None, Sequence[Step]] | None:
-        """Return a command and its steps, once the store can be read; ``None`` if the link is gone before that."""
+        """Return a command that it may have been sent, and its steps; ``None`` if the link is gone before that."""
         scope = Scope(line.tenant)
         while line.link is link:
             try:
-                return await self._store.command(scope, command_id), await self._store.steps(scope, command_id)
+                command = await self._store.command(scope, command_id)
+                if command is None or not concerns(command, line):
+                    return None, ()
+                return command, await self._store.steps(scope, command_id)
             except StoreUnavailable:
                 await asyncio.sleep(STORE_RETRY_S)
         return None
+
+
+def concerns(command: Command, line: Line) -> bool:
+    """Whether an agent may have been sent a command; of those of others its word is no evidence."""
+    return command.agent == line.agent or (command.group is not None and command.group == line.group)
 
 
 def known(command: Command | None, steps: Sequence[Step], epoch: int) -> bool:
     """Whether what came of an attempt is known already, or is of no use to anybody."""
     if command is None:
         return True
-    answers = [step.attempt for step in steps if step.step in ("attempt_failed", "late_answer")]
-    if epoch in answers or len(answers) >= MAX_ANSWERS:
+    late = [step.attempt for step in steps if step.step == "late_answer"]
+    failed = [step.attempt for step in steps if step.step == "attempt_failed"]
+    if epoch in late or epoch in failed or len(late) >= MAX_ANSWERS:
         return True
     # Only an agent's own word makes these two.
     return epoch == command.epoch and command.state in (CommandState.SUCCEEDED, CommandState.REJECTED)

@@ -44,7 +44,7 @@ def settle(command: Command, held: Held | None, *, journal: str, have: int) -> D
         return Decision.RESUME
     if command.effect in REPEATABLE:
         return Decision.AGAIN
-    if journal == command.journal and (held is None or held.epoch < command.epoch):
+    if journal and journal == command.journal and (held is None or held.epoch < command.epoch):
         # The same journal would know of this attempt if it had begun.
         return Decision.AGAIN
     return Decision.IN_DOUBT

@@ -63,6 +63,10 @@ def test_each_case_has_its_decision(
     assert settle(command("once"), held_, journal=journal, have=have) is effect
 
 
+def test_a_journal_without_a_mark_says_nothing() -> None:
+    assert settle(replace(command("once"), journal=""), None, journal="", have=0) is IN_DOUBT
+
+
 QUIET = [
     # state, seconds since the last word of it (timeout 30 s), the time now (its own is up at 60) → given up
     (CommandState.RUNNING, 629.0, 0.0, False),

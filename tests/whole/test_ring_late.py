@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from cloud_broker.errors import StoreUnavailable
+from cloud_broker.late_answers import MAX_ANSWERS, known
+from cloud_broker.settlement import gave_up
 from cloud_broker.store.base import Command, Step
 from protocol import limits
 from protocol.messages import (
@@ -26,6 +28,7 @@ from protocol.messages import (
     Resume,
     RowSetBegins,
     Run,
+    Welcome,
 )
 from protocol.states import CommandState
 from tests.whole.ring import SCOPE, Ring, ring
@@ -211,6 +214,85 @@ async def test_a_command_of_nobody_is_forgotten(broker: Ring, agent: Scripted) -
     assert (await agent.hear(Ack)).id == "cmd_of_another_tenant"
 
 
+async def test_of_a_command_that_another_agent_was_sent_an_agent_s_word_is_no_evidence(
+    broker: Ring, agent: Scripted
+) -> None:
+    run = await in_doubt(broker, agent)
+    await broker.enrol("plant-2")
+    async with scripted(broker, name="plant-2") as other:
+        await other.link(Held(run.id, run.epoch, ended=True))
+        await other.hear(Ack)
+        assert "Resume" not in other.kinds()
+    assert await steps(broker, await broker.commands.get(SCOPE, run.id)) == []
+
+
+async def test_an_agent_of_the_same_group_may_answer_late(broker: Ring) -> None:
+    for name in ("a", "b"):
+        await broker.enrol(name, group="site")
+    async with scripted(broker, name="a") as first:
+        command = await broker.submit("set", agent=None, group="site")
+        run = await first.begin()
+        first.journal = "another"
+        await first.cut()
+        async with scripted(broker, name="b") as second:
+            await first.dial()
+            await first.holds()
+            await first.cut()
+            again = await second.begin()
+            assert (again.id, again.epoch) == (command.id, 2)
+            await second.succeed(again)
+            await broker.final(command)
+        await first.link(Held(run.id, run.epoch, ended=True))
+        await first.hear(Resume)
+        await first.fail(run, "source_failed")
+        await first.hear(Ack)
+    late = [step for step in await steps(broker, command) if step.step == "late_answer"]
+    assert [(step.agent, step.attempt) for step in late] == [("a", 1)]
+
+
+async def test_an_answer_to_what_is_being_given_up_is_forgotten_only_once_that_is_kept(
+    broker: Ring, agent: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, refused, is_full = broker.store.finish, asyncio.Event(), True
+
+    async def sometimes(*args: Any) -> bool:
+        if is_full:
+            refused.set()
+            raise StoreUnavailable("the disk is full")
+        return await finish(*args)
+
+    command = await broker.submit("post")
+    run = await agent.begin()
+    await broker.state(command, "running")
+    entry = broker.router.entry(SCOPE, command.id)
+    assert entry is not None
+    monkeypatch.setattr("cloud_broker.router.STORE_RETRY_S", 0.01)
+    monkeypatch.setattr(broker.store, "finish", sometimes)
+    broker.router.end(entry, gave_up(entry.command, time.time()))
+    await refused.wait()
+    await agent.succeed(run)
+    line = broker.router.line(SCOPE, "plant-1")
+    assert line is not None
+    await until(lambda: run.id in line.strays)
+    refused.clear()
+    await refused.wait()
+    assert "Ack" not in agent.kinds()
+    assert await steps(broker, command) == []
+    is_full = False
+    await agent.hear(Ack)
+    ended = await broker.final(command)
+    assert ended.state is CommandState.IN_DOUBT
+    assert [step.outcome for step in await steps(broker, command)] == ["succeeded"]
+
+
+def test_failed_attempts_leave_room_for_late_answers() -> None:
+    command = Command("c", "acme", "a", None, "o", "e", "once", b"{}", "", 0.0, 1.0, CommandState.IN_DOUBT, 501)
+    failed = [Step("c", 0.0, "attempt_failed", attempt=epoch) for epoch in range(1, 501)]
+    assert not known(command, failed, 501)
+    assert known(command, failed, 500)
+    assert known(command, [Step("c", 0.0, "late_answer", attempt=-epoch) for epoch in range(MAX_ANSWERS)], 501)
+
+
 # --- journals that are put back ---------------------------------------------------------------------
 
 
@@ -359,6 +441,44 @@ async def test_what_an_agent_never_tells_the_end_of_is_given_up_after_it_was_tol
     await agent.succeed(run)
     assert (await agent.hear(Ack)).id == run.id
     assert [step.outcome for step in await steps(broker, command)] == ["succeeded"]
+
+
+async def test_what_an_agent_could_not_say_while_it_was_away_is_no_silence(
+    broker: Ring, agent: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = await broker.submit("post")
+    run = await agent.begin()
+    await broker.state(command, "running")
+    entry = broker.router.entry(SCOPE, command.id)
+    assert entry is not None
+    await agent.cut()
+    entry.heard_at -= 10_000.0
+    await agent.dial()
+    await agent.hear(Welcome)
+    # It is there, and has not yet said what it holds.
+    broker.router.deadlines._give_up_silent(time.time())
+    await agent.holds(Held(run.id, run.epoch, ended=True))
+    await agent.hear(Resume)
+    await agent.succeed(run)
+    assert (await broker.final(command)).state is CommandState.SUCCEEDED
+
+
+async def test_an_agent_s_words_of_itself_are_bounded(broker: Ring, agent: Scripted) -> None:
+    command = await broker.submit("post")
+    run = await agent.hear(Run)
+    await agent.fail(run, "agent_stopping", error_kind="policy", touched=False, error_message="x" * 100_000)
+    await agent.hear(Ack)
+    await until(lambda: entry_state(broker, command) == "queued")
+    await broker.commands.cancel(SCOPE, command.id)
+    assert max(len(step.detail) for step in await steps(broker, command)) == limits.MAX_ERROR_CHARS
+    agent.journal = "j" * 100_000
+    await agent.dial()
+    assert "mark of 100000 characters" in (await agent.hear(Goodbye)).reason
+
+
+def entry_state(broker: Ring, command: Command) -> str:
+    entry = broker.router.entry(SCOPE, command.id)
+    return entry.command.state if entry is not None else ""
 
 
 async def test_each_word_about_a_command_begins_its_silence_anew(broker: Ring, agent: Scripted) -> None:

@@ -16,7 +16,8 @@ from cloud_broker import results
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.retries import Schedule
 from cloud_broker.store.base import Command
-from protocol.messages import Ack, Held, Run
+from protocol import limits
+from protocol.messages import Ack, Chunk, ColumnInfo, Credit, Held, RowSetBegins, Run
 from protocol.states import CommandState
 from tests.whole.ring import SCOPE, Ring, Site, ring
 from tests.whole.scripted import Scripted, document, scripted, until
@@ -208,6 +209,27 @@ async def test_a_full_disk_costs_a_command_that_is_to_be_sent_no_attempts(
     is_full = False
     await agent.succeed(await agent.begin())
     assert (await broker.final(command)).epoch == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_rows_of_an_attempt_that_failed_are_granted_again(broker: Ring, agent: Scripted, kept: bool) -> None:
+    command = await broker.submit("read")
+    entry = broker.router.entry(SCOPE, command.id)
+    assert entry is not None
+    for _ in range(3):
+        run = await agent.begin()
+        await agent.say(RowSetBegins(run.id, run.epoch, 0, 0, [ColumnInfo("a", "integer")]))
+        size = limits.CHUNK_BYTES
+        for number in range(3):
+            await agent.say(Chunk(run.id, run.epoch, number * size, 1), payload=b"\n" * size)
+        if kept:
+            await until(lambda: entry.result is not None and entry.result.stored == 3 * size)  # noqa: B023 - as large in each round
+        await agent.fail(run)
+        await agent.hear(Ack)
+        assert sum(message.bytes for message, _ in agent.heard if isinstance(message, Credit)) == 3 * size
+        agent.heard[:] = [record for record in agent.heard if not isinstance(record.message, Credit)]
+    await agent.succeed(await agent.begin())
+    assert (await broker.final(command)).failures == 3
 
 
 # --- order ----------------------------------------------------------------------------------------
