@@ -13,7 +13,7 @@ from typing import Any, Final
 from agent import RELEASE, catalogue
 from agent.config_file import Loaded
 from agent.connectors import CONNECTORS
-from agent.connectors.base import Call, Connector, DriverSetup, Finding, Piece
+from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece
 from agent.connectors.sessions import DriverConnector
 from agent.connectors.synthetic import SyntheticConnector
 from agent.conversation import Conversation
@@ -48,6 +48,9 @@ class Unusable(Connector):
     async def run(self, call: Call) -> AsyncGenerator[Piece, None]:
         raise SourceUnavailable(self._reason, touched=False)
         yield  # makes this a generator, as the interface wants
+
+    async def find(self, call: Call) -> Outputs | None:
+        raise SourceUnavailable(self._reason)  # asked again, by the process that can ask
 
     async def check(self, operation: str | None = None) -> list[Finding]:
         return [Finding(f"connection {self._name}", False, self._reason, "set the secret and start the agent again")]

@@ -168,17 +168,18 @@ class Attempts:
     async def _outcome(self, running: Running, work: Work) -> Outcome:
         """Do the work and return how it ended, whatever happens."""
         try:
-            return await work()
-        except errors.CommandError as exc:
-            if _is_uncertain(exc, running):
-                return await self._find_out(running, exc.message)
-            return self._failed(running, exc)
+            try:
+                return await work()
+            except errors.CommandError as exc:
+                if _is_uncertain(exc, running):
+                    return await self._find_out(running, exc.message)
+                return self._failed(running, exc)
         except asyncio.CancelledError:
             if running.cancelled and not running.started:
                 return self._failed(running, errors.Cancelled("cancelled before it started", touched=False))
             if not running.started or running.claim.effect in REPEATABLE:
                 return self._failed(running, errors.AgentStopping("the agent is stopping", touched=False))
-            if running.operation is not None and settled_by(running.operation) is not By.NOBODY:
+            if settled_by(running.operation, running.claim.effect) is not By.NOBODY:
                 raise
             return self._failed(running, errors.OutcomeUnknown("the agent was stopped while it was under way"))
         except Exception as exc:  # a mistake of ours must end as the command's honest outcome, not as silence
@@ -251,7 +252,9 @@ class Attempts:
             raise
         if time.monotonic() >= running.deadline:
             raise errors.DeadlinePassed("its time was up before it could start", touched=False)
-        if running.cancelled or self.stopping:
+        if running.cancelled:
+            raise errors.Cancelled("cancelled before it started", touched=False)
+        if self.stopping:
             raise errors.AgentStopping("the agent is stopping", touched=False)
 
     async def _run(self, running: Running, operation: Operation) -> None:
@@ -348,8 +351,8 @@ class Attempts:
         return completed, outputs
 
     def _failed(self, running: Running, error: errors.CommandError) -> Outcome:
-        effect = running.operation.effect if running.operation is not None else running.claim.effect
-        verdict = judge(error, effect, cancelled=running.cancelled)
+        # As the file had it then: what it says now does not change what was done.
+        verdict = judge(error, running.claim.effect, cancelled=running.cancelled)
         completed = Completed(
             id=running.id,
             epoch=running.claim.epoch,
@@ -374,6 +377,8 @@ class Attempts:
         """
         running.inquiry = Inquiry(running.claim, self._settings, self._connectors, self.gates)
         running.inquiry.cancelled = running.cancelled
+        if entry is not None and entry.resolution is not None:
+            running.inquiry.resolve(entry.resolution)
         try:
             found = await running.inquiry.answer()
         finally:
@@ -395,7 +400,7 @@ class Attempts:
                 self._restore_rows(running, entry)
             except errors.OutcomeUnknown as exc:
                 return rows_lost(self._success(running)[0], exc.message), b""
-        if (running.result.end or found.rows) and not running.rows_kept:
+        if (running.result.came or found.rows) and not running.rows_kept:
             return rows_lost(self._success(running)[0], f"{why}, and not all of its rows had come"), b""
         mask = running.operation.mask if running.operation is not None else ()
         running.outputs = _masked(found.outputs, mask)
@@ -415,10 +420,9 @@ class Attempts:
 
 def _is_uncertain(error: errors.CommandError, running: Running) -> bool:
     """Whether what happened is still to be found out, and may be."""
-    operation = running.operation
-    if operation is None or not running.started:
+    if running.operation is None or not running.started:
         return False
-    return judge(error, operation.effect, cancelled=running.cancelled).outcome == "in_doubt"
+    return judge(error, running.claim.effect, cancelled=running.cancelled).outcome == "in_doubt"
 
 
 def _masked(values: dict[str, Any], mask: tuple[str, ...]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from protocol.messages import AnyMessage, Condition, Held, Run, Started
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S: Final = 20.0  # seconds that running commands have when the agent stops; services have 30
+LATE_GRACE_S: Final = 3.0  # seconds to end what was stopped then, a driver's process included
 TELL_GRACE_S: Final = 5.0  # seconds to tell the broker what has ended
 SETTLE_GRACE_S: Final = 2.0  # seconds to put picked files away; they are picked again otherwise
 
@@ -267,9 +268,12 @@ class Dispatcher:
                 running.task.cancel()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=STOP_GRACE_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            for grace_s in (LATE_GRACE_S, 0.0):
+                for task in late:
+                    task.cancel()
+                # Twice: after the first an outcome may wait for a disk, which the next process need not.
+                if late:
+                    _, late = await asyncio.wait(late, timeout=grace_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TELL_GRACE_S):
                 # What has ended is told while there is somebody to tell it to.
@@ -293,7 +297,8 @@ class Dispatcher:
         return any(running.result.ended for running in self._commands.values())
 
     async def _settle(self, connector: Connector, running: Running) -> None:
-        call = Call(running.id, running.claim.operation, running.claim.params, 60.0)
+        claim = running.claim
+        call = Call(claim.id, claim.operation, claim.params, 60.0, claim.epoch, claim.fingerprint)
         try:
             await connector.settle(call, running.outputs)
         except errors.CommandError as exc:

@@ -20,7 +20,7 @@ from agent import errors
 from agent.connectors.base import Call, Connector, Outputs, Rows
 from agent.gate import Gate
 from agent.journal.base import Claim, Resolution
-from agent.settings import Operation, Settings
+from agent.settings import Effect, Operation, Settings
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,17 @@ class By(StrEnum):
     NOBODY = "nobody"
 
 
-def settled_by(operation: Operation | None) -> By:
+def settled_by(operation: Operation | None, effect: Effect) -> By:
     """
     Return who can tell what became of a run of ``operation``.
 
     Args:
         operation: as the file has it now; ``None`` if it is no longer there.
+        effect: as the file had it when it ran: only a run that was ``once`` has left a record at the source.
     """
     if operation is None:
         return By.NOBODY
-    if operation.effect == "once":
+    if operation.effect == effect == "once":
         return By.SOURCE
     return By.VERIFY if operation.verify is not None else By.NOBODY
 
@@ -110,7 +111,9 @@ class Inquiry:
     async def answer(self) -> Found:
         """Return what became of it; takes as long as it takes to be sure."""
         operation = self._settings.operations.get(self._claim.operation)
-        by = settled_by(operation)
+        by = settled_by(operation, self._claim.effect)
+        if self._resolved.done():
+            return self._said()
         if operation is None:
             return Found(None, f"the operator's file no longer names {self._claim.operation}")
         if by is By.NOBODY:
@@ -123,11 +126,14 @@ class Inquiry:
             await asyncio.wait((asking, self._resolved), return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
                 return asking.result()
-            said = self._resolved.result()
-            return Found(said.happened, f"{said.by} found out: {said.note}")
+            return self._said()
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
+
+    def _said(self) -> Found:
+        said = self._resolved.result()
+        return Found(said.happened, f"{said.by} found out: {said.note}")
 
     # --- effect once --------------------------------------------------------------------------------
 
@@ -214,11 +220,14 @@ async def _answer(connector: Connector, call: Call) -> tuple[int, bytes, dict[st
     """Return how many rows a call gave (no more than are worth counting), the first of them, and its outputs."""
     count, first = 0, b""
     outputs: dict[str, Any] = {}
+    heard = False  # whether there were any rows
     pieces = connector.run(call)
     try:
         async for piece in pieces:
             if isinstance(piece, Rows):
-                first = first or piece.data.partition(b"\n")[0]
+                if not heard and piece.count:  # one so long that it comes in parts is no output
+                    first = piece.data.partition(b"\n")[0]
+                heard = True
                 count += piece.count
                 if count >= LINES:
                     break

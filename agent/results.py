@@ -40,6 +40,7 @@ class Result:
         id: of the command.
         epoch: of the attempt.
         end: offset after the last byte so far.
+        came: bytes of rows that the source gave; more than ``end`` if some could not be kept.
         ended: whether Completed is in it.
     """
 
@@ -52,6 +53,7 @@ class Result:
         self.id = command_id
         self.epoch = epoch
         self.end = 0
+        self.came = 0
         self.ended = False
         self._grown = grown
         self._shelf: Shelf = shelf if shelf is not None else Window()
@@ -132,9 +134,11 @@ class Result:
             # Rows are counted where the last of them ends.
             rows = 0 if view else count
             chunk = Chunk(id=self.id, epoch=self.epoch, offset=self.end, rows=rows, crc32=zlib.crc32(part))
+            self.came += len(part)
+            await self._shelf.put(Record(chunk, part))
+            # Not before: of what can't be kept no link is told, as none could go on behind it.
             self._count(part, chunk.rows)
             self.end += len(part)
-            await self._shelf.put(Record(chunk, part))
             self._grown()
             await self._shelf.room()
 

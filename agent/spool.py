@@ -167,7 +167,9 @@ class SpoolFolder:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for file in self.path.iterdir():
             if file.name not in wanted:
-                file.unlink(missing_ok=True)
+                # On Windows a scanner may have it open: the start after this one removes it.
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
     def file(self, command_id: str) -> Path:
         """Where the result of a command is."""
@@ -255,7 +257,7 @@ class Spool:
         if not self._size:
             yield from self._small
             return
-        with self._path.open("rb", buffering=READ_BYTES) as file:
+        with self._open(READ_BYTES) as file:
             position = 0
             while position < self._size:
                 record, size = _read_record(file)
@@ -340,7 +342,7 @@ class Spool:
             return self._small[self._next] if self._next < len(self._small) else None
         if self._head is None and self._read < self._size:
             if self._reader is None:
-                self._reader = self._path.open("rb", buffering=READ_BYTES)
+                self._reader = self._open(READ_BYTES)
                 self._reader.seek(self._read)
             self._head, size = _read_record(self._reader)
             self._read += size
@@ -375,7 +377,7 @@ class Spool:
 
     def _headers(self) -> Iterator[tuple[AnyMessage, int]]:
         """Yield each message of the file and where its record begins, without reading payloads."""
-        with self._path.open("rb", buffering=HEADER_BYTES) as file:
+        with self._open(HEADER_BYTES) as file:
             position = 0
             while position < self._size:
                 try:
@@ -386,6 +388,12 @@ class Spool:
                 yield message, position
                 position += framing.LENGTHS.size + header + payload
                 file.seek(position)
+
+    def _open(self, buffer: int) -> BinaryIO:
+        try:
+            return self._path.open("rb", buffering=buffer)
+        except OSError as exc:
+            raise OutcomeUnknown(f"its rows were kept in {self._path}, which can't be read: {exc.strerror}") from exc
 
     def drop(self) -> None:
         self._dropped = True
@@ -422,8 +430,8 @@ def _next_byte(messages: Iterable[AnyMessage]) -> int:
 
 
 def _read_record(file: BinaryIO) -> tuple[Record, int]:
-    prefix = file.read(framing.LENGTHS.size)
     try:
+        prefix = file.read(framing.LENGTHS.size)
         lengths = framing.unpack_lengths(prefix)
         (record,) = codec.decode(prefix + file.read(sum(lengths)))
         if isinstance(record.message, Chunk) and zlib.crc32(record.payload) != record.message.crc32:

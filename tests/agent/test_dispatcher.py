@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 
 from agent.connectors.base import Call, Column, Connector, Outputs, Piece, Remark, RowSet
 from agent.dispatcher import Dispatcher
-from agent.journal.base import Resolution
+from agent.inquiry import Inquiry
+from agent.journal.base import Claim, Resolution
 from agent.journal.memory import MemoryJournal
 from agent.settings import Settings
 from agent.spool import SpoolFolder
@@ -24,10 +25,20 @@ FILE: dict[str, Any] = {
     "agent": "plant-1",
     "state_dir": "state",
     "max_running": 4,
-    "connections": {"one": {"type": "synthetic", "max_concurrent": 1}, "two": {"type": "synthetic"}},
+    "connections": {
+        "one": {"type": "synthetic", "max_concurrent": 1},
+        "two": {"type": "synthetic"},
+        "edi": {"type": "file", "root": "."},
+    },
     "operations": {
         "act": {"connection": "one", "synthetic": "sleep", "effect": "at-most-once"},
         "read": {"connection": "two", "synthetic": "sleep"},
+        "drop": {
+            "connection": "edi",
+            "drop": "A.bin",
+            "format": {"type": "raw"},
+            "effect": "once",
+        },
     },
 }
 
@@ -41,6 +52,7 @@ class Held(Connector):
         self.most_at_once = 0
         self.go = asyncio.Event()
         self.pieces: list[Piece] = []
+        self.settled: list[Call] = []
 
     async def run(self, call: Call) -> AsyncGenerator[Piece, None]:
         self.begun.append(call.command_id)
@@ -53,18 +65,21 @@ class Held(Connector):
         finally:
             self.at_once -= 1
 
+    async def settle(self, call: Call, outputs: Mapping[str, Any]) -> None:
+        self.settled.append(call)
+
 
 class Plant:
     """A dispatcher without a link."""
 
     def __init__(self, folder: Path) -> None:
-        self.connectors = {"one": Held(), "two": Held()}
+        self.connectors = {"one": Held(), "two": Held(), "edi": Held()}
         self.journal = MemoryJournal()
         self.dispatcher = Dispatcher(Settings.model_validate(FILE), self.connectors, self.journal, SpoolFolder(folder))
 
     def offer(self, name: str, operation: str = "act", expires_in_s: float = 60.0, epoch: int = 1) -> None:
         run = Run(id=name, epoch=epoch, operation=operation, expires_in_s=expires_in_s, credit=0)
-        self.dispatcher.offer(run, b'{"seconds": 1}')
+        self.dispatcher.offer(run, b'{"content": "QQ=="}' if operation == "drop" else b'{"seconds": 1}')
 
     async def outcome(self, name: str) -> Completed:
         running = self.dispatcher._commands[name]
@@ -195,3 +210,60 @@ async def test_what_somebody_found_out_of_a_command_under_way_is_not_believed(pl
     assert entry.resolution is None
     plant.connectors["one"].go.set()
     assert (await plant.outcome("a")).outcome == "succeeded"
+
+
+async def test_a_source_is_told_which_attempt_the_broker_has(plant: Plant) -> None:
+    plant.connectors["edi"].go.set()
+    plant.offer("a", "drop", epoch=3)
+    assert (await plant.outcome("a")).outcome == "succeeded"
+    plant.dispatcher.forget("a")
+    await until(lambda: bool(plant.connectors["edi"].settled))
+    assert [(call.command_id, call.epoch) for call in plant.connectors["edi"].settled] == [("a", 3)]
+
+
+async def test_a_cancel_while_the_claim_is_on_its_way_to_the_disk_is_no_stop_of_the_agent(plant: Plant) -> None:
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryJournal):
+        async def begin(self, claim: Claim) -> None:
+            reached.set()
+            await go.wait()
+            await super().begin(claim)
+
+    plant.dispatcher._journal = plant.dispatcher._attempts._journal = Slow()
+    plant.offer("a")
+    await reached.wait()
+    plant.dispatcher.cancel("a")
+    go.set()
+    ended = await plant.outcome("a")
+    assert (ended.outcome, ended.error_code) == ("cancelled", "cancelled")
+    assert plant.connectors["one"].begun == []
+
+
+async def test_an_outcome_that_waits_for_the_disk_holds_up_no_stop(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.dispatcher.STOP_GRACE_S", 0.05)
+    monkeypatch.setattr("agent.dispatcher.LATE_GRACE_S", 0.05)
+    plant.offer("a")
+    await until(lambda: plant.connectors["one"].begun == ["a"])
+    plant.journal.full = True
+    async with asyncio.timeout(10):
+        await plant.dispatcher.stop()
+    entry = plant.journal.find("a")
+    assert entry is not None
+    assert entry.state == "started"
+
+
+async def test_an_inquiry_that_breaks_leaves_no_command_without_an_end(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Inquiry) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(Inquiry, "answer", broken)
+    plant.connectors["one"].pieces = [RowSet((Column("a", "string"),))] * (limits.MAX_ROW_SETS + 1)
+    plant.connectors["one"].go.set()
+    plant.offer("a")
+    ended = await plant.outcome("a")
+    assert (ended.outcome, ended.touched) == ("in_doubt", True)

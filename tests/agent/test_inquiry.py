@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agent.inquiry import By, settled_by, tells
-from agent.settings import Settings
+from agent.settings import Effect, Settings
 
 SETTINGS = Settings.model_validate(
     {
@@ -26,11 +26,19 @@ SETTINGS = Settings.model_validate(
 
 
 @pytest.mark.parametrize(
-    ("operation", "by"),
-    [("once", By.SOURCE), ("verified", By.VERIFY), ("alone", By.NOBODY), ("gone", By.NOBODY)],
+    ("operation", "ran_as", "by"),
+    [
+        ("once", "once", By.SOURCE),
+        ("verified", "at-most-once", By.VERIFY),
+        ("alone", "at-most-once", By.NOBODY),
+        ("gone", "once", By.NOBODY),
+        ("once", "at-most-once", By.VERIFY),
+        ("verified", "once", By.VERIFY),
+        ("read", "at-most-once", By.NOBODY),
+    ],
 )
-def test_who_can_tell(operation: str, by: By) -> None:
-    assert settled_by(SETTINGS.operations.get(operation)) is by
+def test_who_can_tell(operation: str, ran_as: Effect, by: By) -> None:
+    assert settled_by(SETTINGS.operations.get(operation), ran_as) is by
 
 
 ANSWERS: list[tuple[int, dict[str, Any], bool]] = [

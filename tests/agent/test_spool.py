@@ -258,3 +258,35 @@ async def test_a_bit_that_flips_in_the_file_is_told_and_costs_the_rows_only(fold
     result.resume(0)
     assert [record.message for record in send_all(result)] == [last]
     result.abandon()
+
+
+async def test_a_result_that_outgrew_its_room_can_go_on_at_its_last_whole_byte(folder: SpoolFolder) -> None:
+    result, _, whole = await filled(folder, [200_000])
+    with pytest.raises(OutcomeUnknown, match="larger than"):
+        await result.rows(b"x" * 8_000_000, 1)
+    result.complete(Completed("cmd_1", 1, "in_doubt"), b"")
+    sent = sum(len(record.payload) for record in send_all(result) if isinstance(record.message, Chunk))
+    assert len(whole) <= sent == result.held().sent < result.came
+    result.resume(sent)
+    assert [type(record.message) for record in send_all(result)] == [Completed]
+    result.abandon()
+
+
+async def test_a_file_of_rows_that_is_gone_ends_its_command_in_doubt_and_not_the_link(folder: SpoolFolder) -> None:
+    for step in ("sent", "resumed"):
+        result, _, _ = await filled(folder, [200_000])
+        ended(result)
+        folder.file("cmd_1").unlink()
+        if step == "resumed":
+            result.resume(0)
+        assert [type(record.message) for record in send_all(result)] == [Completed]
+        assert result.last is not None
+        assert (result.last.outcome, result.last.error_code) == ("in_doubt", "result_lost")
+        result.abandon()
+
+
+async def test_what_can_not_be_removed_keeps_no_agent_from_starting(folder: SpoolFolder) -> None:
+    (folder.path / "somebody").mkdir()
+    (folder.path / "old").touch()
+    folder.open(set())
+    assert not (folder.path / "old").exists()

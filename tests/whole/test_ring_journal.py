@@ -15,6 +15,7 @@ from agent.connectors.base import Call, Column, Connector, DriverSetup, Outputs,
 from agent.errors import OutcomeUnknown, SourceUnavailable
 from agent.journal.base import Resolution
 from agent.journal.memory import MemoryJournal
+from agent.settings import Settings
 from cloud_broker.store.base import Command
 from protocol import limits
 from protocol.messages import Run
@@ -53,6 +54,8 @@ class Erp:
         stopped: set when one did.
         rows: bytes of rows of each run.
         unreachable: nothing can be asked.
+        forgets: it has no record of anything.
+        answers_lost: so many of the next questions lose their answer.
     """
 
     def __init__(self) -> None:
@@ -64,6 +67,8 @@ class Erp:
         self.go = asyncio.Event()
         self.rows = 0
         self.unreachable = False
+        self.forgets = False
+        self.answers_lost = 0
 
     def __call__(self, setup: DriverSetup) -> Connector:
         return ErpConnector(self)
@@ -89,6 +94,9 @@ class ErpConnector(Connector):
             erp.asked += 1
             if erp.unreachable:
                 raise SourceUnavailable("down", touched=False)
+            if erp.answers_lost:
+                erp.answers_lost -= 1
+                raise OutcomeUnknown("contact was lost after the request was sent")
             command_id = call.command_id.removesuffix(".verify")
             yield Outputs({"payment": 7 if erp.done[command_id] else None})
             return
@@ -109,7 +117,7 @@ class ErpConnector(Connector):
         self._erp.asked += 1
         if self._erp.unreachable:
             raise SourceUnavailable("down", touched=False)
-        if not self._erp.done[call.command_id]:
+        if self._erp.forgets or not self._erp.done[call.command_id]:
             return None
         return Outputs(msgspec.json.decode(self._erp.outputs[call.command_id], type=dict[str, Any]))
 
@@ -209,6 +217,44 @@ async def test_a_person_beside_the_erp_can_tell(broker: Ring, erp: Erp) -> None:
     ended = await broker.final(command)
     assert ended.state is CommandState.SUCCEEDED
     assert "anna" in ended.warnings[0]
+
+
+async def test_what_a_person_found_out_is_believed_after_another_crash(broker: Ring, erp: Erp) -> None:
+    command, again = await crashed(broker, erp, "post", "after")
+    await again.kill()
+    await again.journal.resolve(command.id, Resolution(True, "anna", "order 4711 is there", 1.0))
+    again = await again.restarted()
+    await broker.link(again)
+    ended = await broker.final(command)
+    assert ended.state is CommandState.SUCCEEDED
+    assert "anna" in ended.warnings[0]
+
+
+@pytest.mark.parametrize("effect", ["once", "read"])
+async def test_a_file_that_says_otherwise_now_does_not_change_what_a_run_was(
+    broker: Ring, erp: Erp, effect: str
+) -> None:
+    site = Site(file=FILE, connector=erp)
+    await broker.link(site)
+    erp.stop_at = "after"
+    command = await broker.submit("post", params={"no": 1})
+    await erp.stopped.wait()
+    erp.die()
+    erp.forgets = True  # what ran without a ledger stands in none
+    await broker.cut()
+    post = {"connection": "erp", "synthetic": "echo", "effect": effect}
+    site.settings = Settings.model_validate({**FILE, "operations": {**FILE["operations"], "post": post}})
+    await broker.link(await site.restarted())
+    assert (await broker.final(command)).state is CommandState.IN_DOUBT
+    assert erp.done[command.id] == 1
+
+
+async def test_a_question_whose_answer_was_lost_is_asked_again(broker: Ring, erp: Erp) -> None:
+    command, again = await crashed(broker, erp, "pay", "after")
+    erp.answers_lost = 2
+    await broker.link(again)
+    assert (await broker.final(command)).state is CommandState.SUCCEEDED
+    assert (erp.done[command.id], erp.answers_lost) == (1, 0)
 
 
 async def test_a_cancel_while_nobody_can_be_asked_is_answered_in_doubt(broker: Ring, erp: Erp) -> None:
