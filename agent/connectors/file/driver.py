@@ -17,7 +17,7 @@ import msgspec
 from agent import parameters
 from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
 from agent.connectors.file import names, publish, text
-from agent.connectors.file.attempts import Attempt
+from agent.connectors.file.attempts import Attempt, Claim
 from agent.connectors.file.drop import Drop, content_of, failure, forget
 from agent.connectors.file.pick import Picked, pick, put_away
 from agent.errors import ParametersInvalid, SourceFailed, SourceUnavailable
@@ -184,13 +184,24 @@ def _clear(root: Path) -> None:
     stale = {
         name.rsplit(".", 1)[0]
         for name in ours
-        if _older(root / name, now, PART_KEPT_S, ".part", ".void") and not (root / name).is_dir()
+        if _older(root / name, now, PART_KEPT_S, ".part", ".void")
+        and not (root / name).is_dir()
+        and not _may_have_happened(root / name)
     }
     for name in ours:
         path = root / name
         if _older(path, now, CLAIM_KEPT_S, ".claim", ".part") or name.rsplit(".", 1)[0] in stale:
             with contextlib.suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink()
+
+
+def _may_have_happened(part: Path) -> bool:
+    """Whether a part that stands beside its claim is no proof that its file never appeared."""
+    try:
+        claim = msgspec.json.decode(part.with_suffix(".claim").read_bytes(), type=Claim)
+    except (OSError, msgspec.DecodeError):
+        return False
+    return claim.way == "link"
 
 
 def _older(path: Path, now: float, seconds: float, *suffixes: str) -> bool:

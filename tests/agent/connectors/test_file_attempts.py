@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,6 +165,28 @@ def test_what_never_began_is_found_so_and_can_never_begin(driver: FileDriver, tm
     assert not caught.value.touched
     assert list(driver.run(wanted(2)))
     assert (tmp_path / "root" / "ORD-7.json").exists()
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_what_a_link_left_still_tells_after_days(
+    file_driver: MakeFileDriver, driver: FileDriver, tmp_path: Path, fetched: bool
+) -> None:
+    (written,) = driver.run(wanted(1))
+    root = tmp_path / "root"
+    made = Attempt(root, "ORD-7.json", COMMAND, 1)
+    # As a crash leaves it between the link and the removal of the part.
+    made.claim.write_bytes(made.claim.read_bytes().replace(b'"rename"', b'"link"'))
+    os.link(root / "ORD-7.json", made.part)
+    if fetched:
+        (root / "ORD-7.json").unlink()
+    days_ago = time.time() - 3 * 86_400
+    os.utime(made.part, (days_ago, days_ago))
+    again = file_driver(ONCE)
+    if fetched:
+        with pytest.raises(errors.OutcomeUnknown):
+            again.find(wanted(1))
+    else:
+        assert again.find(wanted(1)) == written
 
 
 def test_a_folder_that_is_not_there_can_not_tell(driver: FileDriver, tmp_path: Path) -> None:
