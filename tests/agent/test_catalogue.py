@@ -45,6 +45,7 @@ def test_connections_are_told_by_their_limits_only() -> None:
         "max_concurrent": 4,
         "rate_per_s": 10.0,
         "windows": ["mon-fri 06:00-22:00"],
+        "breaker": {"failures": 5, "cool_down_s": 30.0},
     }
     assert all(set(entry) == set(found[0]) for entry in found)
 
