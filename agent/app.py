@@ -137,6 +137,7 @@ class Agent:
         agent = cls(loaded, await FileJournal.open(folder), dialer=dialer)
         # As it was found: what is written from here on must not hide that it had been put back.
         agent._position = agent.journal.position
+        await agent._hear_resolutions()  # before anybody is asked who knows less
         agent.dispatcher.recover()
         return agent
 
@@ -200,18 +201,26 @@ class Agent:
             await asyncio.sleep(WINDOWS_S)
 
     async def _take_resolutions(self) -> None:
+        while True:
+            await asyncio.sleep(RESOLUTIONS_S if self.dispatcher.inquiring else RESOLUTIONS_IDLE_S)
+            await self._hear_resolutions()
+
+    async def _hear_resolutions(self) -> None:
         """Hear what people found out with ``outhaul-agent journal resolve``."""
         folder = state_dir(self._loaded)
-        while True:
+        try:
             for command_id, resolution in await asyncio.to_thread(resolutions, folder):
                 try:
                     await self.dispatcher.resolve(command_id, resolution)
                 except KeyError:
                     log.warning("no command %s is in the journal", command_id, extra={"event": "resolution_unknown"})
-                except JournalUnavailable:
-                    break  # kept for the next time
                 await asyncio.to_thread(take_resolution, folder, command_id)
-            await asyncio.sleep(RESOLUTIONS_S if self.dispatcher.inquiring else RESOLUTIONS_IDLE_S)
+        except JournalUnavailable:
+            pass  # kept for the next time
+        except OSError as exc:
+            log.warning(
+                "%s: what people found out can't be taken: %s", folder, exc, extra={"event": "resolution_waits"}
+            )
 
     def _catalogue(self) -> tuple[str, bytes]:
         built = catalogue.build(self._loaded.settings, self._described)

@@ -197,7 +197,7 @@ class Attempts:
         gate = self.gates[operation.connection]
         await self._turn(running, gate)
         try:
-            earlier = told_before(claim, self._journal.find(claim.id))
+            earlier = self._earlier(claim)
             if earlier is not None:
                 return self._again(running, operation, earlier)
             if operation.effect not in REPEATABLE:
@@ -227,6 +227,14 @@ class Attempts:
             raise errors.DeadlinePassed("its time was up before it could start", touched=False) from None
         finally:
             running.waiting = False
+
+    def _earlier(self, claim: Claim) -> Entry | None:
+        try:
+            return told_before(claim, self._journal.find(claim.id))
+        except errors.JournalUnavailable as exc:
+            if claim.effect in REPEATABLE:
+                return None
+            raise errors.OutcomeUnknown(f"an earlier delivery of it is in the journal, but {exc.message}") from exc
 
     def _again(self, running: Running, operation: Operation, earlier: Entry) -> Outcome:
         """Return the outcome that this very command had before; it is not run."""
