@@ -165,6 +165,8 @@ def _advice(command: Command, steps: Sequence[Step]) -> str:
         late = [step.outcome for step in steps if step.step == "late_answer" and step.outcome]
         heard = f" A late answer of its agent says: {late[-1]}." if late else ""
         return f"Find out in the ERP whether it happened, and resolve it with what you found; then go on.{heard}"
+    if command.state is CommandState.EXPIRED and command.effect == "idempotent" and command.dispatched_at is not None:
+        return "It may have begun, and may run any number of times. Replay it if it is still wanted."
     if command.state is CommandState.EXPIRED:
         return "It had no effect. Replay it if it is still wanted."
     if command.resolution is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from cloud_broker.lines import Entry, Line
-from cloud_broker.settlement import SILENT_S, STOP_S, Decision, doubt, ended, gave_up, lost, silent
+from cloud_broker.settlement import SILENT_S, STOP_S, Decision, doubt, ended, gave_up, lost, silent, unheard
 from cloud_broker.store.base import Command, Finish
 from protocol import limits
 from protocol.messages import Cancel
@@ -71,8 +71,10 @@ class Deadlines:
                 self._end(entry, ended(CommandState.EXPIRED, now, entry.command.error))
             elif entry.line.link is None:
                 patience = entry.command.expires_at + AWAY_S
-                if not entry.sent or lost(entry.command) is Decision.AGAIN:
+                if not entry.sent:
                     self._end(entry, ended(CommandState.EXPIRED, now))
+                elif lost(entry.command) is Decision.AGAIN:
+                    self._end(entry, unheard(now))
                 elif now >= patience:
                     self._end(entry, doubt(now, False))
                 else:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})  # of Windows too: its words for a full disk become these
 FULL_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
+MAX_TYPE_CHARS: Final = 32  # of the type of a column; those that there are have fewer
 READ_BYTES: Final = 262_144  # bytes per read; a few chunks, so that a fast reader makes few system calls
 
 
@@ -105,7 +106,8 @@ class LiveResult:
         if self.sets:
             self.sets[-1].end = message.offset
         columns = tuple(
-            {"name": column.name, "type": column.type, "source_type": column.source_type} for column in message.columns
+            {"name": column.name, "type": column.type[:MAX_TYPE_CHARS], "source_type": column.source_type}
+            for column in message.columns
         )
         self.sets.append(_Set(columns, message.offset))
         self._notify()

@@ -80,6 +80,12 @@ def ended(state: CommandState, now: float, last: CommandError | None = None) -> 
     return Finish(state=state, finished_at=now, error=error)
 
 
+def unheard(now: float) -> Finish:
+    """Return the end of a command that may be repeated, and whose agent was away until its time was up."""
+    message = "its time was up while its agent was away; it may have begun there"
+    return Finish(CommandState.EXPIRED, now, error=CommandError("deadline", "expired", message))
+
+
 def doubt(now: float, held: bool) -> Finish:
     """
     Return the end of a command that may have had an effect.

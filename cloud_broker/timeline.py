@@ -68,7 +68,10 @@ def attempts(command: Command, steps: Sequence[Step]) -> list[Attempt]:
 
 def phase(command: Command, steps: Sequence[Step]) -> Phase:
     """Return how far a command had come when it ended, or has come."""
-    if command.state in (CommandState.QUEUED, CommandState.EXPIRED):
+    told = {step.attempt for step in steps if step.step in _ENDS_AN_ATTEMPT}
+    # One that expired died while it waited, unless nobody ever told the end of its last attempt.
+    waited = command.state is CommandState.EXPIRED and command.epoch in told
+    if command.state is CommandState.QUEUED or waited:
         return "queued"
     known = attempts(command, steps)
     return known[-1].phase if known else "queued"

@@ -20,6 +20,7 @@ from cloud_broker.commands import Submission
 from cloud_broker.errors import (
     AgentNotFound,
     CommandNotFound,
+    Conflict,
     ContentTypeUnsupported,
     IdempotencyKeyReused,
     OperationNotFound,
@@ -28,6 +29,7 @@ from cloud_broker.errors import (
     RequestTooLarge,
     StoreUnavailable,
     TenantSuspended,
+    Unavailable,
 )
 from cloud_broker.store.base import Command, CommandFilter
 from cloud_broker.tenants import Scope
@@ -124,12 +126,14 @@ SUBMIT_HEADERS: Final = [
         problems=[
             AgentNotFound,
             OperationNotFound,
+            Conflict,
             ParametersInvalid,
             IdempotencyKeyReused,
             RequestTooLarge,
             ContentTypeUnsupported,
             TenantSuspended,
             StoreUnavailable,
+            Unavailable,
         ],
         body=NewCommand,
         example=EXAMPLE,

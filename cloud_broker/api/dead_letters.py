@@ -48,6 +48,7 @@ from cloud_broker.errors import (
     ResolveFirst,
     StoreUnavailable,
     TenantSuspended,
+    Unavailable,
 )
 from cloud_broker.store.base import CommandFilter
 from protocol.states import CommandState
@@ -193,6 +194,7 @@ async def resolve(request: Request, command_id: CommandId) -> Response:
             ContentTypeUnsupported,
             TenantSuspended,
             StoreUnavailable,
+            Unavailable,
         ],
         body=Again,
         example={"ttl": 600},

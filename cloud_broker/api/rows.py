@@ -25,6 +25,7 @@ from cloud_broker.errors import (
     RequestInvalid,
     ResultGone,
     RowSetNotFound,
+    StoreUnavailable,
 )
 
 NDJSON: Final = "application/x-ndjson"
@@ -45,7 +46,7 @@ router = APIRouter(prefix="/v1/commands", tags=["commands"])
             NDJSON: {"schema": {"type": "string"}, "example": '{"no":"4711","total":"12.50"}\n'},
             CSV: {"schema": {"type": "string"}, "example": "no,total\r\n4711,12.50\r\n"},
         },
-        problems=[CommandNotFound, RowSetNotFound, NotAcceptable, ResultGone],
+        problems=[CommandNotFound, RowSetNotFound, NotAcceptable, ResultGone, StoreUnavailable],
     ),
 )
 async def rows(

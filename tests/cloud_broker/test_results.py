@@ -63,6 +63,12 @@ async def test_what_is_read_while_it_arrives_is_what_is_kept(tmp_path: Path, siz
         assert result.path.read_bytes() == data
 
 
+def test_a_type_that_no_column_has_costs_little(tmp_path: Path) -> None:
+    result = live(tmp_path)
+    result.begin(RowSetBegins("cmd_1", 1, 0, 0, [ColumnInfo("a", "x" * 1_000_000)]))
+    assert len(result.row_sets()[0].columns[0]["type"]) == results.MAX_TYPE_CHARS
+
+
 async def test_row_sets_are_kept_apart(tmp_path: Path) -> None:
     result = live(tmp_path)
     parts = [b"a" * 600, b"", b"c" * 900]

@@ -189,7 +189,10 @@ async def test_a_running_command_whose_agent_never_comes_back_ends(
     command = await broker.submit(operation, params={"seconds": 30}, ttl_s=1.0)
     await broker.state(command, "running")
     await broker.cut()
-    assert (await broker.final(command)).state == state
+    ended = await broker.final(command)
+    assert ended.state == state
+    assert ended.error is not None
+    assert "may have" in ended.error.message
 
 
 async def test_an_agent_that_comes_back_after_the_deadline_tells_what_became_of_it(broker: Ring, site: Site) -> None:

@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
 
+from cloud_broker.dead_letters import letter
+from cloud_broker.settlement import unheard
 from cloud_broker.store.base import CommandFilter, Step
 from cloud_broker.store.sqlite import SqliteStore
 from cloud_broker.tenants import Scope
@@ -109,6 +112,18 @@ async def test_a_dead_letter_says_why_how_far_and_what_is_safe(acme: httpx2.Asyn
     assert "resolve" in doubtful["dead_letter"]["advice"]
     assert (expired["dead_letter"]["phase"], expired["dead_letter"]["safe"]) == ("queued", "replay")
     assert "no route to the ERP" in expired["dead_letter"]["why"]
+
+
+async def test_one_that_ran_at_an_agent_which_stayed_away_is_not_said_to_have_had_no_effect(broker: Broker) -> None:
+    one = await ended(broker, CommandState.RUNNING)
+    await broker.store.finish(ACME, one.id, unheard(time.time()))
+    expired = replace(await broker.commands.get(ACME, one.id), effect="idempotent")
+
+    found = letter(expired, await broker.store.steps(ACME, one.id))
+
+    assert "may have begun" in found.why
+    assert (found.phase, found.safe) == ("running", "replay")
+    assert "may have begun" in found.advice
 
 
 async def test_a_late_answer_is_told_as_evidence(acme: httpx2.AsyncClient, broker: Broker) -> None:

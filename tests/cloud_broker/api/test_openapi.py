@@ -103,6 +103,12 @@ async def test_what_is_sent_fits_what_is_described(broker: Broker) -> None:
         fits("KeyView", (await client.get("/v1/keys")).json()["items"][0])
 
 
+async def test_a_submission_to_an_agent_that_takes_none_is_described(broker: Broker) -> None:
+    answers = (await described(broker))["paths"]["/v1/commands"]["post"]["responses"]
+    assert "`conflict`" in answers["409"]["description"]
+    assert "`unavailable`" in answers["503"]["description"]
+
+
 async def test_the_reference_names_every_route(broker: Broker) -> None:
     for path, method, _ in operations(await described(broker)):
         assert f"`{method.upper()} {path}`" in REFERENCE.replace("/commands/{id}", "/commands/{command_id}")
