@@ -218,12 +218,7 @@ def agent_away(pair: Pair, erp: Erp, story: Story) -> None:
             out, err = calling.communicate(timeout=WAIT_S)
         finally:
             calling.kill()
-    answer = Answer(calling.returncode, out, err)
-    story.answers(answer.text)
-    number = _order_no(answer)
-    after = erp.value("SELECT count(*) FROM orders")
-    want(after == before + 1, f"there were {before} orders, now there are {after}")
-    want(erp.value("SELECT max(order_no) FROM orders") == number, f"{number} is not the newest order")
+    number = _one_order_more(erp, story, Answer(calling.returncode, out, err), before)
     story.proves(f"the waiting call ended with order {number}; the ERP has exactly one more")
 
 
@@ -252,12 +247,7 @@ def agent_killed(pair: Pair, erp: Erp, story: Story) -> None:
             out, err = calling.communicate(timeout=WAIT_S)
         finally:
             calling.kill()
-    answer = Answer(calling.returncode, out, err)
-    story.answers(answer.text)
-    number = _order_no(answer)
-    after = erp.value("SELECT count(*) FROM orders")
-    want(after == before + 1, f"there were {before} orders, now there are {after}")
-    want(erp.value("SELECT max(order_no) FROM orders") == number, f"{number} is not the newest order")
+    number = _one_order_more(erp, story, Answer(calling.returncode, out, err), before)
     with pair.caller() as client:
         (command,) = client.commands(correlation_id="worst-moment")
     pair.outhaul(story, "commands", "show", command.id, "--timeline")
@@ -303,6 +293,16 @@ def _order_no(answer: Answer) -> str:
     want(match is not None, f"wants an order_no, found {answer.out!r}")
     assert match is not None  # noqa: S101 - tells mypy what want has just made sure of
     return match[1]
+
+
+def _one_order_more(erp: Erp, story: Story, answer: Answer, before: int) -> str:
+    """Return the number of the order that a waiting call ended with, which must be the only new one."""
+    story.answers(answer.text)
+    number = _order_no(answer)
+    after = erp.value("SELECT count(*) FROM orders")
+    want(after == before + 1, f"there were {before} orders, now there are {after}")
+    want(erp.value("SELECT max(order_no) FROM orders") == number, f"{number} is not the newest order")
+    return number
 
 
 def _operator_file(pair: Pair) -> dict[str, dict[str, object]]:
