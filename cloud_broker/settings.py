@@ -138,7 +138,9 @@ class LimitSettings(Model):
         1_048_576, ge=1_024, le=1_048_576, description="Parameters of one command, in bytes; more belongs in a blob."
     )
     retention_days: float = Field(
-        30, gt=0, description="Days that ended commands and their results are kept; those in doubt: until resolved."
+        30,
+        gt=0,
+        description="Days that ended commands and their results are kept; for those in doubt, from when they are resolved.",
     )
     result_bytes: int = Field(
         10 * 1_073_741_824,

@@ -500,7 +500,8 @@ class Store(abc.ABC):
         """
         Remove commands and runs finished before; return ``(tenant, id)`` of up to ``limit`` that have result files.
 
-        Those in doubt stay until somebody resolves them. Call it until it returns none: then nothing else is left.
+        Those in doubt stay until somebody resolves them, and count from then. Call it until it returns none: then
+        nothing else is left.
         """
 
     # --- dead letters -----------------------------------------------------------------------------

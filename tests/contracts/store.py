@@ -555,9 +555,11 @@ class StoreContract:
         await store.finish(ACME, one.id, finish(CommandState.IN_DOUBT))
         await store.forget_before(START + 1_000, 10)
         assert await store.command(ACME, one.id) is not None
-        found = Resolution("happened", "key", START + 1)
+        found = Resolution("happened", "key", START + 2_000)
         await store.resolve(ACME, one.id, CommandState.SUCCEEDED, found, None)
         await store.forget_before(START + 1_000, 10)
+        assert await store.command(ACME, one.id) is not None, "who found it out has not acted on it yet"
+        await store.forget_before(START + 3_000, 10)
         assert await store.command(ACME, one.id) is None
 
     async def test_one_idempotency_key_makes_one_run(self, store: Store) -> None:

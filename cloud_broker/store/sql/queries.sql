@@ -309,9 +309,10 @@ WHERE tenant = :tenant AND id = :id AND state = 'running';
 DELETE FROM replay_runs WHERE finished_at < :before;
 
 -- forget_before --
--- Not those in doubt: nobody knows yet whether they happened.
+-- Not those in doubt: nobody knows yet whether they happened. Who finds out then has time to act on it.
 DELETE FROM commands WHERE number IN (
     SELECT number FROM commands
     WHERE finished_at < :before AND state <> 'in_doubt'
+        AND (resolution IS NULL OR json_extract(resolution, '$.at') < :before)
     ORDER BY finished_at LIMIT :limit
 ) RETURNING tenant, id, result;
