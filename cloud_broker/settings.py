@@ -140,7 +140,7 @@ class LimitSettings(Model):
     retention_days: float = Field(
         30,
         gt=0,
-        description="Days that ended commands and their results are kept; for those in doubt, from when they are resolved.",
+        description="Days that ended commands and their results are kept; those in doubt: from when they are resolved.",
     )
     result_bytes: int = Field(
         10 * 1_073_741_824,
