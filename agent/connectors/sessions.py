@@ -117,7 +117,11 @@ class Session:
             lengths = framing.unpack_lengths(await self._stdout.readexactly(framing.LENGTHS.size))
             header = await self._stdout.readexactly(lengths[0])
             payload = await self._stdout.readexactly(lengths[1]) if lengths[1] else b""
-            return pipes.FROM_DRIVER.decode(header), payload
+            message = pipes.FROM_DRIVER.decode(header)
+            if isinstance(message, pipes.Failed) and message.error == DriverCrashed.__name__:
+                # It is on its way out: a command that it were given now would seem to have died with it.
+                self.end(message.message)
+            return message, payload
         except (RemoteProtocolError, msgspec.DecodeError) as exc:
             self.end(f"the driver's process said what can't be read ({exc}), and was ended")
             raise DriverCrashed(self.ended or "") from exc

@@ -257,6 +257,14 @@ async def test_a_process_that_dies_at_once_says_where_its_reason_stands(
     await connector.close()
 
 
+async def test_a_process_that_said_that_it_dies_is_given_no_other_command(tmp_path: Path) -> None:
+    connector = DriverConnector(setup("x", tmp_path), "fractions:Fraction")  # breaks in a way that is no CommandError
+    with pytest.raises(errors.DriverCrashed, match="TypeError in the driver"):
+        await all_of(connector, call("slow-write", seconds=1))
+    assert connector._idle == []
+    await connector.close()
+
+
 async def test_a_process_that_can_not_be_started_touched_nothing_and_names_the_place(tmp_path: Path) -> None:
     connector = DriverConnector(setup("x", tmp_path / "missing"), CONNECTORS["odbc"])
     with pytest.raises(errors.SourceUnavailable, match=r"could not be started: .*missing") as caught:
