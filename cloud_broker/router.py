@@ -160,11 +160,13 @@ class Router:
 
     def cancel(self, entry: Entry) -> None:
         """Pass the caller's wish on; the store has it already."""
-        entry.command = replace(entry.command, cancel_requested=True)
+        entry.command = command = replace(entry.command, cancel_requested=True)
+        link = entry.line.link if entry.line is not None else None
         if entry.line is None:
             self.end(entry, ended(CommandState.CANCELLED, self._now()))
-        elif entry.line.link is not None and Cancel in PHASES[entry.line.link.phase(entry.command.id)]:
-            entry.line.link.say(Cancel(entry.command.id, entry.command.epoch))
+        # The agent may be telling the end of an older attempt just now.
+        elif link is not None and Cancel in PHASES[link.phase(command.id)] and link.epoch(command.id) == command.epoch:
+            link.say(Cancel(command.id, command.epoch))
 
     def waiting_for(self, entry: Entry) -> str | None:
         """Why a queued command waits, in the contract's words."""

@@ -12,6 +12,7 @@ import pytest
 
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.late_answers import MAX_ANSWERS, known
+from cloud_broker.retries import Schedule
 from cloud_broker.settlement import gave_up
 from cloud_broker.store.base import Command, Step
 from protocol import limits
@@ -283,6 +284,31 @@ async def test_an_answer_to_what_is_being_given_up_is_forgotten_only_once_that_i
     ended = await broker.final(command)
     assert ended.state is CommandState.IN_DOUBT
     assert [step.outcome for step in await steps(broker, command)] == ["succeeded"]
+
+
+async def test_a_cancel_that_meets_the_end_of_an_older_attempt_is_answered(
+    broker: Ring, agent: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = broker.store.finish
+
+    async def meanwhile(*args: Any) -> bool:
+        entry = broker.router.entry(SCOPE, command.id)
+        assert entry is not None
+        broker.router.cancel(entry)
+        return await finish(*args)
+
+    monkeypatch.setattr(broker.router, "schedule", Schedule(first_s=0.01, most_s=0.02))
+    command = await broker.submit("post")
+    first = await agent.begin()
+    await agent.fail(first)
+    second = await agent.begin()
+    assert (second.id, second.epoch) == (first.id, 2)
+    monkeypatch.setattr(broker.store, "finish", meanwhile)
+    # The Ack of the first was lost with the link, the second with a part of the journal.
+    agent.journal = "another"
+    await agent.link(Held(first.id, 1, ended=True))
+    assert (await agent.hear(Ack)).epoch == 1
+    assert (await broker.final(command)).state is CommandState.IN_DOUBT
 
 
 def test_failed_attempts_leave_room_for_late_answers() -> None:
