@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.25  # seconds between two questions, doubled each time
 LONGEST_PAUSE_S: Final = 15.0
+CANCELLED_S: Final = 30.0  # seconds that even one whose caller no longer waits is asked about
 GIVE_UP_S: Final = 300.0  # seconds after which a ``verify`` that never answers is asked no more; a person is
 LINES: Final = 100  # rows of an answer that are looked at
 
@@ -101,7 +102,7 @@ class Inquiry:
         self._connectors = connectors
         self._gates = gates
         self._resolved: asyncio.Future[Resolution] = asyncio.get_running_loop().create_future()
-        self.cancelled = False  # its caller no longer waits: a question without an answer is not asked again
+        self.cancelled = False  # its caller no longer waits: nobody is asked for long
 
     def resolve(self, resolution: Resolution) -> None:
         """A person knows; nobody else is asked any more."""
@@ -203,8 +204,9 @@ class Inquiry:
             except (errors.OutcomeUnknown, errors.OperationUnknown, errors.ParametersInvalid) as exc:
                 return Found(None, exc.message)
             except errors.CommandError as exc:
-                late = give_up_s is not None and time.monotonic() - began > give_up_s
-                if self.cancelled or late:
+                asked_s = time.monotonic() - began
+                late = give_up_s is not None and asked_s > give_up_s
+                if late or (self.cancelled and asked_s > CANCELLED_S):
                     return Found(None, f"nobody could be asked whether it happened: {exc.message}")
                 log.warning(
                     "can't find out yet what became of %s: %s",

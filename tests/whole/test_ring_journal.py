@@ -257,7 +257,10 @@ async def test_a_question_whose_answer_was_lost_is_asked_again(broker: Ring, erp
     assert (erp.done[command.id], erp.answers_lost) == (1, 0)
 
 
-async def test_a_cancel_while_nobody_can_be_asked_is_answered_in_doubt(broker: Ring, erp: Erp) -> None:
+async def test_a_cancel_while_nobody_can_be_asked_is_answered_in_doubt(
+    broker: Ring, erp: Erp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.inquiry.CANCELLED_S", 0.5)
     command, again = await crashed(broker, erp, "order", "after")
     erp.unreachable = True
     await broker.link(again)
