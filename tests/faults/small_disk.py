@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,7 +34,7 @@ class SmallDisk:
 
     def words(self) -> list[str]:
         """Return the words before those of the program."""
-        return ["/usr/bin/unshare", "-rm", "/bin/sh", "-c", _MOUNT, str(self.folder), str(self.bytes)]
+        return ["/usr/bin/unshare", _how(), "/bin/sh", "-c", _MOUNT, str(self.folder), str(self.bytes)]
 
     def seen_by(self, pid: int) -> Path:
         """Return the folder as the program sees it."""
@@ -49,3 +52,14 @@ class SmallDisk:
     def empty(self, pid: int) -> None:
         """Make room again."""
         (self.seen_by(pid) / BALLAST).unlink()
+
+
+@functools.cache
+def _how() -> str:
+    """Return how mounts of one's own are had here: root has them, others as root of a user namespace."""
+    with tempfile.TemporaryDirectory() as folder:
+        for flags in ("-m", "-rm"):
+            words = ["/usr/bin/unshare", flags, "/bin/mount", "-t", "tmpfs", "-o", "size=64k", "none", folder]
+            if subprocess.run(words, capture_output=True, check=False).returncode == 0:
+                return flags
+    raise RuntimeError("no small disk can be mounted here: it takes root, or user namespaces that are allowed")
