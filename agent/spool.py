@@ -278,7 +278,7 @@ class Spool:
         self._writing = True
         try:
             await self._write(data)
-        except BaseException:
+        except BaseException:  # being cancelled too: what was not written takes no room
             self._folder.give(len(data))
             raise
         finally:

@@ -219,7 +219,7 @@ def _open(state_dir: Path, remembers: int, disk: Disk, told: Callable[[], None])
             f"{folder}: can't be read ({exc.strerror or exc}); run this as the agent's account, and see that "
             "state_dir is its own"
         ) from exc
-    except BaseException:
+    except BaseException:  # a mistake of ours too must not leave the folder locked in this process
         lock.release()
         raise
     for damage in found.damages:

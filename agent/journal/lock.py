@@ -55,7 +55,7 @@ def _lock_soon(descriptor: int) -> bool:
                 raise
             if time.monotonic() > deadline:
                 return False
-        time.sleep(0.02)
+        time.sleep(0.02)  # in a thread: no system tells when a lock is free
 
 
 class FolderLock:

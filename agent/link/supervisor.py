@@ -152,7 +152,7 @@ class Supervisor:
             error = _error_of(ended or Ended(reason="the conversation was given up"))
         except AgentError as exc:
             error = exc
-        except Exception as exc:  # as above
+        except Exception as exc:  # a mistake of ours costs this link, and must not cost every later one
             log.exception("the conversation failed in a way that is not foreseen", extra={"event": "link_bug"})
             error = LinkError(f"{type(exc).__name__}: {exc}")
         finally:

@@ -209,7 +209,7 @@ class _Reader:
                 self.disconnect()
                 log.error("the store can't be read: %s", exc, extra={"event": "store_unreadable"})
                 task.error = StoreUnavailable(f"The store can't be read ({exc}).", retry_after_s=5)
-            except Exception as exc:  # as above
+            except Exception as exc:  # its caller gets it; the thread serves others
                 task.error = exc
 
     def disconnect(self) -> None:

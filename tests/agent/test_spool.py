@@ -220,7 +220,7 @@ async def test_what_is_dropped_in_the_middle_of_a_write_leaves_nothing(folder: S
     result.spool(folder)
     await result.begin(COLUMNS)
     filling = asyncio.create_task(result.rows(b"x" * 1_000_000, 1))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets the write begin
     result.abandon()
     await filling
     await result.rows(b"more", 1)

@@ -95,7 +95,7 @@ def _folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="outhaul-faults-"))
     try:
         yield folder
-    except BaseException:
+    except BaseException:  # Ctrl-C too: what was written until then is what somebody wants to see
         print(f"what they wrote is in {folder}", flush=True)
         raise
     if not (folder / KEPT).exists():

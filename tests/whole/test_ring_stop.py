@@ -32,7 +32,7 @@ async def test_nothing_is_taken_and_nobody_waits_once_the_broker_stops(broker: R
     run = await agent.begin()
     await broker.state(command, "running")
     waiting = asyncio.create_task(broker.commands.wait(SCOPE, command.id, 30))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets it wait
     broker.router.stop_taking()
     async with asyncio.timeout(2):
         assert (await waiting).state == "running"

@@ -216,7 +216,7 @@ class OdbcDriver(Driver):
             if leftovers is not None and not sure:
                 raise leftovers.told(exc) from exc
             raise self._or_left_behind(exc, once if began else None, call) from exc
-        except BaseException:
+        except BaseException:  # the end of a consumer that went away (GeneratorExit) too: nothing may be kept
             self._rollback()
             raise
         self._commit(call, operation)
@@ -376,7 +376,7 @@ class OdbcDriver(Driver):
             raise SourceUnavailable(exc.message, source_code=exc.source_code) from exc
         except NotAllowed as exc:
             raise OutcomeUnknown(f"{call.operation}: {exc.message}") from exc
-        except BaseException:
+        except BaseException:  # whatever it was: the session must not keep a lock on the ledger's row
             self._rollback()
             raise
         return found

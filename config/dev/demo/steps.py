@@ -236,7 +236,7 @@ def agent_killed(pair: Pair, erp: Erp, story: Story) -> None:
                 want(calling.poll() is None and time.monotonic() < deadline, "the order never reached the ERP")
                 time.sleep(LOOK_S)
             pair.agent.kill()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the caller's program would outlive the demo
             calling.kill()
             raise
     story.says("Nobody knows how far it came. The agent comes back and asks its ledger in the ERP's own database.")

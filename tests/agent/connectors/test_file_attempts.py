@@ -23,7 +23,7 @@ from agent.settings import DropOperation
 from tests.agent.connectors.conftest import COMMAND, MakeFileDriver, call
 from tests.agent.connectors.file_victim import CONTENT, NAME, POINTS, TOLD
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals; wine has its own tests")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills and freezes by POSIX signals")
 
 WAYS: tuple[Way, ...] = ("rename", "link", "replace")
 PLACES = [(point, way) for way in WAYS for point in POINTS if point != "within the link" or way == "link"]

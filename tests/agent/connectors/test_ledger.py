@@ -252,7 +252,7 @@ HAPPENED = ("after the COMMIT",)
 PLACES = [*((point, False) for point in POINTS), ("after the INSERT", True)]  # taken_over: after a tombstone
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals; wine has its own tests")
+@pytest.mark.skipif(os.name == "nt", reason="kills and freezes by POSIX signals")
 @pytest.mark.parametrize(("point", "taken_over"), PLACES)
 def test_a_process_killed_anywhere_is_found_out(erp: Erp, session: Open, point: str, taken_over: bool) -> None:
     driver = session(erp)
@@ -268,7 +268,7 @@ def test_a_process_killed_anywhere_is_found_out(erp: Erp, session: Open, point: 
     assert erp.orders() == [1]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals; wine has its own tests")
+@pytest.mark.skipif(os.name == "nt", reason="kills and freezes by POSIX signals")
 @pytest.mark.parametrize(("point", "taken_over"), PLACES)
 def test_what_was_found_out_stays_true_for_a_process_that_was_only_frozen(
     erp: Erp, session: Open, point: str, taken_over: bool

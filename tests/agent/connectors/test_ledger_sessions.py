@@ -20,7 +20,7 @@ from agent.connectors.sessions import DriverConnector
 from config.dev.databases import Postgres
 from tests.agent.connectors.ledger_cases import PostgresErp, call
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals to the driver's process; wine has its own tests")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills and freezes by POSIX signals")
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ async def test_one_that_waits_for_the_other_can_be_cancelled(connector: DriverCo
     running = asyncio.ensure_future(all_of(connector, call("slow-order", seconds=1)))
     await until(lambda: at_work(erp))
     second = asyncio.ensure_future(all_of(connector, call("slow-order", seconds=1, epoch=2)))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets it come as far as where it waits
     connector._starting.clear()  # what cancel does to those that wait, without stopping the one that runs
     await running
     with pytest.raises(errors.Cancelled):

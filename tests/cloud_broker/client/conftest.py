@@ -158,7 +158,7 @@ class Outhaul:
         ) as process:
             try:
                 yield process
-            except BaseException:
+            except BaseException:  # a test that failed or was stopped: the program would be waited for for ever
                 process.kill()
                 raise
 
