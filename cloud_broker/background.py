@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from cloud_broker.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-Note = Callable[[], Coroutine[Any, Any, None]]  # something to tell the store
+Note = Callable[[], Coroutine[Any, Any, Any]]  # something to tell the store
+
+STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
 
 
 class Background:
@@ -54,6 +56,21 @@ class Background:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def until_kept(note: Note) -> None:
+    """Tell the store something, for as long as it takes: the agent holds the outcome until it is told that we do."""
+    while True:
+        try:
+            await note()
+            return
+        except StoreUnavailable:
+            await store_pause()
+
+
+async def store_pause() -> None:
+    """Wait before a store that could not answer is asked again."""
+    await asyncio.sleep(STORE_RETRY_S)
 
 
 async def _ignore(note: Note) -> None:

@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from cloud_broker.background import store_pause
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.lines import Line, forget
 from cloud_broker.link.conversation import Conversation
-from cloud_broker.router import STORE_RETRY_S, Router
+from cloud_broker.router import Router
 from cloud_broker.settlement import REPEATABLE, error_of
 from cloud_broker.store.base import Command, Step, Store
 from cloud_broker.tenants import Scope
@@ -112,7 +113,7 @@ class LateAnswers:
                     await self._store.add_step(Scope(line.tenant), step)
                     break
                 except StoreUnavailable:
-                    await asyncio.sleep(STORE_RETRY_S)
+                    await store_pause()
                     if line.link is not link:
                         # The agent holds it, and tells it again.
                         return
@@ -139,7 +140,7 @@ class LateAnswers:
                     return None, ()
                 return command, await self._store.steps(scope, command_id)
             except StoreUnavailable:
-                await asyncio.sleep(STORE_RETRY_S)
+                await store_pause()
         return None
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final
 
 from cloud_broker import catalogues
-from cloud_broker.background import Background, Note
+from cloud_broker.background import Background, Note, store_pause, until_kept
 from cloud_broker.deadlines import Deadlines
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.lines import Entry, Line, forget
@@ -40,7 +40,6 @@ from protocol.states import PHASES, CommandState, Phase
 log = logging.getLogger(__name__)
 
 FAREWELL_S: Final = 2.0  # seconds
-STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
 LOOK_AGAIN_S: Final = 60.0  # seconds; a connection that can't be used is looked at again then, whatever it said
 SHORTEST_S: Final = 0.001  # seconds; what an event loop's clock tells apart
 
@@ -335,7 +334,7 @@ class Router:
                 noted = True
             except StoreUnavailable:
                 noted = False
-                await asyncio.sleep(STORE_RETRY_S)
+                await store_pause()
             if entry.finishing:
                 return
             if entry.command.cancel_requested:
@@ -400,13 +399,7 @@ class Router:
         command = entry.command
         line = entry.line
         self._queue_of(command).remove(command.id)
-        while True:
-            try:
-                await self._store.finish(entry.scope, command.id, finish)
-                break
-            except StoreUnavailable:
-                # The agent keeps the outcome until it is told that we have it.
-                await asyncio.sleep(STORE_RETRY_S)
+        await until_kept(lambda: self._store.finish(entry.scope, command.id, finish))
         entry.command = final = replace(
             entry.command,
             state=finish.state,
@@ -480,15 +473,11 @@ class Router:
     async def retry(self, entry: Entry, failed: Step, again: Again) -> None:
         """Keep why an attempt failed, and let the command wait for its next; ``entry.finishing`` is set."""
         command = entry.command
-        while True:
-            try:
-                await self._store.requeue(
-                    entry.scope, command.id, step=failed, failures=again.failures, not_before=again.not_before
-                )
-                break
-            except StoreUnavailable:
-                # The agent keeps the outcome until it is told that we have it.
-                await asyncio.sleep(STORE_RETRY_S)
+        await until_kept(
+            lambda: self._store.requeue(
+                entry.scope, command.id, step=failed, failures=again.failures, not_before=again.not_before
+            )
+        )
         line = entry.line
         self._take_back(entry, failed.error.message if failed.error else "it failed")
         if line is not None and line.link is not None:

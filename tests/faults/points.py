@@ -201,7 +201,7 @@ TIMERS: Final[dict[str, float]] = {
     "agent.spool:ROOM_S": 0.2,
     "cloud_broker.desk:REST_S": 0.3,
     "cloud_broker.results:FULL_RETRY_S": 0.2,
-    "cloud_broker.router:STORE_RETRY_S": 0.2,
+    "cloud_broker.background:STORE_RETRY_S": 0.2,
 }
 
 

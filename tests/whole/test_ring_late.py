@@ -114,7 +114,7 @@ async def test_a_late_answer_is_kept_before_the_agent_may_forget_it(
             raise StoreUnavailable("the disk is full")
         await add_step(*args)
 
-    monkeypatch.setattr("cloud_broker.late_answers.STORE_RETRY_S", 0.01)
+    monkeypatch.setattr("cloud_broker.background.STORE_RETRY_S", 0.01)
     monkeypatch.setattr(broker.store, "add_step", sometimes)
     await agent.link(Held(run.id, run.epoch, ended=True))
     await agent.hear(Resume)
@@ -267,7 +267,7 @@ async def test_an_answer_to_what_is_being_given_up_is_forgotten_only_once_that_i
     await broker.state(command, "running")
     entry = broker.router.entry(SCOPE, command.id)
     assert entry is not None
-    monkeypatch.setattr("cloud_broker.router.STORE_RETRY_S", 0.01)
+    monkeypatch.setattr("cloud_broker.background.STORE_RETRY_S", 0.01)
     monkeypatch.setattr(broker.store, "finish", sometimes)
     broker.router.end(entry, gave_up(entry.command, time.time()))
     await refused.wait()

@@ -177,7 +177,7 @@ async def test_a_store_that_can_not_keep_a_failure_loses_neither_it_nor_the_comm
         refused.set()
         raise StoreUnavailable("the disk is full")
 
-    monkeypatch.setattr("cloud_broker.router.STORE_RETRY_S", 0.01)
+    monkeypatch.setattr("cloud_broker.background.STORE_RETRY_S", 0.01)
     monkeypatch.setattr(broker.store, "requeue", full)
     await agent.fail(run)
     async with asyncio.timeout(5):
@@ -201,7 +201,7 @@ async def test_a_full_disk_costs_a_command_that_is_to_be_sent_no_attempts(
             raise StoreUnavailable("the disk is full")
         await dispatched(*args, **options)
 
-    monkeypatch.setattr("cloud_broker.router.STORE_RETRY_S", 0.01)
+    monkeypatch.setattr("cloud_broker.background.STORE_RETRY_S", 0.01)
     monkeypatch.setattr(broker.store, "dispatched", sometimes)
     command = await broker.submit("post")
     await until(lambda: refusals > 5)
