@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from agent.spool import SpoolFolder
 from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Completed, Run
+from tests.waiting import until
 
 FILE: dict[str, Any] = {
     "agent": "plant-1",
@@ -93,13 +94,6 @@ async def plant(tmp_path: Path) -> AsyncIterator[Plant]:
     made = Plant(tmp_path)
     yield made
     made.dispatcher.close()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
-            await asyncio.sleep(0)
 
 
 async def test_a_command_whose_time_was_up_on_its_way_does_not_start(plant: Plant) -> None:

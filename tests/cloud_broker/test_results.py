@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +17,7 @@ from cloud_broker.errors import ResultGone
 from cloud_broker.results import LiveResult
 from cloud_broker.tenants import Scope
 from protocol.messages import ColumnInfo, RowSetBegins, RowSetDone
+from tests.waiting import until
 
 INLINE = 1_000
 
@@ -173,12 +173,6 @@ def full(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     monkeypatch.setattr(results, "_write_all", writes)
     monkeypatch.setattr(results, "FULL_RETRY_S", 0.01)
     return room
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
-            await asyncio.sleep(0.002)
 
 
 async def test_a_full_disk_holds_a_result_up_and_loses_nothing_of_it(

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from agent.errors import LinkError
@@ -34,13 +34,6 @@ from tests.whole.ring import BrokerEnd, Ring
 M = TypeVar("M", bound=AnyMessage)
 
 OPERATIONS = {"read": "read", "set": "idempotent", "post": "at-most-once", "book": "once"}  # each with its effect
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
-            await asyncio.sleep(0.002)
 
 
 def document(connection: str = "erp", **limits_: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from protocol.messages import (
     Run,
 )
 from protocol.states import CommandState
+from tests.waiting import until
 from tests.whole.ring import FILE, SCOPE, Ring, Site, ring
 from tests.whole.scripted import Scripted, scripted
 
@@ -55,13 +56,6 @@ async def site(broker: Ring) -> Site:
     made = Site(file=MANY)
     await broker.link(made)
     return made
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
-            await asyncio.sleep(0.002)
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ from cloud_broker.store.base import Command
 from protocol import limits
 from protocol.messages import Run
 from protocol.states import CommandState
+from tests.waiting import until
 from tests.whole.ring import SCOPE, Ring, Site, ring
-from tests.whole.test_ring_faults import until
 
 FILE: dict[str, Any] = {
     "agent": "plant-1",

@@ -32,8 +32,9 @@ from protocol.messages import (
     Welcome,
 )
 from protocol.states import CommandState
+from tests.waiting import until
 from tests.whole.ring import SCOPE, Ring, ring
-from tests.whole.scripted import Scripted, document, scripted, until
+from tests.whole.scripted import Scripted, document, scripted
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from cloud_broker.store.base import Command
 from protocol import limits
 from protocol.messages import Ack, Chunk, ColumnInfo, Credit, Held, RowSetBegins, Run
 from protocol.states import CommandState
+from tests.waiting import until
 from tests.whole.ring import SCOPE, Ring, Site, ring
-from tests.whole.scripted import Scripted, document, scripted, until
+from tests.whole.scripted import Scripted, document, scripted
 
 AT_ONCE = Schedule(first_s=0.01, most_s=0.02)
 LATER = Schedule(first_s=60.0, most_s=60.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -19,6 +18,7 @@ from agent.connectors.base import Call, Outputs, Piece, Ready
 from agent.connectors.sessions import DriverConnector
 from config.dev.databases import Postgres
 from tests.agent.connectors.ledger_cases import PostgresErp, call
+from tests.waiting import until_seen
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills and freezes by POSIX signals")
 
@@ -54,13 +54,6 @@ def outputs_of(pieces: list[Piece]) -> object:
     (last,) = pieces
     assert isinstance(last, Outputs)
     return msgspec.json.decode(msgspec.json.encode(last.values))
-
-
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 def at_work(erp: PostgresErp) -> bool:
@@ -103,7 +96,7 @@ async def test_the_deadline_holds_while_the_agent_keeps_the_rows(connector: Driv
         return not erp.ask("SELECT 1 FROM pg_locks WHERE mode = 'RowExclusiveLock'")
 
     with pytest.raises(errors.TimedOut, match="1 s"):
-        await when_ready(connector, call("order-rows", timeout_s=1.0), lambda: until(rolled_back))
+        await when_ready(connector, call("order-rows", timeout_s=1.0), lambda: until_seen(rolled_back))
     assert await orders(erp) == []
 
 
@@ -121,7 +114,7 @@ async def test_a_process_that_dies_while_it_waits_has_done_nothing(
 
 async def test_what_became_of_a_run_is_asked_of_another_process(connector: DriverConnector, erp: PostgresErp) -> None:
     running = asyncio.ensure_future(all_of(connector, call("slow-order", seconds=30)))
-    await until(lambda: at_work(erp))
+    await until_seen(lambda: at_work(erp))
     os.kill(next(iter(connector._running.values())).pid, signal.SIGKILL)
     with pytest.raises(errors.DriverCrashed):
         await running
@@ -136,7 +129,7 @@ async def test_what_became_of_a_run_is_asked_of_another_process(connector: Drive
 
 async def test_a_command_is_not_looked_for_while_it_runs(connector: DriverConnector, erp: PostgresErp) -> None:
     running = asyncio.ensure_future(all_of(connector, call("slow-order", seconds=1)))
-    await until(lambda: at_work(erp))
+    await until_seen(lambda: at_work(erp))
     # With a timeout that is shorter than the run: it would not be known yet.
     found = await connector.find(call("slow-order", timeout_s=0.5, seconds=1))
     assert running.done()
@@ -153,7 +146,7 @@ async def test_one_command_twice_at_once_is_run_one_after_the_other(
 
 async def test_one_that_waits_for_the_other_can_be_cancelled(connector: DriverConnector, erp: PostgresErp) -> None:
     running = asyncio.ensure_future(all_of(connector, call("slow-order", seconds=1)))
-    await until(lambda: at_work(erp))
+    await until_seen(lambda: at_work(erp))
     second = asyncio.ensure_future(all_of(connector, call("slow-order", seconds=1, epoch=2)))
     await asyncio.sleep(0)  # lets it come as far as where it waits
     connector._starting.clear()  # what cancel does to those that wait, without stopping the one that runs

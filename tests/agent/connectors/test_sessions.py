@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from agent.connectors.base import Call, DriverSetup, Outputs, Piece, Rows
 from agent.connectors.sessions import DriverConnector
 from agent.settings import OdbcConnection, ProcedureOperation, SqlOperation
 from config.dev.databases import Postgres
+from tests.waiting import until_seen
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals to the driver's process; wine has its own tests")
 
@@ -91,13 +91,6 @@ def running(server: Postgres, text: str) -> int:
     return int(found[0])
 
 
-async def until(condition: Any, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
-
-
 def only_session(connector: DriverConnector) -> sessions.Session:
     (session,) = [*connector._running.values(), *connector._idle]
     return session
@@ -122,7 +115,7 @@ async def test_no_secret_is_in_the_command_line_or_the_environment(erp: DriverCo
 
 async def test_a_driver_killed_in_the_middle_costs_one_command(erp: DriverConnector, postgres: Postgres) -> None:
     running_call = asyncio.ensure_future(all_of(erp, call("sleep", seconds=30)))
-    await until(lambda: running(postgres, "pg_sleep"))
+    await until_seen(lambda: running(postgres, "pg_sleep"))
     os.kill(only_session(erp).pid, signal.SIGKILL)
     with pytest.raises(errors.DriverCrashed, match="signal 9"):
         await running_call
@@ -146,12 +139,12 @@ async def test_a_driver_that_hangs_past_its_deadline_is_ended(
     await all_of(erp, call("numbers", count=1))
     pid = only_session(erp).pid
     running_call = asyncio.ensure_future(all_of(erp, call(operation, timeout_s=0.5, seconds=30)))
-    await until(lambda: running(postgres, "pg_sleep"))
+    await until_seen(lambda: running(postgres, "pg_sleep"))
     # Stopped, it answers nothing: neither its own timeout nor our asking helps.
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(error, match="its process was ended"):
         await running_call
-    await until(lambda: not Path(f"/proc/{pid}").exists())
+    await until_seen(lambda: not Path(f"/proc/{pid}").exists())
     assert await all_of(erp, call("numbers", count=1))
 
 
@@ -167,13 +160,13 @@ async def test_a_consumer_that_goes_away_stops_the_work(erp: DriverConnector, po
         if isinstance(piece, Rows):
             break
     await pieces.aclose()
-    await until(lambda: running(postgres, "generate_series") == 0)
+    await until_seen(lambda: running(postgres, "generate_series") == 0)
     assert await all_of(erp, call("numbers", count=1))
 
 
 async def test_cancel_ends_a_running_statement_soon(erp: DriverConnector, postgres: Postgres) -> None:
     running_call = asyncio.ensure_future(all_of(erp, call("slow-write", seconds=30)))
-    await until(lambda: running(postgres, "pg_sleep"))
+    await until_seen(lambda: running(postgres, "pg_sleep"))
     erp.cancel("cmd_test")
     with pytest.raises(errors.CommandError):
         await running_call
@@ -185,7 +178,7 @@ async def test_cancel_ends_a_running_statement_soon(erp: DriverConnector, postgr
 async def test_a_cancel_while_the_driver_connects_is_not_lost(erp: DriverConnector, postgres: Postgres) -> None:
     # The words are read in order: that there is a process means that it has not yet connected.
     running_call = asyncio.ensure_future(all_of(erp, call("slow-write", seconds=30)))
-    await until(lambda: erp._running)
+    await until_seen(lambda: erp._running)
     erp.cancel("cmd_test")
     with pytest.raises(errors.Cancelled) as caught:
         await running_call
@@ -211,7 +204,7 @@ async def test_an_unused_process_ends(postgres: Postgres, tmp_path: Path) -> Non
     connector = DriverConnector(setup(postgres.odbc(), tmp_path, idle="100ms"), CONNECTORS["odbc"])
     await all_of(connector, call("numbers", count=1))
     pid = only_session(connector).pid
-    await until(lambda: not Path(f"/proc/{pid}").exists())
+    await until_seen(lambda: not Path(f"/proc/{pid}").exists())
     await connector.close()
 
 
@@ -277,7 +270,7 @@ async def test_the_process_ends_with_the_agent(erp: DriverConnector) -> None:
     await all_of(erp, call("numbers", count=1))
     session = only_session(erp)
     session._stdin.close()
-    await until(lambda: not Path(f"/proc/{session.pid}").exists())
+    await until_seen(lambda: not Path(f"/proc/{session.pid}").exists())
 
 
 async def test_ctrl_c_on_the_agents_terminal_reaches_no_driver(erp: DriverConnector) -> None:

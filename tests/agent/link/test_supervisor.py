@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from agent.link.websocket import WebsocketDialer
 from cloud_broker.link.base import LinkLost, Peer
 from cloud_broker.link.base import Transport as BrokerTransport
 from tests.agent.link.broker import broker, secrets_in, settings_of
+from tests.waiting import until
 
 QUICK = 0.001  # of every wait, so that tests take no time
 
@@ -53,13 +54,6 @@ async def running(supervisor: Supervisor) -> AsyncIterator[asyncio.Event]:
         stop.set()
         async with asyncio.timeout(10):
             await task
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, with a deadline."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - the state is plain data, as `status` reads it
-            await asyncio.sleep(0.001)
 
 
 async def read_to_the_end(transport: Transport) -> Ended:

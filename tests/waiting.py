@@ -1,0 +1,20 @@
+"""Waiting for what nobody tells: asked again and again, never longer than a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for something on this event loop."""
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - what is waited for is told by nobody
+            await asyncio.sleep(0.002)
+
+
+async def until_seen(true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for something that takes a while to look at, such as a row in a database."""
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(true):  # noqa: ASYNC110 - what is waited for is told by nobody
+            await asyncio.sleep(0.02)
