@@ -8,7 +8,7 @@ what pydantic finds wrong into messages with file, line, key and fix.
 from __future__ import annotations
 
 import re
-from datetime import date, time
+from datetime import date, datetime, time
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -29,6 +29,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 # A name, or several joined by dots, each in the quotes of some database or in none; only quotes hold spaces.
 _PART = r'(?:[\w$#]+|"(?:[\w$#. ]|"")+"|`(?:[\w$#. ]|``)+`|\[[\w$#. ]+\])'
 PROCEDURE = rf"^{_PART}(?:\.{_PART})*$"
+SIGNER_KEY = r"^ed25519:[A-Za-z0-9+/]{43}=$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Effect = Literal["read", "idempotent", "once", "at-most-once"]
 
@@ -182,6 +183,21 @@ class OperationBase(Model):
     params: dict[Name, Param] = Field(default_factory=dict, description="Parameters, in order.")
     verify: Name | None = Field(None, description="A read operation that tells whether it happened.")
     mask: tuple[str, ...] = Field((), description="Columns and outputs that never leave the site in clear.")
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, description="The only columns and outputs that leave the site; others are left out."
+    )
+    max_rows: int | None = Field(None, ge=1, description="A result with more rows is refused.")
+    allow: tuple[Name, ...] | None = Field(
+        None,
+        min_length=1,
+        description="The only callers (of `policy.trusted_signers`) that may have it run; they sign.",
+    )
+    version: str = Field(
+        "1",
+        min_length=1,
+        max_length=64,
+        description="Callers sign it; change it when the operation means another thing.",
+    )
 
 
 class SqlOperation(OperationBase):
@@ -195,6 +211,11 @@ class ProcedureOperation(OperationBase):
     """A stored procedure."""
 
     procedure: str = Field(pattern=PROCEDURE, description="Its name; parameters are given in the order of `params`.")
+    pin: str | None = Field(
+        None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="What `check` shows of the procedure's parameters; it is refused when the database's are others.",
+    )
     business_errors: tuple[str, ...] = Field((), description="SQLSTATEs or native codes: the ERP said no.")
 
 
@@ -377,12 +398,50 @@ class Link(Model):
     )
 
 
+class SignerKey(Model):
+    """A public key of a caller, for a time."""
+
+    key: str = Field(pattern=SIGNER_KEY, description="`ed25519:` and 32 bytes in base64.")
+    not_before: datetime | None = Field(None, description="What was signed before then is refused.")
+    not_after: datetime | None = Field(None, description="What is signed later is refused.")
+
+
+def signer_keys(value: object) -> object:
+    """Turn one key, or one with its validity, into a list of keys."""
+    if isinstance(value, str):
+        return ({"key": value},)
+    return (value,) if isinstance(value, dict) else value
+
+
+SignerKeys = Annotated[
+    tuple[SignerKey, ...],
+    BeforeValidator(signer_keys),
+    Field(min_length=1),
+    # For editors: what stands in the file, not what becomes of it.
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": SIGNER_KEY},
+                SignerKey.model_json_schema(),
+                {"type": "array", "items": SignerKey.model_json_schema(), "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
 class Policy(Model):
     """Who may have what run."""
 
-    trusted_signers: dict[Name, str] = Field(default_factory=dict, description="Public keys, `ed25519:BASE64`.")
+    trusted_signers: dict[Name, SignerKeys] = Field(
+        default_factory=dict,
+        description="Callers' public keys by name: `ed25519:BASE64`, or a list of `{ key, not_before, not_after }`.",
+    )
     require_signature: tuple[Name, ...] = Field(
         (), description="Operations that run only when a trusted caller signed them."
+    )
+    groups: tuple[Name, ...] = Field(
+        (), description="Groups of agents that this one serves; what was signed for a group runs only where it stands."
     )
 
 

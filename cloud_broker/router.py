@@ -364,6 +364,11 @@ class Router:
                 credit=limits.STREAM_WINDOW_BYTES,
                 correlation_id=command.correlation_id,
                 traceparent=command.traceparent,
+                group=command.group or "",
+                idempotency_key=command.idempotency_key or "",
+                signature=command.signature,
+                sealed=command.sealed,
+                seal_to=command.seal_to,
             ),
             command.params,
         )

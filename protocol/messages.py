@@ -66,6 +66,9 @@ class Hello(Message, frozen=True):
             earlier state, such as by a restored machine, and its mark says nothing.
         time: its clock, seconds since 1970.
         system: operating system and Python, for people.
+        head: of the journal's chain at ``position``, hex; "" says nothing.
+        lineage: what the broker gave with its last Welcome; "" on the first link of an identity.
+        trusts: SHA-256 of the certificates (DER, hex) of all authorities that it takes a broker's certificate from.
     """
 
     versions: list[int]
@@ -76,6 +79,9 @@ class Hello(Message, frozen=True):
     time: float
     position: int = 0
     system: str = ""
+    head: str = ""
+    lineage: str = ""
+    trusts: list[str] = []
 
 
 class Welcome(Message, frozen=True):
@@ -91,6 +97,9 @@ class Welcome(Message, frozen=True):
         agent: as the certificate says.
         time: its clock, seconds since 1970.
         beat_s: seconds after which a side that said nothing else sends a Beat.
+        lineage: to be kept, durably, before Holding is said, and shown with the next Hello. Who shows one that was
+            given before the last is a machine put back, or one of two.
+        audit: the broker's audit chain of this tenant, as ``NUMBER:HASH``; "" says nothing.
     """
 
     version: int
@@ -101,6 +110,8 @@ class Welcome(Message, frozen=True):
     agent: str
     time: float
     beat_s: float = BEAT_S
+    lineage: str = ""
+    audit: str = ""
 
 
 class Goodbye(Message, frozen=True):
@@ -124,9 +135,13 @@ class Beat(Message, frozen=True):
 
     Attributes:
         time: the clock of who says it, seconds since 1970; 0 says nothing about it.
+        audit: from a broker, as in ``Welcome``; "" says nothing.
+        head: from an agent, the head of its journal's chain, as ``POSITION:HASH``; "" says nothing.
     """
 
     time: float = 0.0
+    audit: str = ""
+    head: str = ""
 
 
 class Condition(Message, frozen=True):
@@ -136,10 +151,13 @@ class Condition(Message, frozen=True):
     Attributes:
         problems: why it refuses commands though the link is up, for people; empty when all is well.
         shut: connections outside of their posting windows, with the seconds until they open.
+        paused: connections that somebody at the agent's machine stopped, with what they said; only there can it be
+            undone.
     """
 
     problems: list[str] = []
     shut: dict[str, float] = {}
+    paused: dict[str, str] = {}
 
 
 class Catalogue(Message, frozen=True):
@@ -216,6 +234,11 @@ class Run(Message, frozen=True):
         credit: result bytes that may be sent before a Credit comes.
         correlation_id: for logs.
         traceparent: W3C trace context, or "".
+        group: that the caller asked for; "" where it asked for this agent.
+        idempotency_key: of the caller, or "".
+        signature: of the caller, a compact JWS, or "" (``protocol/signing.py``).
+        sealed: whether the payload is sealed to the agent's key (``protocol/sealing.py``), not the JSON object itself.
+        seal_to: the caller's public key that the result is to be sealed to, as ``x25519:BASE64``, or "".
     """
 
     id: str
@@ -225,6 +248,11 @@ class Run(Message, frozen=True):
     credit: int
     correlation_id: str = ""
     traceparent: str = ""
+    group: str = ""
+    idempotency_key: str = ""
+    signature: str = ""
+    sealed: bool = False
+    seal_to: str = ""
 
 
 class Accepted(Message, frozen=True):
@@ -270,7 +298,7 @@ class RowSetBegins(Message, frozen=True):
         index: counts the row sets of a command from 0.
         offset: bytes of the result before it.
         columns: in order.
-        format: of its rows; ``ndjson`` is one JSON object per line.
+        format: of its rows; ``ndjson`` is one JSON object per line, ``sealed`` what only the caller can read.
     """
 
     id: str
@@ -342,6 +370,8 @@ class Completed(Message, frozen=True):
         retryable: whether the same command may well succeed at another time.
         position: as in ``Hello``, now.
         warnings: what the caller should know besides.
+        head: of the journal's chain at ``position``, hex; "" says nothing.
+        proof: the agent's signature over all of this, a compact JWS (``protocol/signing.py``), or "".
     """
 
     id: str
@@ -356,6 +386,8 @@ class Completed(Message, frozen=True):
     retryable: bool = False
     position: int = 0
     warnings: list[str] = []
+    head: str = ""
+    proof: str = ""
 
 
 class Cancel(Message, frozen=True):
@@ -390,19 +422,93 @@ class Enrol(Message, frozen=True):
     release: str
 
 
+class Recover(Message, frozen=True):
+    """
+    An agent whose certificate has run out asks for another; payload: a certificate signing request, DER.
+
+    Attributes:
+        certificate: the one that has run out, DER in base64.
+        request: a random id kept by the agent; the same one repeated gives the same certificate.
+        signature: with the key of that certificate (ECDSA, SHA-256, DER in base64) over ``protocol.signing.recovery``.
+        release: of the program.
+    """
+
+    certificate: str
+    request: str
+    signature: str
+    release: str
+
+
 class Enrolled(Message, frozen=True):
     """
-    The broker's yes; payload: the agent's certificate, DER.
+    The broker's yes to Enrol or Recover; payload: the agent's certificate, DER.
 
     Attributes:
         tenant: named in the certificate.
         agent: named in the certificate.
         not_after: seconds since 1970.
+        authorities: all that the agent is to trust, certificates as DER in base64; empty says nothing.
     """
 
     tenant: str
     agent: str
     not_after: float
+    authorities: list[str] = []
+
+
+# --- renewal, on a link; with the feature ``renewal`` ----------------------------------------------
+
+
+class Renew(Message, frozen=True):
+    """
+    The agent asks for its next certificate; payload: a certificate signing request for a new key, DER.
+
+    Attributes:
+        request: a random id kept by the agent; the same one repeated gives the same certificate.
+    """
+
+    request: str
+
+
+class Renewed(Message, frozen=True):
+    """
+    The answer to Renew; payload: the next certificate, DER. Empty where the broker said no.
+
+    The old certificate is good until a link came with the new one.
+
+    Attributes:
+        request: as asked.
+        not_after: seconds since 1970.
+        refused: why there is none, for people; "" where there is one.
+        retry_after_s: when to ask again after a refusal.
+    """
+
+    request: str
+    not_after: float = 0.0
+    refused: str = ""
+    retry_after_s: float = 0.0
+
+
+class Trust(Message, frozen=True):
+    """
+    All authorities that the agent is to trust from now on.
+
+    Attributes:
+        authorities: certificates, DER in base64; never empty.
+    """
+
+    authorities: list[str]
+
+
+class Trusts(Message, frozen=True):
+    """
+    The agent has kept, durably, whom it trusts.
+
+    Attributes:
+        authorities: as ``Hello.trusts``.
+    """
+
+    authorities: list[str]
 
 
 AGENT_SAYS: Final = (
@@ -418,9 +524,13 @@ AGENT_SAYS: Final = (
     Beat,
     Goodbye,
     Enrol,
+    Recover,
+    Renew,
+    Trusts,
 )
-BROKER_SAYS: Final = (Welcome, Resume, Run, Credit, Cancel, Ack, Beat, Goodbye, Enrolled)
-WITH_PAYLOAD: Final = (Catalogue, Run, Chunk, Completed, Enrol, Enrolled)
+BROKER_SAYS: Final = (Welcome, Resume, Run, Credit, Cancel, Ack, Beat, Goodbye, Enrolled, Renewed, Trust)
+WITH_PAYLOAD: Final = (Catalogue, Run, Chunk, Completed, Enrol, Recover, Enrolled, Renew, Renewed)
+RENEWAL: Final = "renewal"  # the feature of Renew, Renewed, Trust and Trusts
 
 AnyMessage = (
     Hello
@@ -441,5 +551,10 @@ AnyMessage = (
     | Cancel
     | Ack
     | Enrol
+    | Recover
     | Enrolled
+    | Renew
+    | Renewed
+    | Trust
+    | Trusts
 )

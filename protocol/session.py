@@ -25,6 +25,7 @@ from protocol.framing import Buffer
 from protocol.messages import (
     AGENT_SAYS,
     BROKER_SAYS,
+    RENEWAL,
     Accepted,
     Ack,
     AnyMessage,
@@ -39,10 +40,15 @@ from protocol.messages import (
     Hello,
     Holding,
     Limits,
+    Recover,
+    Renew,
+    Renewed,
     Resume,
     RowSetBegins,
     Run,
     Started,
+    Trust,
+    Trusts,
     Welcome,
 )
 from protocol.states import PHASES, Phase
@@ -112,6 +118,7 @@ class Session:
         stage: GREETING until Hello and Welcome have passed.
         peer: what binds us, from the greeting; our defaults until then.
         stale: how many records of an older attempt were dropped.
+        features: what both sides can do besides, from the greeting.
     """
 
     def __init__(self, side: Side, own: Limits, *, now: float) -> None:
@@ -120,6 +127,7 @@ class Session:
         self.own = own
         self.peer = Limits()
         self.stale = 0
+        self.features: frozenset[str] = frozenset()
         self.beat_s = limits.BEAT_S
         self._says: tuple[type[AnyMessage], ...] = AGENT_SAYS if side is Side.AGENT else BROKER_SAYS
         self._hears: tuple[type[AnyMessage], ...] = BROKER_SAYS if side is Side.AGENT else AGENT_SAYS
@@ -279,7 +287,7 @@ class Session:
     # --- the rules, the same for what is said and what is heard -----------------------------------
 
     def _step(self, message: AnyMessage, payload_size: int = 0) -> None:
-        if isinstance(message, Goodbye | Enrol | Enrolled):
+        if isinstance(message, Goodbye | Enrol | Recover | Enrolled):
             return
         if self.stage is Stage.GREETING:
             self._greeting(message)
@@ -289,6 +297,8 @@ class Session:
             self._holding(message)
         elif isinstance(message, ABOUT_COMMANDS):
             self._command(message, payload_size)
+        elif isinstance(message, Renew | Renewed | Trust | Trusts) and RENEWAL not in self.features:
+            raise RemoteProtocolError(f"{type(message).__name__} without the feature {RENEWAL!r}")
 
     def _greeting(self, message: AnyMessage) -> None:
         if isinstance(message, Hello):
@@ -306,6 +316,7 @@ class Session:
             # Both ends count the same window: the broker to see that it is kept.
             window = self.peer if self.side is Side.AGENT else self.own
             self._link_window = Window(window.link_window_bytes)
+            self.features = frozenset(message.features)
             self.beat_s = max(limits.MIN_BEAT_S, min(message.beat_s, self.peer.silence_s / 2.25))
             self.stage = Stage.OPEN
         elif not isinstance(message, Beat):

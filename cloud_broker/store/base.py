@@ -189,6 +189,10 @@ class Command:
         result: ``inline`` (``inline`` holds it), ``file`` (the results folder has it), or ``none``.
         replay_of: id of the command that this one does again.
         replayed_by: id of the command that does this one again.
+        sealed: whether ``params`` is text that only the agent can read, instead of an object.
+        signature: of the caller, a compact JWS, or "".
+        seal_to: the caller's public key that the result is sealed to, or "".
+        proof: the agent's signature over the end, a compact JWS, or "".
     """
 
     id: str
@@ -225,6 +229,10 @@ class Command:
     replay_of: str | None = None
     replayed_by: str | None = None
     resolution: Resolution | None = None
+    sealed: bool = False
+    signature: str = ""
+    seal_to: str = ""
+    proof: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +247,7 @@ class Finish:
     warnings: tuple[str, ...] = ()
     result: Literal["none", "inline", "file"] = "none"
     inline: bytes | None = None
+    proof: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ _texts = msgspec.json.Decoder(tuple[str, ...])
 _names = [field.name for field in dataclasses.fields(Command)]
 _STATE: Final = _names.index("state")
 _CANCEL: Final = _names.index("cancel_requested")
+_SEALED: Final = _names.index("sealed")
 _RESOLUTION: Final = _names.index("resolution")
 _run_names = [field.name for field in dataclasses.fields(ReplayRun)]
 _RUN_WANTED: Final = _run_names.index("wanted")
@@ -121,6 +122,7 @@ def command(row: Row) -> Command:
     fields = list(row)
     fields[_STATE] = CommandState(fields[_STATE])
     fields[_CANCEL] = bool(fields[_CANCEL])
+    fields[_SEALED] = bool(fields[_SEALED])
     row_sets, error, warnings = fields[_DOCUMENTS]
     fields[_DOCUMENTS] = (
         _row_sets.decode(row_sets) if row_sets else (),
@@ -169,6 +171,10 @@ def bound_command(command: Command) -> Bound:
         "replay_of": command.replay_of,
         "replayed_by": command.replayed_by,
         "resolution": _json(command.resolution),
+        "sealed": command.sealed,
+        "signature": command.signature,
+        "seal_to": command.seal_to,
+        "proof": command.proof,
     }
 
 
@@ -184,6 +190,7 @@ def bound_finish(tenant: str, command_id: str, finish: Finish) -> Bound:
         "error": _json(finish.error),
         "warnings": _json(finish.warnings),
         "result": finish.result,
+        "proof": finish.proof,
     }
 
 

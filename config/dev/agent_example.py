@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from agent import settings
@@ -25,9 +26,17 @@ TABLES: Final[tuple[Table | str, ...]] = (
         "policy",
         settings.Policy,
         samples={
-            "trusted_signers": {"web-shop": "ed25519:BASE64-OF-32-BYTES"},
             "require_signature": ["create-sales-order"],
+            "groups": ["plants"],
         },
+        leave=frozenset({"trusted_signers"}),
+    ),
+    Table(
+        "policy.trusted_signers.web-shop",
+        settings.SignerKey,
+        {"key": "ed25519:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="},
+        {"not_before": "2026-01-01T00:00:00Z", "not_after": "2027-06-30T00:00:00Z"},
+        "A caller's public key; several of one caller stand as [[policy.trusted_signers.web-shop]].",
     ),
     Table("secrets", settings.Secrets),
     Table("log", settings.Log),
@@ -54,7 +63,14 @@ TABLES: Final[tuple[Table | str, ...]] = (
             "effect": "read",
             "sql": "SELECT * FROM open_invoices(:customer, :since)",
         },
-        {"verify": "find-invoice", "mask": ["iban"], "business_errors": ["P0001", "23514"]},
+        {
+            "verify": "find-invoice",
+            "mask": ["iban"],
+            "columns": ["no", "total", "due", "iban"],
+            "max_rows": 100_000,
+            "allow": ["web-shop"],
+            "business_errors": ["P0001", "23514"],
+        },
         leave=frozenset({"params"}),
     ),
     "[operations.open-invoices.params]\n"
@@ -88,6 +104,7 @@ TABLES: Final[tuple[Table | str, ...]] = (
             "procedure": "create_sales_order",
             "business_errors": ["P0001", "23514"],
         },
+        {"pin": f"sha256:{hashlib.sha256(b'procedure').hexdigest()}"},
         leave=frozenset({"params"}),
     ),
     "[operations.create-sales-order.params]\n"

@@ -11,7 +11,7 @@ import msgspec
 from config.dev.markdown import summary
 from config.dev.wire import MESSAGES, PARTS_OF_MESSAGES, meanings
 from protocol import limits
-from protocol.messages import AGENT_SAYS, BROKER_SAYS, Enrol, Enrolled, Goodbye
+from protocol.messages import AGENT_SAYS, BROKER_SAYS, Enrol, Enrolled, Goodbye, Recover
 
 SCHEMAS: Final = "#/components/schemas/"
 ABOUT: Final = """The link between an agent and its broker, seen from the agent: it sends what the agent says and
@@ -45,9 +45,12 @@ PAYLOADS: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
     ),
     "Completed": ("application/json", JSON_BYTES, "The outputs, or nothing."),
     "Enrol": ("application/pkcs10", RAW_BYTES, "A certificate signing request, DER."),
+    "Recover": ("application/pkcs10", RAW_BYTES, "A certificate signing request, DER."),
+    "Renew": ("application/pkcs10", RAW_BYTES, "A certificate signing request, DER."),
+    "Renewed": ("application/pkix-cert", RAW_BYTES, "The agent's next certificate, DER."),
     "Enrolled": ("application/pkix-cert", RAW_BYTES, "The agent's certificate, DER."),
 }
-_ENROLMENT: Final = frozenset({Enrol, Enrolled})
+_ENROLMENT: Final = frozenset({Enrol, Recover, Enrolled})
 
 
 def document() -> dict[str, Any]:
@@ -83,7 +86,7 @@ def document() -> dict[str, Any]:
             | {"security": [{"$ref": "#/components/securitySchemes/certificate"}]},
             "brokerSays": _operation("receive", "link", [kind for kind in on_link if kind in BROKER_SAYS])
             | {"security": [{"$ref": "#/components/securitySchemes/certificate"}]},
-            "enrol": _operation("send", "enrol", [Enrol])
+            "enrol": _operation("send", "enrol", [Enrol, Recover])
             | {
                 "reply": {
                     "channel": {"$ref": "#/channels/enrol"},

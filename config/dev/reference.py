@@ -28,6 +28,7 @@ AGENT_FILE: Final[tuple[tuple[str, tuple[type[BaseModel], ...]], ...]] = (
     ("The top of the file", (settings.Settings,)),
     ("[link]", (settings.Link,)),
     ("[policy]", (settings.Policy,)),
+    ("[policy.trusted_signers.NAME], or [[policy.trusted_signers.NAME]] for several", (settings.SignerKey,)),
     ("[secrets]", (settings.Secrets,)),
     ("[log]", (settings.Log,)),
     (

@@ -27,6 +27,7 @@ from protocol.messages import (
     Hello,
     Holding,
     Limits,
+    Recover,
     RowSetBegins,
     RowSetDone,
     Run,
@@ -68,7 +69,7 @@ def test_every_message_has_its_place_on_the_side_that_says_it() -> None:
         name: {reference["$ref"].rpartition("/")[2] for reference in operation["messages"]}
         for name, operation in DOCUMENT["operations"].items()
     }
-    on_enrol = {Enrol, Enrolled}
+    on_enrol = {Enrol, Enrolled, Recover}
     assert said["agentSays"] == {kind.__name__ for kind in set(AGENT_SAYS) - on_enrol}
     assert said["brokerSays"] == {kind.__name__ for kind in set(BROKER_SAYS) - on_enrol}
     reply = DOCUMENT["operations"]["enrol"]["reply"]["messages"]

@@ -11,7 +11,7 @@ id, tenant, agent, agent_group, operation, connection, effect
 -- after_params --
 fingerprint, created_at, expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key,
 priority, traceparent, key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings,
-result, dispatched_at, failures, not_before, replay_of, replayed_by, resolution
+result, dispatched_at, failures, not_before, replay_of, replayed_by, resolution, sealed, signature, seal_to, proof
 
 -- command --
 {before_params}, params, {after_params}
@@ -147,7 +147,8 @@ INSERT INTO commands ({command}) VALUES (
     :id, :tenant, :agent, :agent_group, :operation, :connection, :effect, :params, :fingerprint, :created_at,
     :expires_at, :state, :epoch, :journal, :correlation_id, :idempotency_key, :ordering_key, :priority,
     :traceparent, :key_id, :cancel_requested, :started_at, :finished_at, :outputs, :row_sets, :error,
-    :warnings, :result, :dispatched_at, :failures, :not_before, :replay_of, :replayed_by, :resolution
+    :warnings, :result, :dispatched_at, :failures, :not_before, :replay_of, :replayed_by, :resolution, :sealed,
+    :signature, :seal_to, :proof
 ) ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
 
 -- command_by_id --
@@ -248,7 +249,7 @@ UPDATE commands SET cancel_requested = 1 WHERE tenant = :tenant AND id = :id AND
 -- finish --
 UPDATE commands SET
     state = :state, finished_at = :finished_at, outputs = :outputs, row_sets = :row_sets, error = :error,
-    warnings = :warnings, result = :result
+    warnings = :warnings, result = :result, proof = :proof
 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
 
 -- keep_inline_result --

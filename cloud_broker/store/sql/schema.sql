@@ -86,7 +86,11 @@ CREATE TABLE commands (
     not_before       REAL,
     replay_of        TEXT,
     replayed_by      TEXT,
-    resolution       TEXT
+    resolution       TEXT,
+    sealed           INTEGER NOT NULL,
+    signature        TEXT NOT NULL,
+    seal_to          TEXT NOT NULL,
+    proof            TEXT NOT NULL
 );
 
 -- Ids sort by time, so this one index finds a command and lists a tenant's newest first.
