@@ -26,6 +26,8 @@ MAX_CATALOGUE_BYTES: Final = 1_048_576  # bytes; a few thousand operations with 
 STREAM_WINDOW_BYTES: Final = 1_048_576  # bytes per command; 80 ms of round trip at 12 MB/s
 LINK_WINDOW_BYTES: Final = 4 * 1_048_576  # bytes per link; bounds what one agent can make a broker hold
 
+MAX_UNSENT: Final = 50_000  # records; a peer that asks and reads no answers is cut off before they fill the memory
+
 BEAT_S: Final = 20.0  # seconds; below the 30 to 60 s after which common proxies cut an idle link
 MIN_BEAT_S: Final = 0.1  # seconds; a peer that announces a shorter silence gets no storm of beats
 SILENCE_S: Final = 45.0  # seconds; two beats and a little: then the peer is gone and the link is closed

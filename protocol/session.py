@@ -253,6 +253,8 @@ class Session:
         """
         self._last_heard = now
         try:
+            if len(self._control) > limits.MAX_UNSENT:
+                raise RemoteProtocolError(f"{len(self._control)} answers wait, and the peer asks on without reading")
             return [record for record in codec.decode(message) if self._hear(record)]
         except RemoteProtocolError as exc:
             code = "version" if isinstance(exc, VersionMismatch) else "protocol"
@@ -287,8 +289,10 @@ class Session:
     # --- the rules, the same for what is said and what is heard -----------------------------------
 
     def _step(self, message: AnyMessage, payload_size: int = 0) -> None:
-        if isinstance(message, Goodbye | Enrol | Recover | Enrolled):
+        if isinstance(message, Goodbye):
             return
+        if isinstance(message, Enrol | Recover | Enrolled):
+            raise RemoteProtocolError(f"{type(message).__name__} on a link; enrolment has a connection of its own")
         if self.stage is Stage.GREETING:
             self._greeting(message)
         elif isinstance(message, Hello | Welcome):

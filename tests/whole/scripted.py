@@ -68,8 +68,10 @@ class Scripted:
         self._transport: MemoryTransport | None = None
         self._tasks: list[asyncio.Task[Any]] = []
 
-    async def dial(self, *, position: int = 0, remembers: int = limits.REMEMBERS) -> None:
-        """Open a link and greet."""
+    async def dial(
+        self, *, position: int = 0, remembers: int = limits.REMEMBERS, greeting: bytes | None = None
+    ) -> None:
+        """Open a link and greet, with other bytes where a test wants that."""
         await self.cut()
         ours, self._transport = pair()
         own = Limits(
@@ -84,8 +86,21 @@ class Scripted:
             asyncio.create_task(self.conversation.serve(), name="broker's end"),
             asyncio.create_task(self._listen(self._transport), name="scripted agent"),
         ]
+        if greeting is not None:
+            await self._transport.send(greeting)
+            return
         own = Limits(max_running=64, remembers=remembers)
         await self.say(Hello([1], "0", [], own, self.journal, time.time(), position))
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes, whether or not they are a message."""
+        assert self._transport is not None
+        await self._transport.send(data)
+
+    def listen_no_more(self) -> None:
+        """Read nothing from here on."""
+        for task in self._tasks[1:]:
+            task.cancel()
 
     async def holds(self, *held: Held) -> None:
         """Tell what may be run and what is held, and wait until commands can come."""
