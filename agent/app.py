@@ -21,6 +21,7 @@ from agent.dispatcher import Dispatcher
 from agent.errors import CommandError, JournalUnavailable, SecretError, SourceUnavailable
 from agent.journal.file import FileJournal
 from agent.journal.resolutions import resolutions, take_resolution
+from agent.keys import AgentKeys, open_keys
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.supervisor import Supervisor
 from agent.link.websocket import WebsocketDialer
@@ -103,16 +104,25 @@ class Agent:
         supervisor: of its link.
     """
 
-    def __init__(self, loaded: Loaded, journal: FileJournal, *, dialer: Dialer | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        journal: FileJournal,
+        secrets: SecretStore,
+        keys: AgentKeys,
+        *,
+        dialer: Dialer | None = None,
+    ) -> None:
         """
         Args:
             loaded: the operator's file.
             journal: open; closed at the end of ``run``.
+            keys: the agent's own.
             dialer: the way to the broker; a test may give its own.
         """
         self._loaded = loaded
         settings = loaded.settings
-        secrets = open_store(settings, loaded.base_dir)
+        self._keys = keys
         self._connectors = connectors(loaded, secrets)
         self._described: dict[str, dict[str, Any]] = {}
         self._conversation: Conversation | None = None
@@ -131,10 +141,20 @@ class Agent:
 
         Raises:
             ConfigError: another agent runs with this state_dir, or the journal can't be read at all.
+            EnrolmentError: the agent's own keys can't be opened.
+            SecretError: the store of secrets can't be used.
         """
         folder = state_dir(loaded)
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-        agent = cls(loaded, await FileJournal.open(folder), dialer=dialer)
+        journal = await FileJournal.open(folder)
+        try:
+            # After the journal, whose lock makes this the only process that may make keys.
+            secrets = open_store(loaded.settings, loaded.base_dir)
+            keys = await asyncio.to_thread(open_keys, folder, secrets)
+        except BaseException:
+            await journal.close()
+            raise
+        agent = cls(loaded, journal, secrets, keys, dialer=dialer)
         # As it was found: what is written from here on must not hide that it had been put back.
         agent._position = agent.journal.position
         await agent._hear_resolutions()  # before anybody is asked who knows less
@@ -223,7 +243,7 @@ class Agent:
             )
 
     def _catalogue(self) -> tuple[str, bytes]:
-        built = catalogue.build(self._loaded.settings, self._described)
+        built = catalogue.build(self._loaded.settings, self._described, self._keys.public)
         return catalogue.digest(built), catalogue.encode(built)
 
     async def _describe(self) -> None:

@@ -14,15 +14,18 @@ from agent.settings import Connection, Operation, Settings
 from protocol import limits
 
 
-def build(settings: Settings, described: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def build(
+    settings: Settings, described: Mapping[str, dict[str, Any]], keys: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """
-    Return the catalogue, made of JSON values: ``{"operations": […], "connections": […]}``.
+    Return the catalogue, made of JSON values: ``{"operations": […], "connections": […], "keys": {…}}``.
 
     No connection string, path, host name or SQL is in it.
 
     Args:
         described: by operation, the schema of its parameters as the source knows them (WSDL); used
             where the operator's file declares none.
+        keys: the public halves of the agent's own (``agent.keys.AgentKeys.public``).
     """
     signed = frozenset(settings.policy.require_signature)
     return {
@@ -31,6 +34,7 @@ def build(settings: Settings, described: Mapping[str, dict[str, Any]]) -> dict[s
             for name, operation in settings.operations.items()
         ],
         "connections": [_connection(name, connection) for name, connection in settings.connections.items()],
+        "keys": dict(keys or {}),
     }
 
 
@@ -65,7 +69,9 @@ def _operation(name: str, operation: Operation, described: dict[str, Any] | None
         "effect": operation.effect,
         "timeout_s": operation.timeout,
         "params": described if described is not None and takes_anything(operation) else schema(operation),
-        "signature_required": signed,
+        "version": operation.version,
+        "signature_required": signed or operation.allow is not None,
+        "allow": list(operation.allow or ()),
     }
 
 

@@ -32,6 +32,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from agent import durable_file, identity
 from agent.errors import EnrolmentError, LinkError, TokenRefused
 from agent.identity import PASSPHRASE, Identity
+from agent.keys import open_keys
 from agent.link.proxy import Proxy, proxy_for
 from agent.link.websocket import open_websocket
 from agent.secrets import SecretStore
@@ -287,6 +288,7 @@ def _keep(
     durable_file.write(folder / "ca.crt", authority.public_bytes(Encoding.PEM), 0o600)
     durable_file.write(folder / "identity.json", json.dumps(facts, indent=2).encode(), 0o600)
     before = identity.current_serial(state_dir)
+    open_keys(state_dir, secrets, replace=True)  # made now, so that their fingerprints can be compared before the start
     durable_file.write(top / "current", serial.encode(), 0o600)
     _clear(top, keep={serial, before})
     return identity.load(state_dir, secrets)

@@ -22,6 +22,7 @@ DEFERRED: Final = {
     "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
     "agent.cli_journal": "other commands start without what reads the journal",
     "agent.cli_options": "pydantic takes longer to load than `--help` should take",
+    "agent.keys": "cryptography is needed to open keys, not to show their public halves",
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
     "agent.secrets": "a table: loads the store that the file names, and no other",
     "agent.secrets.keyring_store": "a table: loads the back end of the system it runs on",

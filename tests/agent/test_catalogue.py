@@ -32,7 +32,9 @@ def test_every_operation_is_told_with_what_a_caller_needs() -> None:
         "connection": "erp",
         "effect": "once",
         "timeout_s": 30.0,
+        "version": "1",
         "signature_required": True,
+        "allow": [],
     }
     assert found["open-invoices"]["signature_required"] is False
 
