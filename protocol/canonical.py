@@ -1,0 +1,124 @@
+"""
+One text for one JSON value, so that a digest says the same at both ends (RFC 8785).
+
+Keys stand in the order of their UTF-16 code units, texts with as few escapes as there may be, nothing has spaces.
+Unlike there numbers stay digit for digit as they were written: nobody on the way rounds them, and 1.10 is not 1.1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+MAX_DEPTH: Final = 64  # objects and lists within each other, as the agent reads them
+
+
+class NotCanonical(ValueError):
+    """The text is no JSON, or JSON that two readers could take differently; the text says why."""
+
+
+def canonical(text: bytes) -> bytes:
+    """
+    Return the canonical form of a JSON text.
+
+    Raises:
+        NotCanonical: no UTF-8, no JSON, a key that stands twice, NaN, half a surrogate pair, or nested deeper than
+            ``MAX_DEPTH``.
+    """
+    try:
+        return encode(_DECODER.decode(text.decode("utf-8")))
+    except UnicodeDecodeError as exc:
+        raise NotCanonical(f"wants UTF-8, found the byte 0x{text[exc.start]:02x} at position {exc.start}") from exc
+    except json.JSONDecodeError as exc:
+        raise NotCanonical(f"wants JSON, found at line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
+    except RecursionError as exc:
+        raise NotCanonical(_TOO_DEEP) from exc
+
+
+def encode(value: Any) -> bytes:
+    """
+    Return a value in its canonical form.
+
+    Args:
+        value: of texts, integers, booleans, ``None``, lists and mappings; a fraction has no one text, so there is none.
+
+    Raises:
+        NotCanonical: it holds something else, half a surrogate pair, or is nested deeper than ``MAX_DEPTH``.
+    """
+    parts: list[str] = []
+    _write(value, parts, 0)
+    try:
+        return "".join(parts).encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise NotCanonical("a text has half a surrogate pair, which is no character") from exc
+
+
+_TOO_DEEP: Final = f"wants at most {MAX_DEPTH} levels of objects and lists within each other"
+
+
+class _Number(str):
+    """A number as it was written."""
+
+    __slots__ = ()
+
+
+def _write(value: Any, parts: list[str], depth: int) -> None:
+    if isinstance(value, _Number):
+        parts.append(value)
+    elif isinstance(value, str):
+        parts.append(_text(value))
+    elif value is None or isinstance(value, bool):
+        parts.append({None: "null", True: "true", False: "false"}[value])
+    elif isinstance(value, int):
+        parts.append(str(value))
+    elif depth == MAX_DEPTH:
+        raise NotCanonical(_TOO_DEEP)
+    elif isinstance(value, Mapping):
+        _write_object(value, parts, depth)
+    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        between = "["
+        for item in value:
+            parts.append(between)
+            _write(item, parts, depth + 1)
+            between = ","
+        parts.append("]" if value else "[]")
+    else:
+        raise NotCanonical(f"wants JSON values without fractions, found {type(value).__name__}")
+
+
+def _write_object(value: Mapping[str, Any], parts: list[str], depth: int) -> None:
+    between = "{"
+    for key in sorted(value, key=_order):
+        parts.append(between + _text(key) + ":")
+        _write(value[key], parts, depth + 1)
+        between = ","
+    parts.append("}" if value else "{}")
+
+
+def _order(key: str) -> bytes:
+    if not isinstance(key, str):
+        raise NotCanonical(f"wants texts as keys, found {type(key).__name__}")
+    return key.encode("utf-16-be", "surrogatepass")
+
+
+# The escapes of the standard library are those of RFC 8785 where it is told to leave other characters alone.
+_text: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise NotCanonical(f"the key {twice[:60]!r} stands twice in one object")
+    return found
+
+
+def _constant(text: str) -> Any:
+    raise NotCanonical(f"{text} is no JSON number")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_Number, parse_float=_Number, parse_constant=_constant
+)
