@@ -8,10 +8,12 @@ A method that returns has made its change durable, as far as the store's own pro
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from cloud_broker.audit import Act, AuditFilter, AuditPage, Record
+from cloud_broker.lineage import Lineage
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 
@@ -36,6 +38,9 @@ class ApiKey:
     Attributes:
         tenant: whose; ``None`` for an administrator's key that spans tenants.
         scopes: what it may do.
+        name: what it is for.
+        owner: the person or team that answers for what is done with it; "" for nobody in particular.
+        replaced_by: id of the key that took its place.
     """
 
     id: str
@@ -45,6 +50,9 @@ class ApiKey:
     expires_at: float | None = None
     revoked_at: float | None = None
     last_used_at: float | None = None
+    name: str = ""
+    owner: str = ""
+    replaced_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +77,39 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class NextCertificate:
+    """
+    What an agent was given to follow its certificate; either is good until a link came with this one.
+
+    Attributes:
+        request: the agent's id of the renewal.
+        issuer: as in ``Agent``.
+        certificate: DER.
+    """
+
+    serial: str
+    not_after: float
+    issuer: str
+    request: str
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """
     An enrolled agent and what was last known of it.
 
     Attributes:
-        serial: of its certificate, hex; a link with another serial is refused.
+        serial: of its certificate, hex; a link with another serial than this or the next one's is refused.
         journal: mark of its journal, and ``position`` how many records it had, as last told.
         catalogue: JSON bytes as the agent sent them; ``None`` before its first link.
+        issuer: SHA-256 of the certificate (DER, hex) of the authority of ours that issued its certificate, or "".
+        own_pki: whether its certificates come from the operator's own PKI; then ``serial`` and ``not_after`` are
+            those of the last one it showed, and it may show another.
+        revoked_reason: for people, or "".
+        next: the certificate that it was given to follow this one.
+        trusts: SHA-256 of the certificates (DER, hex) of the authorities that it takes a broker's certificate from.
+        lineage: the texts that tell it from a copy of it.
     """
 
     tenant: str
@@ -93,6 +126,12 @@ class Agent:
     position: int = 0
     catalogue: bytes | None = None
     catalogue_digest: str = ""
+    issuer: str = ""
+    own_pki: bool = False
+    revoked_reason: str = ""
+    next: NextCertificate | None = None
+    trusts: tuple[str, ...] = ()
+    lineage: Lineage = Lineage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +276,14 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The final state of a command, written once."""
+    """
+    The final state of a command, written once.
+
+    Attributes:
+        proof: as in ``Command``.
+        by: who ended it, for the audit trail: ``agent:NAME``, or ``broker``.
+        head: of the agent's journal then, as ``POSITION:HASH``, or "".
+    """
 
     state: CommandState
     finished_at: float
@@ -248,6 +294,8 @@ class Finish:
     result: Literal["none", "inline", "file"] = "none"
     inline: bytes | None = None
     proof: str = ""
+    by: str = "broker"
+    head: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,10 +390,38 @@ class Store(abc.ABC):
     async def healthy(self) -> bool:
         """Whether a write gets through now."""
 
+    # --- the audit trail --------------------------------------------------------------------------
+
+    # What the other methods do they note themselves, in the same transaction; ``by`` is the actor (``audit.Act``).
+
+    @abc.abstractmethod
+    async def note(self, act: Act) -> None:
+        """Keep an act at the end of its chain."""
+
+    @abc.abstractmethod
+    def note_soon(self, act: Act) -> None:
+        """Likewise, without waiting; it may be lost with the process."""
+
+    @abc.abstractmethod
+    async def audit_chains(self) -> list[tuple[str, int, bytes]]:
+        """Return every chain by name, with number and hash of its last record."""
+
+    @abc.abstractmethod
+    async def audit_head(self, tenant: str) -> tuple[int, bytes]:
+        """Return number and hash of a chain's last record; ``(0, BEGINNING)`` if there is none."""
+
+    @abc.abstractmethod
+    async def audit_after(self, tenant: str, number: int, limit: int) -> list[Record]:
+        """Return the records of a chain behind ``number``, oldest first."""
+
+    @abc.abstractmethod
+    async def audit_page(self, tenant: str, wanted: AuditFilter, cursor: int | None, limit: int) -> AuditPage:
+        """Return records of a chain, newest first; a page may have fewer than ``limit`` and still a next one."""
+
     # --- tenants, keys, tokens --------------------------------------------------------------------
 
     @abc.abstractmethod
-    async def create_tenant(self, name: str, now: float) -> Tenant:
+    async def create_tenant(self, name: str, now: float, *, by: str = "broker") -> Tenant:
         """Raises ``Exists``."""
 
     @abc.abstractmethod
@@ -357,11 +433,11 @@ class Store(abc.ABC):
         """Return all, by name."""
 
     @abc.abstractmethod
-    async def set_tenant_state(self, name: str, state: Literal["active", "suspended"]) -> bool:
+    async def set_tenant_state(self, name: str, state: Literal["active", "suspended"], *, by: str = "broker") -> bool:
         """Return whether there is such a tenant."""
 
     @abc.abstractmethod
-    async def add_key(self, key: ApiKey, sha256: bytes) -> None:
+    async def add_key(self, key: ApiKey, sha256: bytes, *, by: str = "broker") -> None:
         """Keep a key."""
 
     @abc.abstractmethod
@@ -373,15 +449,23 @@ class Store(abc.ABC):
         """Return a tenant's keys; all of them for ``None``."""
 
     @abc.abstractmethod
-    async def revoke_key(self, key_id: str, now: float) -> bool:
+    async def revoke_key(self, key_id: str, now: float, *, by: str = "broker") -> bool:
         """Return whether there is such a key."""
+
+    @abc.abstractmethod
+    async def rotate_key(self, key_id: str, successor: ApiKey, sha256: bytes, ends_at: float) -> bool:
+        """
+        In one transaction: keep ``successor``, and let the key that it replaces end then, or earlier if it would anyway.
+
+        Return False, changing nothing, unless there is such a key, neither revoked nor replaced.
+        """
 
     @abc.abstractmethod
     async def key_used(self, key_id: str, now: float) -> None:
         """Note that a key was used; may return before the change is kept."""
 
     @abc.abstractmethod
-    async def add_token(self, token: Token, sha256: bytes) -> None:
+    async def add_token(self, token: Token, sha256: bytes, *, by: str = "broker") -> None:
         """Keep a token."""
 
     @abc.abstractmethod
@@ -407,8 +491,20 @@ class Store(abc.ABC):
         """Return all of a tenant's, by name."""
 
     @abc.abstractmethod
-    async def revoke_agent(self, scope: Scope, name: str, now: float) -> bool:
-        """Return whether there is such an agent."""
+    async def revoke_agent(self, scope: Scope, name: str, now: float, reason: str = "", *, by: str = "broker") -> bool:
+        """Return whether there is such an agent; the first reason stands."""
+
+    @abc.abstractmethod
+    async def change_identity(self, scope: Scope, name: str, change: Callable[[Agent], Agent]) -> Agent | None:
+        """
+        In one transaction: look at an agent and keep who it is; return it as it is then, or None if there is none.
+
+        Of what ``change`` returns these are kept: ``serial``, ``not_after``, ``issuer``, ``next``, ``trusts``,
+        ``lineage``, ``revoked_at``, ``revoked_reason``. What it raises is raised, and nothing is kept.
+
+        Args:
+            change: a pure function; may be called in another thread.
+        """
 
     @abc.abstractmethod
     async def agent_seen(
@@ -497,7 +593,7 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def request_cancel(self, scope: Scope, command_id: str) -> Command | None:
+    async def request_cancel(self, scope: Scope, command_id: str, *, by: str = "broker") -> Command | None:
         """Note that its caller wants it no more; return it."""
 
     @abc.abstractmethod
@@ -577,5 +673,7 @@ class Store(abc.ABC):
         """Let a run have left one out."""
 
     @abc.abstractmethod
-    async def end_replay_run(self, scope: Scope, run_id: str, state: Literal["done", "cancelled"], now: float) -> bool:
+    async def end_replay_run(
+        self, scope: Scope, run_id: str, state: Literal["done", "cancelled"], now: float, *, by: str = "broker"
+    ) -> bool:
         """Return False, changing nothing, unless it runs."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Final, Literal, TypeVar
 
+from cloud_broker.audit import BROKER, Act
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.store import records
+from cloud_broker.store import acts, records
 from cloud_broker.store.base import (
     Agent,
     ApiKey,
@@ -23,6 +25,7 @@ from cloud_broker.store.base import (
     Token,
 )
 from cloud_broker.store.queries import QUERIES
+from cloud_broker.store.sqlite_audit import note
 from cloud_broker.store.sqlite_dead_letters import SqliteDeadLetters
 from cloud_broker.tenants import Scope
 from protocol.states import DEAD_LETTERS, FINAL, CommandState
@@ -44,8 +47,9 @@ class SqliteStore(SqliteDeadLetters, Store):
 
     # --- tenants, keys, tokens --------------------------------------------------------------------
 
-    async def create_tenant(self, name: str, now: float) -> Tenant:
-        if await self._change("add_tenant", name=name, now=now) == 0:
+    async def create_tenant(self, name: str, now: float, *, by: str = "broker") -> Tenant:
+        act = Act(name, by, "tenant_created", f"tenant:{name}", now)
+        if await self._change_noted(act, "add_tenant", name=name, now=now) == 0:
             raise Exists(f"there is a tenant {name!r} already")
         return Tenant(name, "active", now)
 
@@ -55,11 +59,13 @@ class SqliteStore(SqliteDeadLetters, Store):
     async def tenants(self) -> list[Tenant]:
         return await self._all(records.tenant, "tenants")
 
-    async def set_tenant_state(self, name: str, state: Literal["active", "suspended"]) -> bool:
-        return await self._change("set_tenant_state", name=name, state=state) == 1
+    async def set_tenant_state(self, name: str, state: Literal["active", "suspended"], *, by: str = "broker") -> bool:
+        action = "tenant_suspended" if state == "suspended" else "tenant_resumed"
+        act = Act(name, by, action, f"tenant:{name}", time.time())
+        return await self._change_noted(act, "set_tenant_state", name=name, state=state) == 1
 
-    async def add_key(self, key: ApiKey, sha256: bytes) -> None:
-        await self._change("add_key", **records.bound_key(key, sha256))
+    async def add_key(self, key: ApiKey, sha256: bytes, *, by: str = "broker") -> None:
+        await self._change_noted(acts.key_created(key, by), "add_key", **records.bound_key(key, sha256))
 
     async def key_by_hash(self, sha256: bytes) -> ApiKey | None:
         return await self._one(records.key, "key_by_hash", sha256=sha256)
@@ -67,14 +73,31 @@ class SqliteStore(SqliteDeadLetters, Store):
     async def keys(self, tenant: str | None) -> list[ApiKey]:
         return await self._all(records.key, "keys", tenant=tenant)
 
-    async def revoke_key(self, key_id: str, now: float) -> bool:
-        return await self._change("revoke_key", id=key_id, now=now) == 1
+    async def revoke_key(self, key_id: str, now: float, *, by: str = "broker") -> bool:
+        def work(connection: sqlite3.Connection) -> bool:
+            row = connection.execute(QUERIES["key_tenant"], {"id": key_id}).fetchone()
+            if row is not None and row[1] is None:
+                note(connection, Act(row[0] or BROKER, by, "key_revoked", f"key:{key_id}", now))
+            return connection.execute(QUERIES["revoke_key"], {"id": key_id, "now": now}).rowcount == 1
+
+        return await self._write(work)
+
+    async def rotate_key(self, key_id: str, successor: ApiKey, sha256: bytes, ends_at: float) -> bool:
+        bound = records.bound_key(successor, sha256) | {"replaced": key_id, "ends_at": ends_at}
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if connection.execute(QUERIES["replace_key"], bound).rowcount == 0:
+                return False
+            connection.execute(QUERIES["add_key"], bound)
+            return True
+
+        return await self._write(work)
 
     async def key_used(self, key_id: str, now: float) -> None:
         self._send("key_used", id=key_id, now=now)
 
-    async def add_token(self, token: Token, sha256: bytes) -> None:
-        await self._change("add_token", **records.bound_token(token, sha256))
+    async def add_token(self, token: Token, sha256: bytes, *, by: str = "broker") -> None:
+        await self._change_noted(acts.token_created(token, by), "add_token", **records.bound_token(token, sha256))
 
     async def token_by_hash(self, sha256: bytes) -> Token | None:
         return await self._one(records.token, "token_by_hash", sha256=sha256)
@@ -87,6 +110,8 @@ class SqliteStore(SqliteDeadLetters, Store):
             if connection.execute(QUERIES["spend_token"], spending).rowcount == 0:
                 return False
             connection.execute(QUERIES["enrol_agent"], enrolling)
+            for act in acts.enrolled(token_id, agent, now):
+                note(connection, act)
             return True
 
         return await self._write(work)
@@ -99,8 +124,30 @@ class SqliteStore(SqliteDeadLetters, Store):
     async def agents(self, scope: Scope) -> list[Agent]:
         return await self._all(records.agent, "agents", tenant=scope.tenant)
 
-    async def revoke_agent(self, scope: Scope, name: str, now: float) -> bool:
-        return await self._change("revoke_agent", tenant=scope.tenant, name=name, now=now) == 1
+    async def revoke_agent(self, scope: Scope, name: str, now: float, reason: str = "", *, by: str = "broker") -> bool:
+        bound = {"tenant": scope.tenant, "name": name, "now": now, "reason": reason}
+        act = Act(scope.tenant, by, "agent_revoked", f"agent:{name}", now, detail={"reason": reason})
+
+        def work(connection: sqlite3.Connection) -> bool:
+            row = connection.execute(QUERIES["agent_revoked_at"], bound).fetchone()
+            if row is not None and row[0] is None:
+                note(connection, act)
+            return connection.execute(QUERIES["revoke_agent"], bound).rowcount == 1
+
+        return await self._write(work)
+
+    async def change_identity(self, scope: Scope, name: str, change: Callable[[Agent], Agent]) -> Agent | None:
+        def work(connection: sqlite3.Connection) -> Agent | None:
+            row = connection.execute(QUERIES["agent"], {"tenant": scope.tenant, "name": name}).fetchone()
+            if row is None:
+                return None
+            known = records.agent(row)
+            changed = change(known)
+            if changed != known:
+                connection.execute(QUERIES["change_identity"], records.bound_agent(changed))
+            return changed
+
+        return await self._write(work)
 
     async def agent_seen(
         self,
@@ -117,7 +164,10 @@ class SqliteStore(SqliteDeadLetters, Store):
         self._send("agent_seen", tenant=scope.tenant, name=name, now=now, **bound)
 
     async def put_catalogue(self, scope: Scope, name: str, catalogue: bytes, digest: str) -> None:
-        await self._change("put_catalogue", tenant=scope.tenant, name=name, catalogue=catalogue, digest=digest)
+        detail = {"digest": f"sha256:{digest}"}
+        act = Act(scope.tenant, f"agent:{name}", "catalogue_changed", f"agent:{name}", time.time(), detail=detail)
+        bound = {"tenant": scope.tenant, "name": name, "catalogue": catalogue, "digest": digest}
+        await self._change_noted(act, "put_catalogue", **bound)
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -126,6 +176,7 @@ class SqliteStore(SqliteDeadLetters, Store):
 
         def work(connection: sqlite3.Connection) -> tuple[Command, bool]:
             if connection.execute(QUERIES["add_command"], bound).rowcount == 1:
+                note(connection, acts.submitted(scope.tenant, command))
                 return command, True
             earlier = records.command(connection.execute(QUERIES["command_by_idempotency_key"], bound).fetchone())
             if earlier.fingerprint != command.fingerprint:
@@ -195,11 +246,13 @@ class SqliteStore(SqliteDeadLetters, Store):
 
         await self._write(work)
 
-    async def request_cancel(self, scope: Scope, command_id: str) -> Command | None:
+    async def request_cancel(self, scope: Scope, command_id: str, *, by: str = "broker") -> Command | None:
         bound = {"tenant": scope.tenant, "id": command_id}
+        now = time.time()
 
         def work(connection: sqlite3.Connection) -> Command | None:
-            connection.execute(QUERIES["request_cancel"], bound)
+            if (asked := connection.execute(QUERIES["request_cancel"], bound).fetchone()) is not None:
+                note(connection, Act(scope.tenant, by, "command_cancelled", f"command:{command_id}", now, asked[0]))
             row = connection.execute(QUERIES["command_by_id"], bound).fetchone()
             return records.command(row) if row else None
 
@@ -211,8 +264,10 @@ class SqliteStore(SqliteDeadLetters, Store):
         bound = records.bound_finish(scope.tenant, command_id, finish)
 
         def work(connection: sqlite3.Connection) -> bool:
-            if connection.execute(QUERIES["finish"], bound).rowcount == 0:
+            row = connection.execute(QUERIES["finish"], bound).fetchone()
+            if row is None:
                 return False
+            note(connection, acts.ended(scope.tenant, command_id, finish, *row))
             if finish.inline is not None:
                 connection.execute(QUERIES["keep_inline_result"], bound | {"rows": finish.inline})
             return True

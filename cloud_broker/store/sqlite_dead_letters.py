@@ -6,7 +6,8 @@ import dataclasses
 import sqlite3
 from typing import Literal
 
-from cloud_broker.store import records
+from cloud_broker.audit import Act
+from cloud_broker.store import acts, records
 from cloud_broker.store.base import (
     MAX_SKIPPED,
     Command,
@@ -20,12 +21,12 @@ from cloud_broker.store.base import (
     Step,
 )
 from cloud_broker.store.queries import QUERIES
-from cloud_broker.store.sqlite_file import SqliteFile
+from cloud_broker.store.sqlite_audit import SqliteAudit, note
 from cloud_broker.tenants import Scope
 from protocol.states import LIFE, CommandState
 
 
-class SqliteDeadLetters(SqliteFile):
+class SqliteDeadLetters(SqliteAudit):
     """What a command's own row does not tell, and what people do about it."""
 
     async def add_step(self, scope: Scope, step: Step) -> None:
@@ -43,7 +44,11 @@ class SqliteDeadLetters(SqliteFile):
 
         def work(connection: sqlite3.Connection) -> bool:
             connection.execute(QUERIES["keep_doubt"], bound)
-            return connection.execute(QUERIES["resolve"], bound).rowcount == 1
+            row = connection.execute(QUERIES["resolve"], bound).fetchone()
+            if row is None:
+                return False
+            note(connection, acts.resolved(scope.tenant, command_id, state, resolution, *row))
+            return True
 
         return await self._write(work)
 
@@ -62,6 +67,8 @@ class SqliteDeadLetters(SqliteFile):
                 raise LookupError(f"there is no ended command {original} that was never replayed")
             connection.execute(QUERIES["add_command"], bound)
             connection.execute(QUERIES["add_step"], kept)
+            note(connection, acts.replayed(scope.tenant, original, command, run))
+            note(connection, acts.submitted(scope.tenant, command))
             if run is not None:
                 connection.execute(QUERIES["run_replayed"], bound)
             return command, True
@@ -82,6 +89,7 @@ class SqliteDeadLetters(SqliteFile):
 
         def work(connection: sqlite3.Connection) -> tuple[ReplayRun, bool]:
             if connection.execute(QUERIES["add_replay_run"], bound).rowcount == 1:
+                note(connection, acts.replays_begun(scope.tenant, run))
                 return run, True
             earlier = records.run(connection.execute(QUERIES["run_by_idempotency_key"], bound).fetchone())
             if earlier.fingerprint != run.fingerprint:
@@ -104,5 +112,9 @@ class SqliteDeadLetters(SqliteFile):
         bound = {"id": run_id, "skipped_id": skipped.id, "why": skipped.why, "most": MAX_SKIPPED}
         await self._change("run_skipped", tenant=scope.tenant, **bound)
 
-    async def end_replay_run(self, scope: Scope, run_id: str, state: Literal["done", "cancelled"], now: float) -> bool:
-        return await self._change("end_replay_run", tenant=scope.tenant, id=run_id, state=state, now=now) == 1
+    async def end_replay_run(
+        self, scope: Scope, run_id: str, state: Literal["done", "cancelled"], now: float, *, by: str = "broker"
+    ) -> bool:
+        act = Act(scope.tenant, by, "replays_ended", f"replays:{run_id}", now, detail={"state": state})
+        bound = {"tenant": scope.tenant, "id": run_id, "state": state, "now": now}
+        return await self._change_noted(act, "end_replay_run", **bound) == 1

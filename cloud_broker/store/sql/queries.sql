@@ -3,7 +3,10 @@
 
 -- agent_columns --
 tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
-journal, position, catalogue, catalogue_digest
+journal, position, catalogue, catalogue_digest, issuer, own_pki, revoked_reason, next, trusts, lineage
+
+-- key --
+id, tenant, scopes, created_at, expires_at, revoked_at, last_used_at, name, owner, replaced_by
 
 -- before_params --
 id, tenant, agent, agent_group, operation, connection, effect
@@ -72,6 +75,40 @@ COMMIT;
 -- probe --
 INSERT OR REPLACE INTO probe (id, at) VALUES (1, :now);
 
+-- audit_columns --
+tenant, number, at, actor, action, target, correlation_id, detail, previous, hash
+
+-- audit_head --
+SELECT number, hash FROM audit WHERE tenant = ? ORDER BY number DESC LIMIT 1;
+
+-- add_audit --
+INSERT INTO audit ({audit_columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- audit_chains --
+-- Every chain by name, with the number and the hash of its last record.
+WITH RECURSIVE chains (tenant) AS (
+    SELECT min(tenant) FROM audit
+    UNION ALL
+    SELECT (SELECT min(tenant) FROM audit WHERE audit.tenant > chains.tenant) FROM chains WHERE tenant IS NOT NULL
+)
+SELECT tenant, number, hash FROM audit
+WHERE (tenant, number) IN (
+    SELECT tenant, (SELECT max(number) FROM audit WHERE audit.tenant = chains.tenant) FROM chains
+)
+ORDER BY tenant;
+
+-- audit_after --
+SELECT {audit_columns} FROM audit WHERE tenant = :tenant AND number > :number ORDER BY number LIMIT :limit;
+
+-- audit_page --
+SELECT {audit_columns} FROM audit
+WHERE tenant = :tenant AND number < :first AND number >= :last
+    AND (:action IS NULL OR action = :action)
+    AND (:target IS NULL OR target = :target)
+    AND (:since IS NULL OR at >= :since)
+ORDER BY number DESC
+LIMIT :limit;
+
 -- add_tenant --
 INSERT INTO tenants (name, state, created_at) VALUES (:name, 'active', :now) ON CONFLICT DO NOTHING;
 
@@ -85,19 +122,28 @@ SELECT name, state, created_at FROM tenants ORDER BY name;
 UPDATE tenants SET state = :state WHERE name = :name;
 
 -- add_key --
-INSERT INTO api_keys (id, sha256, tenant, scopes, created_at, expires_at, revoked_at, last_used_at)
-VALUES (:id, :sha256, :tenant, :scopes, :created_at, :expires_at, :revoked_at, :last_used_at);
+INSERT INTO api_keys (sha256, {key})
+VALUES (
+    :sha256, :id, :tenant, :scopes, :created_at, :expires_at, :revoked_at, :last_used_at, :name, :owner, :replaced_by
+);
 
 -- key_by_hash --
-SELECT id, tenant, scopes, created_at, expires_at, revoked_at, last_used_at FROM api_keys WHERE sha256 = :sha256;
+SELECT {key} FROM api_keys WHERE sha256 = :sha256;
 
 -- keys --
-SELECT id, tenant, scopes, created_at, expires_at, revoked_at, last_used_at FROM api_keys
+SELECT {key} FROM api_keys
 WHERE :tenant IS NULL OR tenant = :tenant
 ORDER BY created_at, id;
 
+-- key_tenant --
+SELECT tenant, revoked_at FROM api_keys WHERE id = :id;
+
 -- revoke_key --
 UPDATE api_keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;
+
+-- replace_key --
+UPDATE api_keys SET replaced_by = :id, expires_at = min(coalesce(expires_at, :ends_at), :ends_at)
+WHERE id = :replaced AND revoked_at IS NULL AND replaced_by IS NULL;
 
 -- key_used --
 UPDATE api_keys SET last_used_at = :now WHERE id = :id AND coalesce(last_used_at, 0) < :now;
@@ -117,7 +163,7 @@ WHERE id = :id AND spent_at IS NULL;
 -- enrol_agent --
 INSERT OR REPLACE INTO agents ({agent_columns}) VALUES (
     :tenant, :name, :group, :serial, :not_after, :enrolled_at, :revoked_at, :last_seen_at, :release, :system,
-    :journal, :position, :catalogue, :catalogue_digest
+    :journal, :position, :catalogue, :catalogue_digest, :issuer, :own_pki, :revoked_reason, :next, :trusts, :lineage
 );
 
 -- agent --
@@ -126,8 +172,20 @@ SELECT {agent_columns} FROM agents WHERE tenant = :tenant AND name = :name;
 -- agents --
 SELECT {agent_columns} FROM agents WHERE tenant = :tenant ORDER BY name;
 
+-- agent_revoked_at --
+SELECT revoked_at FROM agents WHERE tenant = :tenant AND name = :name;
+
 -- revoke_agent --
-UPDATE agents SET revoked_at = coalesce(revoked_at, :now) WHERE tenant = :tenant AND name = :name;
+UPDATE agents SET
+    revoked_reason = CASE WHEN revoked_at IS NULL THEN :reason ELSE revoked_reason END,
+    revoked_at = coalesce(revoked_at, :now)
+WHERE tenant = :tenant AND name = :name;
+
+-- change_identity --
+UPDATE agents SET
+    serial = :serial, not_after = :not_after, issuer = :issuer, next = :next, trusts = :trusts, lineage = :lineage,
+    revoked_at = :revoked_at, revoked_reason = :revoked_reason
+WHERE tenant = :tenant AND name = :name;
 
 -- agent_seen --
 UPDATE agents SET
@@ -234,7 +292,8 @@ UPDATE commands SET
         WHERE steps.number = commands.number AND step = 'late_answer' AND outcome = 'succeeded'
         ORDER BY at DESC LIMIT 1
     )) ELSE outputs END
-WHERE tenant = :tenant AND id = :id AND state = 'in_doubt';
+WHERE tenant = :tenant AND id = :id AND state = 'in_doubt'
+RETURNING correlation_id;
 
 -- command_by_replay_of --
 SELECT {command} FROM commands WHERE tenant = :tenant AND replay_of = :replay_of;
@@ -244,13 +303,16 @@ UPDATE commands SET replayed_by = :id
 WHERE tenant = :tenant AND id = :replay_of AND finished_at IS NOT NULL AND replayed_by IS NULL;
 
 -- request_cancel --
-UPDATE commands SET cancel_requested = 1 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+UPDATE commands SET cancel_requested = 1
+WHERE tenant = :tenant AND id = :id AND finished_at IS NULL AND NOT cancel_requested
+RETURNING correlation_id;
 
 -- finish --
 UPDATE commands SET
     state = :state, finished_at = :finished_at, outputs = :outputs, row_sets = :row_sets, error = :error,
     warnings = :warnings, result = :result, proof = :proof
-WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+WHERE tenant = :tenant AND id = :id AND finished_at IS NULL
+RETURNING operation, effect, agent, epoch, journal, correlation_id;
 
 -- keep_inline_result --
 INSERT INTO inline_results (number, rows)

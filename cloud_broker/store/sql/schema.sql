@@ -15,7 +15,10 @@ CREATE TABLE api_keys (
     created_at   REAL NOT NULL,
     expires_at   REAL,
     revoked_at   REAL,
-    last_used_at REAL
+    last_used_at REAL,
+    name         TEXT NOT NULL,
+    owner        TEXT NOT NULL,
+    replaced_by  TEXT
 );
 
 CREATE TABLE tokens (
@@ -46,6 +49,12 @@ CREATE TABLE agents (
     position         INTEGER NOT NULL,
     catalogue        BLOB,
     catalogue_digest TEXT NOT NULL,
+    issuer           TEXT NOT NULL,
+    own_pki          INTEGER NOT NULL,
+    revoked_reason   TEXT NOT NULL,
+    next             TEXT NOT NULL,
+    trusts           TEXT NOT NULL,
+    lineage          TEXT NOT NULL,
     UNIQUE (tenant, name)
 );
 
@@ -145,6 +154,39 @@ CREATE TABLE replay_runs (
     PRIMARY KEY (tenant, id),
     UNIQUE (tenant, idempotency_key)
 ) WITHOUT ROWID;
+
+-- Who did what: a chain for each tenant, and one under '' for the broker's own acts. The columns stand in the order of
+-- the class Record. Nothing is ever changed or removed, also not when a command is forgotten.
+CREATE TABLE audit (
+    tenant         TEXT NOT NULL,
+    number         INTEGER NOT NULL,
+    at             TEXT NOT NULL,
+    actor          TEXT NOT NULL,
+    action         TEXT NOT NULL,
+    target         TEXT NOT NULL,
+    correlation_id TEXT NOT NULL,
+    detail         TEXT NOT NULL,
+    previous       BLOB NOT NULL,
+    hash           BLOB NOT NULL,
+    PRIMARY KEY (tenant, number)
+) WITHOUT ROWID;
+
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN
+    SELECT RAISE(ABORT, 'the audit trail only grows: nothing in it can be changed');
+END;
+
+CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
+BEGIN
+    SELECT RAISE(ABORT, 'the audit trail only grows: nothing in it can be removed');
+END;
+
+-- Replacing a row would remove it without the trigger above.
+CREATE TRIGGER audit_grows_at_its_end BEFORE INSERT ON audit
+WHEN NEW.number <> 1 + coalesce((SELECT max(number) FROM audit WHERE tenant = NEW.tenant), 0)
+BEGIN
+    SELECT RAISE(ABORT, 'the audit trail only grows: a record goes to the end of its chain');
+END;
 
 -- One row that is written to see whether a write gets through.
 CREATE TABLE probe (

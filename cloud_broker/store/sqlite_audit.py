@@ -1,0 +1,99 @@
+"""The part of the embedded store that is the audit trail; acts are noted in the transaction of what they did."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Final
+
+from cloud_broker import audit
+from cloud_broker.audit import Act, AuditFilter, AuditPage, Record
+from cloud_broker.store.queries import QUERIES
+from cloud_broker.store.sqlite_file import SqliteFile
+
+REACH: Final = 50_000  # records that one page looks at; a filter that fits few would read the whole chain otherwise
+
+
+def note(connection: sqlite3.Connection, act: Act) -> None:
+    """
+    Add an act to the end of its chain; called by a store's work, inside the transaction that makes the change.
+
+    The two are kept together or not at all. Other processes may write to the same chain: its end is read anew here.
+    """
+    last = connection.execute(QUERIES["audit_head"], (act.tenant,)).fetchone() or (0, audit.BEGINNING)
+    record = audit.following(act, *last)
+    connection.execute(
+        QUERIES["add_audit"],
+        (
+            record.tenant,
+            record.number,
+            record.at,
+            record.actor,
+            record.action,
+            record.target,
+            record.correlation_id,
+            record.detail,
+            record.previous,
+            record.hash,
+        ),
+    )
+
+
+class SqliteAudit(SqliteFile):
+    """Acts, noted and read."""
+
+    async def _change_noted(self, act: Act, query: str, **bound: Any) -> int:
+        """Return how many rows the named query changed; if any, the act is noted with it."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            changed = connection.execute(QUERIES[query], bound).rowcount
+            if changed:
+                note(connection, act)
+            return changed
+
+        return await self._write(work)
+
+    async def note(self, act: Act) -> None:
+        await self._write(lambda connection: note(connection, act))
+
+    def note_soon(self, act: Act) -> None:
+        self._opened(self._writer).send(lambda connection: note(connection, act))
+
+    async def audit_chains(self) -> list[tuple[str, int, bytes]]:
+        return await self._all(lambda row: (str(row[0]), int(row[1]), bytes(row[2])), "audit_chains")
+
+    async def audit_head(self, tenant: str) -> tuple[int, bytes]:
+        def work(connection: sqlite3.Connection) -> tuple[int, bytes]:
+            row = connection.execute(QUERIES["audit_head"], (tenant,)).fetchone()
+            return (row[0], bytes(row[1])) if row else (0, audit.BEGINNING)
+
+        return await self._opened(self._points).read(work)
+
+    async def audit_after(self, tenant: str, number: int, limit: int) -> list[Record]:
+        return await self._all(_record, "audit_after", tenant=tenant, number=number, limit=limit)
+
+    async def audit_page(self, tenant: str, wanted: AuditFilter, cursor: int | None, limit: int) -> AuditPage:
+        bound = {
+            "tenant": tenant,
+            "action": wanted.action,
+            "target": wanted.target,
+            "since": wanted.since,
+            "limit": limit,
+        }
+
+        def work(connection: sqlite3.Connection) -> AuditPage:
+            first = cursor
+            if first is None:
+                row = connection.execute(QUERIES["audit_head"], (tenant,)).fetchone()
+                first = (row[0] if row else 0) + 1
+            last = max(1, first - REACH)
+            rows = connection.execute(QUERIES["audit_page"], {**bound, "first": first, "last": last})
+            found = [_record(row) for row in rows]
+            if len(found) == limit:
+                last = found[-1].number
+            return AuditPage(found, last if last > 1 else None)
+
+        return await self._read_list(work)
+
+
+def _record(row: tuple[object, ...]) -> Record:
+    return Record(*row)  # type: ignore[arg-type]  # the columns stand in its order
