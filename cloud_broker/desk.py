@@ -53,7 +53,6 @@ _OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
 LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
 MAX_SHUT_S: Final = 8 * 86_400.0  # seconds; windows come again every week
-MAX_POSITION: Final = 2**53  # records; no journal has as many
 MAX_MARK_CHARS: Final = 200  # of a journal; it is kept with each command that is sent
 MAX_SYSTEM_CHARS: Final = 200  # of what an agent says of its program and its machine, for people
 REST_S: Final = 5.0  # seconds until an agent that begins nothing now is asked again
@@ -117,7 +116,7 @@ class AgentDesk:
 
     def _journal(self, line: Line, hello: Hello) -> None:
         """See whether the agent's journal is still the one it was, with all that was in it."""
-        position = _position(hello.position)
+        position = hello.position
         line.put_back = line.journal == hello.journal and position < line.position
         if line.put_back:
             log.warning(
@@ -180,7 +179,7 @@ class AgentDesk:
         if line.put_back and line.link is link:
             # What was under way is settled: from here on the journal tells what comes after.
             line.put_back = False
-            line.position = _position(link.hello.position) if link.hello else 0
+            line.position = link.hello.position if link.hello else 0
         self._late.ask(link, line, strays)
         # Not at once: in the same breath the agent may say that it is not well.
         asyncio.get_running_loop().call_soon(self._router.dispatch, line)
@@ -235,7 +234,7 @@ class AgentDesk:
 
     def started(self, link: Conversation, message: Started) -> None:
         line = self._line(link)
-        line.position = max(line.position, _position(message.position))
+        line.position = max(line.position, message.position)
         entry = line.flying_on(link, message.id)
         if entry is not None:
             entry.hear()
@@ -299,7 +298,7 @@ class AgentDesk:
         if line.link is not link:
             # The agent holds it still, and tells it on the link that took over.
             return
-        line.position = max(line.position, _position(message.position))
+        line.position = max(line.position, message.position)
         entry = line.flying.get(message.id)
         if entry is None or entry.finishing or message.id in line.strays:
             # Its command went on, or has its end, without it.
@@ -433,8 +432,3 @@ class AgentDesk:
 def _counts(entry: Entry | None, held: Held) -> bool:
     """Whether what an agent holds is the attempt that its command is under way with."""
     return entry is not None and entry.sent and entry.command.epoch == held.epoch
-
-
-def _position(told: int) -> int:
-    """Return how many records a journal has, as an agent told it; any number that it likes."""
-    return min(max(0, told), MAX_POSITION)

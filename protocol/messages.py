@@ -8,7 +8,7 @@ add some; unknown kinds are errors, so a new kind needs a feature that both side
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -16,6 +16,8 @@ from protocol.limits import BEAT_S, MAX_COMMAND_BYTES, MAX_MESSAGE_BYTES, SILENC
 
 Outcome = Literal["succeeded", "rejected", "failed", "in_doubt", "expired", "cancelled"]
 ErrorKind = Literal["business", "technical", "policy", "deadline", "unknown"]
+# What a peer counts: never less than nothing, and what any journal, store or other language can keep.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
@@ -41,14 +43,14 @@ class Limits(msgspec.Struct, frozen=True):
             It must be less than ``remembers``, or a repeat could run twice.
     """
 
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-    max_command_bytes: int = MAX_COMMAND_BYTES
-    max_running: int = 0
-    stream_window_bytes: int = 0
-    link_window_bytes: int = 0
+    max_message_bytes: Count = MAX_MESSAGE_BYTES
+    max_command_bytes: Count = MAX_COMMAND_BYTES
+    max_running: Count = 0
+    stream_window_bytes: Count = 0
+    link_window_bytes: Count = 0
     silence_s: float = SILENCE_S
-    remembers: int = 0
-    sends_again: int = 0
+    remembers: Count = 0
+    sends_again: Count = 0
 
 
 class Hello(Message, frozen=True):
@@ -71,13 +73,13 @@ class Hello(Message, frozen=True):
         trusts: SHA-256 of the certificates (DER, hex) of all authorities that it takes a broker's certificate from.
     """
 
-    versions: list[int]
+    versions: list[Count]
     release: str
     features: list[str]
     limits: Limits
     journal: str
     time: float
-    position: int = 0
+    position: Count = 0
     system: str = ""
     head: str = ""
     lineage: str = ""
@@ -102,7 +104,7 @@ class Welcome(Message, frozen=True):
         audit: the broker's audit chain of this tenant, as ``NUMBER:HASH``; "" says nothing.
     """
 
-    version: int
+    version: Count
     release: str
     features: list[str]
     limits: Limits
@@ -187,10 +189,10 @@ class Held(msgspec.Struct, frozen=True):
     """
 
     id: str
-    epoch: int
+    epoch: Count
     ended: bool
-    first: int = 0
-    sent: int = 0
+    first: Count = 0
+    sent: Count = 0
 
 
 class Holding(Message, frozen=True):
@@ -214,9 +216,9 @@ class Resume(Message, frozen=True):
     """
 
     id: str
-    epoch: int
-    offset: int
-    credit: int
+    epoch: Count
+    offset: Count
+    credit: Count
 
 
 # --- the life of a command -----------------------------------------------------------------------
@@ -242,10 +244,10 @@ class Run(Message, frozen=True):
     """
 
     id: str
-    epoch: int
+    epoch: Count
     operation: str
     expires_in_s: float
-    credit: int
+    credit: Count
     correlation_id: str = ""
     traceparent: str = ""
     group: str = ""
@@ -259,7 +261,7 @@ class Accepted(Message, frozen=True):
     """The agent has the command in its journal; the broker need not send it again."""
 
     id: str
-    epoch: int
+    epoch: Count
 
 
 class Started(Message, frozen=True):
@@ -271,8 +273,8 @@ class Started(Message, frozen=True):
     """
 
     id: str
-    epoch: int
-    position: int = 0
+    epoch: Count
+    position: Count = 0
 
 
 class ColumnInfo(msgspec.Struct, frozen=True):
@@ -302,9 +304,9 @@ class RowSetBegins(Message, frozen=True):
     """
 
     id: str
-    epoch: int
-    index: int
-    offset: int
+    epoch: Count
+    index: Count
+    offset: Count
     columns: list[ColumnInfo]
     format: str = "ndjson"
 
@@ -321,10 +323,10 @@ class Chunk(Message, frozen=True):
     """
 
     id: str
-    epoch: int
-    offset: int
-    rows: int
-    crc32: int | None = None
+    epoch: Count
+    offset: Count
+    rows: Count
+    crc32: Count | None = None
 
 
 class Credit(Message, frozen=True):
@@ -337,7 +339,7 @@ class Credit(Message, frozen=True):
     """
 
     id: str
-    bytes: int
+    bytes: Count
 
 
 class RowSetDone(msgspec.Struct, frozen=True):
@@ -350,8 +352,8 @@ class RowSetDone(msgspec.Struct, frozen=True):
         sha256: of the bytes of all its chunks, hex.
     """
 
-    bytes: int
-    rows: int
+    bytes: Count
+    rows: Count
     sha256: str
 
 
@@ -375,7 +377,7 @@ class Completed(Message, frozen=True):
     """
 
     id: str
-    epoch: int
+    epoch: Count
     outcome: Outcome
     row_sets: list[RowSetDone] = []
     error_kind: ErrorKind | Literal[""] = ""
@@ -384,7 +386,7 @@ class Completed(Message, frozen=True):
     source_code: str = ""
     touched: bool = True
     retryable: bool = False
-    position: int = 0
+    position: Count = 0
     warnings: list[str] = []
     head: str = ""
     proof: str = ""
@@ -394,14 +396,14 @@ class Cancel(Message, frozen=True):
     """The caller wants it no more; answered by Completed, whatever came of it."""
 
     id: str
-    epoch: int
+    epoch: Count
 
 
 class Ack(Message, frozen=True):
     """The broker has the outcome and all of the result, durably, or wants none of it: forget the command."""
 
     id: str
-    epoch: int
+    epoch: Count
 
 
 # --- enrolment, on a connection of its own ---------------------------------------------------------

@@ -374,13 +374,11 @@ class Session:
             raise RemoteProtocolError(f"{command_id}: offset {offset} where {talk.offset} comes next")
 
     def _resumed(self, message: Resume) -> None:
-        _not_negative(message.id, message.credit)
         talk = self._talks[message.id]
         talk.offset = message.offset
         talk.window = Window(message.credit)
 
     def _granted(self, message: Credit) -> None:
-        _not_negative(message.id, message.bytes)
         self._link_window.give(message.bytes)
         talk = self._talks.get(message.id)
         if talk is not None:
@@ -436,8 +434,3 @@ def _remembered(agent: Limits, broker: Limits) -> None:
             f"the agent remembers {agent.remembers} ended commands and the broker may send one again after "
             f"{broker.sends_again}: it could run twice"
         )
-
-
-def _not_negative(command_id: str, credit: int) -> None:
-    if credit < 0:
-        raise RemoteProtocolError(f"{command_id}: a credit of {credit} bytes")

@@ -101,10 +101,9 @@ def chunk(run: Run, data: bytes, **other: Any) -> bytes:
 
 
 async def more_than_its_credit(agent: Scripted, run: Run) -> None:
-    await agent.send(begun(run))
     piece = b"1" * limits.CHUNK_BYTES
-    for number in range(run.credit // len(piece) + 1):
-        await agent.send(chunk(run, piece, offset=number * len(piece)))
+    pieces = [chunk(run, piece, offset=number * len(piece)) for number in range(run.credit // len(piece) + 1)]
+    await agent.send(begun(run) + b"".join(pieces))  # at once, or some of it would be stored and granted again
 
 
 CUT_OFF: dict[str, Lie] = {
@@ -159,7 +158,7 @@ async def test_who_breaks_the_rules_is_cut_off_and_nobody_else_notices(broker: R
         await CUT_OFF[lie](liar, run)
 
         assert liar.conversation is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await liar.conversation.gone.wait()
         found = await broker.commands.get(SCOPE, asked.id)
         assert found.state not in FINAL or found.state == "failed", "a lie is no success"
@@ -212,7 +211,7 @@ async def test_what_is_strange_but_allowed_harms_nobody(broker: Ring, lie: str) 
         {"lineage": "x" * 100_000},
         {"trusts": ["x"] * 10_000},
         {"features": ["sudo"] * 10_000},
-        {"limits": {"max_running": 2**62}},
+        {"limits": {"max_running": 2**50}},
         {"limits": {"max_running": -1}},
         {"limits": {"silence_s": 0.0}},
         {"limits": {"silence_s": -1e308}},
@@ -261,7 +260,7 @@ async def test_an_agent_can_neither_end_nor_read_what_another_one_runs(broker: R
         await liar.holds(Held(run.id, run.epoch, ended=True, sent=5))
         await liar.say(Completed(run.id, run.epoch, "succeeded"), payload=b'{"order_no":"stolen"}')
         assert liar.conversation is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await liar.conversation.gone.wait()
 
         found: Command = await broker.commands.get(SCOPE, asked.id)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from protocol import codec, limits
 from protocol.codec import Record
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.messages import AGENT_SAYS, BROKER_SAYS, WITH_PAYLOAD, AnyMessage, Beat, Chunk, Completed, Run
+from protocol.messages import AGENT_SAYS, BROKER_SAYS, WITH_PAYLOAD, Accepted, AnyMessage, Beat, Chunk, Completed, Run
 
 text = st.text(max_size=40)
-numbers = st.integers(0, 2**62)
+MOST = 2**53 - 1  # that any journal, store or other language can keep
+numbers = st.integers(0, MOST)
 messages = st.one_of(
     st.builds(Run, id=text, epoch=numbers, operation=text, expires_in_s=st.floats(0, 1e9), credit=numbers),
     st.builds(Chunk, id=text, epoch=numbers, offset=numbers, rows=numbers),
@@ -76,6 +77,12 @@ def test_every_message_is_said_by_somebody() -> None:
 
 def test_a_default_costs_no_bytes() -> None:
     assert codec.encode(Record(Beat()))[8:] == b'{"kind":"Beat"}'
+
+
+@pytest.mark.parametrize("count", [-1, MOST + 1, 2**80])
+def test_a_count_is_never_less_than_nothing_nor_more_than_can_be_kept(count: int) -> None:
+    with pytest.raises(RemoteProtocolError, match="epoch"):
+        codec.decode(codec.encode(Record(Accepted("cmd_1", count))))
 
 
 def test_the_largest_command_fits_into_a_message() -> None:

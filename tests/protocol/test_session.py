@@ -203,7 +203,7 @@ def test_what_is_held_is_told_once() -> None:
 def test_a_broker_can_not_grant_less_than_nothing(message: AnyMessage) -> None:
     pair = Pair()
     pair.agent_says(Holding([Held("cmd_2", 1, ended=False)]))
-    with pytest.raises(RemoteProtocolError, match="a credit of -1 bytes"):
+    with pytest.raises(RemoteProtocolError, match=r"not a message: Expected `int` >= 0"):
         pair.running().agent.receive(encode(Record(message)), 0.0)
 
 
