@@ -1,6 +1,6 @@
 # What there is to do here; each target installs what it needs. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench faults soak lint format lock
+.PHONY: help setup demo test bench faults soak fuzz lint format lock audit build
 
 PY := .venv/bin/python
 ONCE ?=
@@ -8,6 +8,7 @@ SHORT ?=
 SEED ?=
 ONLY ?=
 MINUTES ?= 10
+SERVICE ?= pypi
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,5 +45,11 @@ faults: setup ## every place with every fault, and what callers, broker, agent a
 soak: setup ## both programs killed at random under 20 callers, MINUTES=10
 	@$(PY) -m tests.faults --soak $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-lock: ## requirements/*.txt anew from pyproject.toml (wants uv; UPGRADE=1: newer releases)
+lock: ## requirements/*.txt and NOTICE anew from pyproject.toml (UPGRADE=1: newer releases)
 	@config/dev/lock.sh
+
+audit: setup ## is a package that we lock known to be vulnerable? asks PyPI (SERVICE=osv: OSV) and npm; 3: could not ask
+	@$(PY) -m config.dev.audit $(SERVICE)
+
+build: setup ## wheel, sdist, a bill of materials (CycloneDX) for each program and their SHA-256, of HEAD, in dist/
+	@$(PY) -m config.dev.build

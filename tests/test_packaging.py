@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any, Final
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from config.dev import locked
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGES: Final = ("protocol", "agent", "cloud_broker")
@@ -98,11 +101,48 @@ def test_requirements_have_hashes_and_no_address(extra: str) -> None:
     assert "index-url" not in text
 
 
+@pytest.mark.parametrize("extra", ["agent", "broker", "client", "dev", "fuzz"])
+def test_what_is_pinned_is_what_the_project_wants(extra: str) -> None:
+    found = {pin.name: pin for pin in locked.pins(extra)}
+    asked = locked.wanted(extra)
+    assert asked
+    for requirement in asked:
+        # Of one package there may be a version for each system.
+        pin = found[canonicalize_name(requirement.name)]
+        if requirement.marker is None or requirement.marker.evaluate():
+            versions = [one.version for one in locked.pins(extra) if one.name == pin.name]
+            assert any(version in requirement.specifier for version in versions), f"run: make lock ({requirement})"
+
+
+@pytest.mark.parametrize(
+    "lock", sorted((ROOT / "config" / "dev").glob("*/package-lock.json")), ids=lambda p: p.parent.name
+)
+def test_packages_of_npm_have_hashes_and_no_address(lock: Path) -> None:
+    text = lock.read_text("utf-8")
+    read = json.loads(text)
+    wanted = json.loads((lock.parent / "package.json").read_text("utf-8"))
+    assert read["packages"][""]["dependencies"] == wanted["dependencies"], "run: npm install --package-lock-only"
+    parts = {name: entry for name, entry in read["packages"].items() if name}
+    assert parts
+    assert [name for name, entry in parts.items() if not entry["integrity"].startswith("sha512-")] == []
+    assert [name for name, entry in parts.items() if "resolved" in entry] == []
+
+
+def test_setup_installs_nothing_without_its_hash() -> None:
+    script = (ROOT / "config" / "dev" / "setup.sh").read_text("utf-8").replace("\\\n", " ")
+    pips = [line for line in script.splitlines() if "pip install" in line and not line.lstrip().startswith("#")]
+    assert pips
+    assert [line for line in pips if "--require-hashes" not in line and "--no-index" not in line] == []
+    # Packages of npm may bring scripts that run when they are installed; here none does.
+    nodes = [line for line in script.splitlines() if line.lstrip().startswith("(cd")]
+    assert [line for line in nodes if "npm ci" in line and "--ignore-scripts" in line] == nodes != []
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel, built without network from a copy of what git knows or would take."""
     copy = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, copy)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -128,7 +168,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: zipfile.ZipFile) -> N
 
 def test_the_wheel_has_its_licence_and_three_programs(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
-    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
     entry_points = wheel.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     assert re.findall(r"^(\S+) = ", entry_points, re.MULTILINE) == sorted(PROGRAMS)
 

@@ -19,7 +19,7 @@ from agent import cli as agent_cli
 from agent import settings
 from cloud_broker import cli as broker_cli
 from cloud_broker import settings as broker_settings
-from config.dev import agent_example, asyncapi_page, codes, ledger_page, programs, wire
+from config.dev import agent_example, asyncapi_page, codes, ledger_page, notice, programs, wire
 from config.dev.markdown import table
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -136,6 +136,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/outhaul-broker.md": broker_program,
     "docs/reference/wire.md": wire.page,
     "config/agent.example.toml": agent_example.text,
+    "NOTICE": notice.notice,
 }
 
 
