@@ -18,10 +18,10 @@ import msgspec
 
 from agent import errors
 from agent.connectors.base import Call, Connector, Outputs, Ready, Remark, Rows, RowSet
-from agent.connectors.rows import MASKED
 from agent.gate import Gate
 from agent.inquiry import By, Found, Inquiry, settled_by
 from agent.journal.base import Claim, Entry, Journal
+from agent.leaving import Leaving
 from agent.parameters import decode
 from agent.policy import REPEATABLE, judge, permitted, told_before
 from agent.results import Result, rows_lost
@@ -280,7 +280,7 @@ class Attempts:
                 elif isinstance(piece, RowSet):
                     await self._kept(running, running.result.begin(piece.columns), until)
                 elif isinstance(piece, Outputs):
-                    running.outputs = _masked(piece.values, operation.mask)
+                    running.outputs = Leaving(operation).outputs(piece.values)
                 elif isinstance(piece, Remark):
                     running.warn(piece.message)
                 elif isinstance(piece, Ready):
@@ -410,8 +410,8 @@ class Attempts:
                 return rows_lost(self._success(running)[0], exc.message), b""
         if (running.result.came or found.rows) and not running.rows_kept:
             return rows_lost(self._success(running)[0], f"{why}, and not all of its rows had come"), b""
-        mask = running.operation.mask if running.operation is not None else ()
-        running.outputs = _masked(found.outputs, mask)
+        if running.operation is not None:
+            running.outputs = Leaving(running.operation).outputs(found.outputs)
         rows = "" if running.rows_kept or found.rows is not None else "; rows, if there were any, are lost"
         running.warn(f"{why}; it did happen: {found.why}{rows}")
         return self._success(running)
@@ -431,10 +431,3 @@ def _is_uncertain(error: errors.CommandError, running: Running) -> bool:
     if running.operation is None or not running.started:
         return False
     return judge(error, running.claim.effect, cancelled=running.cancelled).outcome == "in_doubt"
-
-
-def _masked(values: dict[str, Any], mask: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        name: MASKED if name in mask and value is not None else value  # drivers mask rows, we make sure of outputs
-        for name, value in values.items()
-    }

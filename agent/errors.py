@@ -12,6 +12,18 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
         * OperationUnknown                              operation_unknown
         * ParametersInvalid                             parameters_invalid
         * NotAllowed                                    not_allowed
+        * SignatureError                                signature_error
+            * SignatureMissing                          signature_missing
+            * SignatureInvalid                          signature_invalid
+            * SignatureNotYetValid                      signature_not_yet_valid
+            * SignatureExpired                          signature_expired
+            * SignatureReplayed                         signature_replayed
+            * SignatureMemoryFull                       signature_memory_full retryable
+            * SignerUnknown                             signer_unknown
+            * CallerNotAllowed                          caller_not_allowed
+        * ProcedureChanged                              procedure_changed
+        * TooManyRows                                   too_many_rows
+        * Paused                                        paused                retryable
         * DeadlinePassed                                deadline_passed
         * Cancelled                                     cancelled
         * AgentStopping                                 agent_stopping        retryable
@@ -135,6 +147,80 @@ class NotAllowed(CommandError):
     """The operator's policy forbids it; the text names the rule and how an operator would allow it."""
 
     code = "not_allowed"
+
+
+class ProcedureChanged(CommandError):
+    """The procedure's parameters in the database are not those that the operator's file pins; nothing was run."""
+
+    code = "procedure_changed"
+
+
+class TooManyRows(CommandError):
+    """The result has more rows than the operator's file allows; the work was undone, and what came is no result."""
+
+    code = "too_many_rows"
+
+
+class Paused(CommandError):
+    """Somebody at the agent's machine paused the connection; there was no effect, and only there it can be undone."""
+
+    code = "paused"
+    retryable = True
+
+
+class SignatureError(CommandError):
+    """A rule of the file wants a caller's signature, and this is none that it takes. Certain to have had no effect."""
+
+    code = "signature_error"
+
+
+class SignatureMissing(SignatureError):
+    """The operation runs only when a trusted caller signed it, and nobody did."""
+
+    code = "signature_missing"
+
+
+class SignatureInvalid(SignatureError):
+    """It is no signature, was made with another key, or was made for something else than what came."""
+
+    code = "signature_invalid"
+
+
+class SignatureNotYetValid(SignatureError):
+    """By the agent's clock the signature, or the signer's key, is not valid yet; the text says by how much."""
+
+    code = "signature_not_yet_valid"
+
+
+class SignatureExpired(SignatureError):
+    """By the agent's clock the signature, or the signer's key, is not valid any more; the text says by how much."""
+
+    code = "signature_expired"
+
+
+class SignatureReplayed(SignatureError):
+    """The signature came before, with another command."""
+
+    code = "signature_replayed"
+
+
+class SignatureMemoryFull(SignatureError):
+    """The agent remembers as many signatures as it can, and must not run what it could not tell from a replay."""
+
+    code = "signature_memory_full"
+    retryable = True
+
+
+class SignerUnknown(SignatureError):
+    """The operator's file names no caller of this name."""
+
+    code = "signer_unknown"
+
+
+class CallerNotAllowed(SignatureError):
+    """A trusted caller signed it, but the operation is not for this one."""
+
+    code = "caller_not_allowed"
 
 
 class DeadlinePassed(CommandError):

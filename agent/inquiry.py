@@ -20,6 +20,7 @@ from agent import errors
 from agent.connectors.base import Call, Connector, Outputs, Rows
 from agent.gate import Gate
 from agent.journal.base import Claim, Resolution
+from agent.leaving import Leaving
 from agent.settings import Effect, Operation, Settings
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ class Inquiry:
             return Found(False, f"{name} finds nothing")
         if not outputs and first:
             outputs = msgspec.json.decode(first, type=dict[str, msgspec.Raw])
-        return Found(True, f"{name} finds it", outputs)
+        return Found(True, f"{name} finds it", Leaving(verify).outputs(outputs))
 
     async def _patiently(self, ask: Callable[[], Awaitable[Found]], give_up_s: float | None) -> Found:
         """Ask until there is an answer, or the time is up, or the caller no longer waits."""

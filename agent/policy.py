@@ -21,7 +21,10 @@ def permitted(settings: Settings, name: str) -> Operation:
     """
     operation = settings.operations.get(name)
     if operation is None:
-        raise errors.OperationUnknown(f"the operator's file names no operation {name!r}", touched=False)
+        raise errors.OperationUnknown(
+            f"the operator's file names no operation {name!r} (operations); an operator allows it by adding it there",
+            touched=False,
+        )
     if name in settings.policy.require_signature:
         raise errors.NotAllowed(
             f"{name} runs only when a trusted caller signed it (policy.require_signature), and this release can't "
@@ -44,6 +47,9 @@ _REFUSALS: Final = (
     errors.OperationUnknown,
     errors.ParametersInvalid,
     errors.NotAllowed,
+    errors.ProcedureChanged,
+    errors.TooManyRows,
+    errors.Paused,
     errors.JournalConflict,
 )
 _UNCERTAIN: Final = (errors.OutcomeUnknown, errors.DriverCrashed, errors.ResultLost)
@@ -51,13 +57,14 @@ REPEATABLE: Final[frozenset[Effect]] = frozenset({"read", "idempotent"})
 _FINAL_WORD: Final = ("succeeded", "rejected", "in_doubt")  # outcomes after which it is never run again
 
 
-def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool) -> Verdict:
+def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool, paused: bool = False) -> Verdict:
     """
     Decide what an error amounts to.
 
     Args:
         effect: of the operation.
         cancelled: whether the caller had asked for it to be stopped.
+        paused: whether somebody at this machine had.
     """
     uncertain = isinstance(error, _UNCERTAIN) and error.touched
     if uncertain and effect not in REPEATABLE:
@@ -67,6 +74,8 @@ def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool) -> Ver
     if cancelled and isinstance(error, errors.Cancelled | errors.ConnectorError | errors.NotHappened):
         # Whatever stopped it, it stopped without effect, which is all that was asked for.
         return Verdict("cancelled", "technical", errors.Cancelled.code)
+    if paused and isinstance(error, errors.Cancelled | errors.ConnectorError | errors.NotHappened):
+        return Verdict("failed", "policy", errors.Paused.code)
     if isinstance(error, errors.DeadlinePassed):
         return Verdict("expired", "deadline", error.code)
     if isinstance(error, _REFUSALS):

@@ -9,8 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.connectors.base import Column, Rows
-
-MASKED: Final = "***"  # stands for a masked value that is not null
+from agent.leaving import MASKED
 
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from agent import errors
 from agent.connectors.base import Call, Column, Connector, DriverSetup, Outputs, Piece, Ready, Rows, RowSet
 from agent.connectors.rows import RowEncoder, outputs_of
+from agent.leaving import Leaving, columns_missing, too_many
 from agent.parameters import decode
 from agent.settings import SyntheticOperation
 
@@ -43,6 +44,8 @@ class SyntheticConnector(Connector):
         try:
             async for piece in _pieces(operation, call, stop):
                 rows += piece.count if isinstance(piece, Rows) else 0
+                if operation.max_rows is not None and rows > operation.max_rows:
+                    raise too_many(call.operation, operation.max_rows)
                 if not isinstance(piece, Outputs):
                     yield piece
                     continue
@@ -68,8 +71,11 @@ async def _pieces(operation: SyntheticOperation, call: Call, stop: asyncio.Event
     if operation.synthetic == "echo":
         yield Outputs(outputs_of(call.params))
     elif operation.synthetic == "rows":
-        async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), stop):
+        leaving = Leaving(operation)
+        async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), leaving, stop):
             yield piece
+        if missing := leaving.missing():
+            raise errors.SourceFailed(f"{call.operation}: {columns_missing(call.operation, missing)}")
         yield Outputs({})
     elif operation.synthetic == "sleep":
         await _sleep(float(values.get("seconds", 0)), call.timeout_s, stop)
@@ -91,15 +97,18 @@ async def _sleep(wanted_s: float, timeout_s: float, stop: asyncio.Event) -> None
     raise errors.Cancelled("it was cancelled in its sleep")
 
 
-async def _rows(count: int, width: int, stop: asyncio.Event) -> AsyncGenerator[Piece, None]:
-    columns = tuple(
-        Column("n" if i == 0 else f"c{i}", "integer" if i == 0 else "string", "synthetic") for i in range(width)
-    )
-    yield RowSet(columns)
-    encoder = RowEncoder(columns)
-    filler: list[Any] = [f"value {i}" for i in range(1, width)]
+async def _rows(count: int, width: int, leaving: Leaving, stop: asyncio.Event) -> AsyncGenerator[Piece, None]:
+    made = [Column("n" if i == 0 else f"c{i}", "integer" if i == 0 else "string", "synthetic") for i in range(width)]
+    columns = [column for column in made if leaving.lets(column.name)]
+    if not columns:
+        return
+    yield RowSet(tuple(columns))
+    encoder = RowEncoder(columns, [column.name for column in columns if leaving.hides(column.name)])
+    numbered = columns[0].name == "n"
+    filler: list[Any] = [f"value {column.name[1:]}" for column in columns[numbered:]]
     for start in range(0, count, BATCH_ROWS):
-        yield encoder.encode([(n, *filler) for n in range(start, min(start + BATCH_ROWS, count))])
+        numbers = range(start, min(start + BATCH_ROWS, count))
+        yield encoder.encode([(n, *filler) if numbered else filler for n in numbers])
         # A fast consumer never makes us wait: let others have their turn.
         await asyncio.sleep(0)
         if stop.is_set():

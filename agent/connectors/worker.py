@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NoReturn
 
 import msgspec
 from pydantic import TypeAdapter
@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from agent.connectors import pipes
 from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Piece, Ready, Remark, Rows, RowSet
 from agent.errors import Cancelled, CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable, TimedOut
+from agent.leaving import too_many
 from agent.settings import Connection, Operation
 from protocol import framing, limits
 from protocol.framing import Buffer
@@ -132,9 +133,13 @@ class Worker:
         if self._stopped:
             # It came before there was anything to stop, such as while the driver was connecting.
             driver.cancel()
+        most, rows = driver.setup.operations[call.operation].max_rows, 0
         try:
             for piece in pieces:
                 if isinstance(piece, Rows):
+                    rows += piece.count
+                    if most is not None and rows > most:
+                        _refuse(pieces, too_many(call.operation, most))
                     self._tell_rows(piece)
                 elif isinstance(piece, RowSet):
                     self._tell(pipes.Columns(piece.columns))
@@ -206,6 +211,13 @@ class Worker:
             else:
                 self._stopped = False
                 self._asked.put((asked, payload))
+
+
+def _refuse(pieces: Iterator[Piece], error: CommandError) -> NoReturn:
+    """Refuse what a driver yields: it undoes what it did, and may find that it can't."""
+    if isinstance(pieces, Generator):
+        pieces.throw(error)
+    raise error
 
 
 def _call(asked: pipes.Do | pipes.Find, params: bytes) -> Call:

@@ -69,7 +69,7 @@ class FileDriver(Driver):
         operation = self.setup.operations[call.operation]
         values = parameters.decode(operation, call.params)
         if isinstance(operation, PickOperation):
-            yield from pick(self._root, operation)
+            yield from pick(self._root, call.operation, operation)
         elif isinstance(operation, DropOperation):
             drop = self._drop(call, operation, values)
             yield Outputs(msgspec.to_builtins(drop.write(content_of(operation, values))))

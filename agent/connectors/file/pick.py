@@ -19,6 +19,7 @@ from agent.connectors.file import documents, names, publish, tables, text
 from agent.connectors.file.drop import failure
 from agent.connectors.rows import RowEncoder, unique_names
 from agent.errors import ContentInvalid, SourceFailed
+from agent.leaving import Leaving, columns_missing
 from agent.settings import PickOperation
 from protocol import limits
 
@@ -35,7 +36,7 @@ class Picked(msgspec.Struct, frozen=True):
     rows: int
 
 
-def pick(folder: Path, operation: PickOperation) -> Iterator[Piece]:
+def pick(folder: Path, name: str, operation: PickOperation) -> Iterator[Piece]:
     """
     Yield the rows of all files whose names match, in name order, and their receipts.
 
@@ -46,7 +47,7 @@ def pick(folder: Path, operation: PickOperation) -> Iterator[Piece]:
     found = matching(folder, operation.pick)
     if len(found) > MAX_FILES:
         yield Remark(f"{len(found)} files match {operation.pick}; the first {MAX_FILES} were read")
-    sender = _Sender(operation)
+    sender = _Sender(name, operation)
     receipts = []
     for name in found[:MAX_FILES]:
         if not name.isprintable() and any("\ud800" <= character <= "\udfff" for character in name):
@@ -207,9 +208,12 @@ def _expected(operation: PickOperation) -> list[Column]:
 class _Sender:
     """Gathers rows of several files into one row set, in chunks."""
 
-    def __init__(self, operation: PickOperation) -> None:
+    def __init__(self, name: str, operation: PickOperation) -> None:
+        self._name = name
         self._operation = operation
+        self._leaving = Leaving(operation)
         self._columns: list[Column] | None = None
+        self._kept: list[int] = []  # positions of those columns that leave
         self._encoder: RowEncoder | None = None
         self._rows: list[Sequence[Any]] = []
         self._size = 0
@@ -219,7 +223,10 @@ class _Sender:
         if columns is self._columns:
             return
         if self._columns is None:
-            yield from self._begin(columns)
+            begun = list(self._begin(columns))
+            if missing := self._leaving.missing():
+                raise ContentInvalid(columns_missing(self._name, missing))
+            yield from begun
         elif columns != self._columns:
             raise ContentInvalid(
                 f"has the columns {', '.join(c.name for c in columns)}; the files before it have "
@@ -229,8 +236,9 @@ class _Sender:
 
     def row(self, row: Sequence[Any]) -> Iterator[Piece]:
         """Take a row; yield what is full."""
-        self._rows.append(row)
-        self._size += sum(len(value) for value in row) + _ROW_BYTES * len(row)
+        kept = [row[i] for i in self._kept]
+        self._rows.append(kept)
+        self._size += sum(len(value) for value in kept) + _ROW_BYTES * len(kept)
         if self._size >= limits.CHUNK_BYTES:
             yield from self._flush()
 
@@ -242,10 +250,14 @@ class _Sender:
 
     def _begin(self, columns: list[Column]) -> Iterator[Piece]:
         self._columns = columns
-        unique = unique_names(["file", *(column.name for column in columns)])
-        types = ["string", *(column.type for column in columns)]
-        named = tuple(Column(name, kind) for name, kind in zip(unique, types, strict=True))
-        self._encoder = RowEncoder(named, self._operation.mask)
+        there = [Column("file", "string"), *columns]
+        self._kept = [i for i, column in enumerate(there) if self._leaving.lets(column.name)]
+        kept = [there[i] for i in self._kept]
+        unique = unique_names(column.name for column in kept)
+        named = tuple(Column(name, column.type) for name, column in zip(unique, kept, strict=True))
+        # By the names before a suffix: a second `iban` is as private as the first.
+        hidden = [new.name for new, column in zip(named, kept, strict=True) if self._leaving.hides(column.name)]
+        self._encoder = RowEncoder(named, hidden)
         yield RowSet(named)
 
     def _flush(self) -> Iterator[Piece]:

@@ -37,6 +37,7 @@ from agent.errors import (
     SourceUnavailable,
     TimedOut,
 )
+from agent.leaving import Leaving, columns_missing
 from agent.parameters import decode
 from agent.settings import OdbcConnection, Operation, ProcedureOperation, SqlOperation
 
@@ -180,7 +181,8 @@ class OdbcDriver(Driver):
                 self._rollback()
                 yield repeated(call, first)
                 return
-            for piece in self._work(operation, values):
+            leaving = Leaving(operation)
+            for piece in self._work(operation, values, leaving):
                 if isinstance(piece, Outputs):
                     outputs.update(piece.values)
                     continue
@@ -189,6 +191,9 @@ class OdbcDriver(Driver):
                 self._in_time(call, start, call.timeout_s)
             # A procedure may take the database's interruption for an answer (MariaDB's SLEEP, GET_LOCK) and go on.
             self._in_time(call, start, statement_s if isinstance(operation, ProcedureOperation) else call.timeout_s)
+            # Before the commit: an operation that can't return what its operator wants has no effect.
+            if missing := leaving.missing():
+                raise SourceFailed(f"{call.operation}: {columns_missing(call.operation, missing)}")
             if once is not None:
                 once.end(call, outputs, summary)
             # Whoever is asked for leave may say no, which only a rollback of all of it makes true.
@@ -246,15 +251,17 @@ class OdbcDriver(Driver):
                 raise ParametersInvalid(f"{name}: {exc}", touched=False) from exc
         return bound
 
-    def _work(self, operation: SqlOperation | ProcedureOperation, values: Mapping[str, Any]) -> Iterator[Piece]:
-        reader = Reader(self._dialect, self._execute)
+    def _work(
+        self, operation: SqlOperation | ProcedureOperation, values: Mapping[str, Any], leaving: Leaving
+    ) -> Iterator[Piece]:
+        reader = Reader(self._dialect, self._execute, leaving)
         if isinstance(operation, ProcedureOperation):
             yield from reader.procedure(operation, self._dialect.invoke(operation, values))
             return
         for statement in parse(operation.sql, self._dialect.syntax):
             query = self._dialect.query(statement, [values.get(name) for name in statement.names])
             cursor = self._execute(query)
-            yield from reader.row_sets(cursor, query.fields, operation.mask)
+            yield from reader.row_sets(cursor, query.fields)
 
     def _execute(self, query: Query) -> pyodbc.Cursor:
         if self._cancelled:

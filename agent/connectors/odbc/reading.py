@@ -15,6 +15,7 @@ from agent.connectors.odbc.metadata import describe
 from agent.connectors.odbc.results import Fetch, ahead, outputs, row_set
 from agent.connectors.odbc.types import Field
 from agent.errors import SourceFailed, ValueUnreadable
+from agent.leaving import Leaving
 from agent.settings import ProcedureOperation
 
 
@@ -24,18 +25,20 @@ class Reader:
 
     Args:
         execute: runs a statement; raises ``pyodbc.Error``.
+        leaving: what of it may leave.
     """
 
-    def __init__(self, dialect: Dialect, execute: Callable[[Query], pyodbc.Cursor]) -> None:
+    def __init__(self, dialect: Dialect, execute: Callable[[Query], pyodbc.Cursor], leaving: Leaving) -> None:
         self._dialect = dialect
         self._execute = execute
+        self._leaving = leaving
 
-    def row_sets(self, cursor: pyodbc.Cursor, fields: Sequence[Field] | None, mask: Sequence[str]) -> Iterator[Piece]:
+    def row_sets(self, cursor: pyodbc.Cursor, fields: Sequence[Field] | None) -> Iterator[Piece]:
         """Yield every row set; ``fields`` where those of the first are known better than the driver tells."""
         while True:
             if cursor.description is not None:
                 here = fields if fields is not None else self._fields(cursor)
-                yield from self._row_set(partial(self._fetch, cursor, fields=here), here, mask)
+                yield from self._row_set(partial(self._fetch, cursor, fields=here), here)
             # Always to the end: some databases tell errors only there.
             if not cursor.nextset():
                 return
@@ -47,8 +50,8 @@ class Reader:
     def _remarks(self, fields: Sequence[Field]) -> Iterator[Piece]:
         yield from (Remark(remark) for remark in self._dialect.remarks(fields))
 
-    def _row_set(self, fetch: Fetch, fields: Sequence[Field], mask: Sequence[str]) -> Iterator[Piece]:
-        yield from row_set(fetch, fields, mask, self._dialect.remarks(fields))
+    def _row_set(self, fetch: Fetch, fields: Sequence[Field]) -> Iterator[Piece]:
+        yield from row_set(fetch, fields, self._leaving, self._dialect.remarks(fields))
 
     def _fetch(self, cursor: pyodbc.Cursor, count: int, fields: Sequence[Field]) -> list[Any]:
         try:
@@ -58,7 +61,7 @@ class Reader:
             # pyodbc makes dates and times and found parts that are none; it does not say where.
             doubtful = [f.column.name for f in fields if f.column.type in ("date", "datetime", "time", "string")]
             raise ValueUnreadable(
-                f"column {' or '.join(doubtful) or '?'}: holds a value that can't be read ({exc}); "
+                f"column {' or '.join(doubtful) or '?'}: holds a value that can't be read; "
                 "cast the column to text in the statement, or leave it out"
             ) from exc
 
@@ -66,13 +69,13 @@ class Reader:
         """Run a procedure and yield what it returns."""
         cursor = self._execute(call.query)
         if call.answer == "rows":
-            yield from self.row_sets(cursor, call.query.fields, operation.mask)
+            yield from self.row_sets(cursor, call.query.fields)
         elif call.answer == "last":
             yield from self._until_outputs(cursor, operation, call)
         elif call.answer == "cursors":
             names = [row[0] for row in cursor.fetchall() if row[0] is not None]
             for name in names:
-                yield from self._opened(str(name), operation.mask)
+                yield from self._opened(str(name))
         else:
             fields = call.query.fields if call.query.fields is not None else self._fields(cursor)
             row = cursor.fetchone()
@@ -82,11 +85,11 @@ class Reader:
             values = types.convert(fields, [row])[0] if row is not None else [None] * len(call.outputs)
             for i in call.cursors:
                 if values[i] is not None:
-                    yield from self._opened(str(values[i]), operation.mask)
+                    yield from self._opened(str(values[i]))
             told = {name: values[i] for i, name in enumerate(call.outputs) if i not in call.cursors}
-            yield outputs(operation, told)
+            yield outputs(operation, told, self._leaving)
 
-    def _opened(self, name: str, mask: Sequence[str]) -> Iterator[Piece]:
+    def _opened(self, name: str) -> Iterator[Piece]:
         """Yield the rows of a cursor that a procedure opened and left to us."""
 
         def fetch(count: int) -> list[Any]:
@@ -95,7 +98,7 @@ class Reader:
         fields: list[Field] = []
         first = self._execute(Query(self._dialect.fetch(name, 0), ()))
         fields = self._fields(first)
-        yield from self._row_set(fetch, fields, mask)
+        yield from self._row_set(fetch, fields)
 
     def _until_outputs(self, cursor: pyodbc.Cursor, operation: ProcedureOperation, call: Invocation) -> Iterator[Piece]:
         """Yield the row sets; the last set is the outputs, which shows only once nothing follows it."""
@@ -103,7 +106,7 @@ class Reader:
         while True:
             if cursor.description is not None:
                 if held is not None:
-                    yield from self._row_set(ahead(held[1]), held[0], operation.mask)
+                    yield from self._row_set(ahead(held[1]), held[0])
                     held = None
                 fields = self._fields(cursor)
                 fetch = partial(self._fetch, cursor, fields=fields)
@@ -111,7 +114,7 @@ class Reader:
                 if len(start) == 1:
                     held = fields, start
                 else:
-                    yield from self._row_set(ahead(start, fetch), fields, operation.mask)
+                    yield from self._row_set(ahead(start, fetch), fields)
             if not cursor.nextset():
                 break
         if held is None:
@@ -120,4 +123,5 @@ class Reader:
             )
         fields, rows = held
         yield from self._remarks(fields)
-        yield outputs(operation, dict(zip(call.outputs, types.convert(fields, rows)[0], strict=True)))
+        told = dict(zip(call.outputs, types.convert(fields, rows)[0], strict=True))
+        yield outputs(operation, told, self._leaving)

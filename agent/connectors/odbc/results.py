@@ -1,4 +1,4 @@
-"""Rows and outputs on their way out: in chunks, under unique names, masked."""
+"""Rows and outputs on their way out: in chunks, under unique names, and only what may leave."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Final
 from agent.connectors.base import Outputs, Piece, Remark, Rows, RowSet
 from agent.connectors.odbc import types
 from agent.connectors.odbc.types import Field
-from agent.connectors.rows import MASKED, RowEncoder, unique_names
+from agent.connectors.rows import RowEncoder, unique_names
 from agent.errors import ValueUnreadable
+from agent.leaving import Leaving
 from agent.settings import ProcedureOperation
 from protocol import limits
 
@@ -22,24 +23,30 @@ MOST_ROW_BYTES: Final = 16_777_216  # bytes; whoever turns rows into CSV holds o
 Fetch = Callable[[int], list[Any]]  # the next rows, at most so many; none at the end
 
 
-def row_set(fetch: Fetch, fields: Sequence[Field], mask: Sequence[str], remarks: Sequence[str]) -> Iterator[Piece]:
+def row_set(fetch: Fetch, fields: Sequence[Field], leaving: Leaving, remarks: Sequence[str]) -> Iterator[Piece]:
     """
-    Yield a row set with its rows, each chunk fetched only when it is asked for.
+    Yield a row set with its rows, each chunk fetched only when it is asked for; nothing where no column may leave.
 
     Raises:
         ValueUnreadable: a value, or a row, that can't be carried.
     """
-    hidden = {name.lower() for name in mask}
-    masked = [field.column.name.lower() in hidden for field in fields]
+    kept = [i for i, field in enumerate(fields) if leaving.lets(field.column.name)]
+    if not kept:
+        return
+    some = len(kept) < len(fields)
+    fields = [fields[i] for i in kept]
+    # By the names before a suffix: a second `iban` is as private as the first.
+    masked = [leaving.hides(field.column.name) for field in fields]
     fields = _uniquely_named(fields)
     yield RowSet(tuple(field.column for field in fields))
     for remark in remarks:
         yield Remark(remark)
-    # By the names before a suffix: a second `iban` is as private as the first.
     names = [field.column.name for field, hide in zip(fields, masked, strict=True) if hide]
     encoder = RowEncoder([field.column for field in fields], names)
     count = FIRST_ROWS
     while rows := fetch(count):
+        if some:
+            rows = [[row[i] for i in kept] for row in rows]
         done = 0
         for piece in _chunks(encoder, types.convert(fields, rows)):
             done += len(piece.data)
@@ -60,13 +67,13 @@ def ahead(rows: list[Any], then: Fetch | None = None) -> Fetch:
     return fetch
 
 
-def outputs(operation: ProcedureOperation, values: Mapping[str, Any]) -> Outputs:
-    """Return OUT parameters as JSON values of their declared types, masked where the operator says so."""
-    told = {}
-    for name, value in values.items():
-        read = types.output(name, operation.params[name].type, value)
-        told[name] = MASKED if name in operation.mask and read is not None else read
-    return Outputs(told)
+def outputs(operation: ProcedureOperation, values: Mapping[str, Any], leaving: Leaving) -> Outputs:
+    """Return those OUT parameters that may leave, as JSON values of their declared types."""
+    return Outputs(
+        leaving.outputs(
+            {name: types.output(name, operation.params[name].type, value) for name, value in values.items()}
+        )
+    )
 
 
 def _uniquely_named(fields: Sequence[Field]) -> list[Field]:

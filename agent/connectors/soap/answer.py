@@ -100,6 +100,18 @@ def outputs_of(body: etree._Element, operation: WsdlOperation, types: Any) -> di
     return value if isinstance(value, dict) else {name: value}
 
 
+def names(operation: WsdlOperation) -> list[str] | None:
+    """Return the names that ``outputs_of`` returns, ``None`` where an answer may have others too."""
+    if operation.answer is None:
+        return []
+    kind = operation.answer.type
+    if not is_complex(kind):
+        return [etree.QName(operation.answer.qname).localname]
+    if kind._array_type or _has_wildcard(kind):
+        return None
+    return [field.name for field in _flat(fields_of(kind), many=False)]
+
+
 class _Reader:
     def __init__(self, types: Any) -> None:
         self._types = types

@@ -12,13 +12,13 @@ from uuid import UUID
 
 from agent import parameters
 from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
-from agent.connectors.rows import MASKED
 from agent.connectors.soap import answer
 from agent.connectors.soap.exchange import Exchange, Login, Reply, place, split
 from agent.connectors.soap.faults import judge, odd_reply
 from agent.connectors.soap.request import RequestShape
 from agent.connectors.soap.wsdl import RequestRefused, Wsdl, WsdlOperation
 from agent.errors import CommandError, OutcomeUnknown, ParametersInvalid, SourceFailed, SourceUnavailable
+from agent.leaving import Leaving, columns_missing
 from agent.settings import CallOperation, SoapConnection
 
 WSDL_S: Final = 30.0  # seconds for each document of a WSDL
@@ -59,11 +59,28 @@ class SoapDriver(Driver):
         """Make one call; see ``Driver.run``."""
         operation = self._operation(call.operation)
         found = self._find(operation)
+        leaving = self._leaving(call.operation, operation, found)
         endpoint = self._endpoint(found)
         envelope, headers = self._write(operation, found, parameters.decode(operation, call.params))
         reply = self._exchange.post(endpoint, envelope, headers, call.timeout_s)
         outputs = self._read(reply, operation, found, place(endpoint))
-        yield Outputs({name: _masked(name, value, operation.mask) for name, value in outputs.items()})
+        yield Outputs(leaving.outputs(outputs))
+
+    def _leaving(self, name: str, operation: CallOperation, found: WsdlOperation) -> Leaving:
+        """
+        Return what may leave.
+
+        Raises:
+            SourceFailed: `columns` lists what no answer has; nothing was sent yet.
+        """
+        there = Leaving(operation)
+        known = answer.names(found)
+        if known is not None:
+            for field in known:
+                there.lets(field)
+            if missing := there.missing():
+                raise SourceFailed(f"{name}: {columns_missing(name, missing)}", touched=False)
+        return Leaving(operation)
 
     def cancel(self) -> None:
         """End the running exchange; what was sent can't be called back."""
@@ -85,10 +102,12 @@ class SoapDriver(Driver):
     def _check_operation(self, name: str, reached: set[str]) -> Iterator[Finding]:
         subject = f"operation {name}"
         try:
-            found = self._find(self._operation(name))
+            operation = self._operation(name)
+            found = self._find(operation)
+            self._leaving(name, operation, found)
             endpoint = self._endpoint(found)
         except CommandError as exc:
-            yield Finding(subject, False, exc.message, "correct call, service, port or the WSDL")
+            yield Finding(subject, False, exc.message, "correct call, service, port, columns or the WSDL")
             return
         yield Finding(subject, True, f"is in the WSDL; goes to {place(endpoint)}")
         if endpoint in reached:
@@ -195,14 +214,3 @@ def _json(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     return str(value) if isinstance(value, UUID) else value
-
-
-def _masked(name: str, value: Any, mask: tuple[str, ...]) -> Any:
-    """Return ``value`` with every field of a masked name hidden, however deep it stands."""
-    if name in mask:
-        return None if value is None else MASKED
-    if isinstance(value, dict):
-        return {key: _masked(key, child, mask) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_masked("", child, mask) for child in value]
-    return value

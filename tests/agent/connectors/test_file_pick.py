@@ -16,9 +16,9 @@ import pytest
 from agent.connectors import CONNECTORS
 from agent.connectors.base import Call, Column, DriverSetup, Outputs, Remark, RowSet
 from agent.connectors.file import pick as pick_module
-from agent.connectors.rows import MASKED
 from agent.connectors.sessions import DriverConnector
 from agent.errors import ContentInvalid, SourceFailed, SourceUnavailable
+from agent.leaving import MASKED
 from agent.settings import DropOperation, FileConnection, FileFormat, PickOperation
 from tests.agent.connectors.conftest import MakeFileDriver, call, outputs, rows, run
 

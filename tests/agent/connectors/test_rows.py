@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agent.connectors.base import Column, ColumnType
-from agent.connectors.rows import MASKED, RowEncoder, unique_names
+from agent.connectors.rows import RowEncoder, unique_names
+from agent.leaving import MASKED
 
 VALUES: list[tuple[ColumnType, Any, Any]] = [
     ("json", '{"a":\n 1.10}', {"a": 1.1}),

@@ -19,7 +19,6 @@ import pytest
 
 from agent.connectors import CONNECTORS
 from agent.connectors.base import Call, DriverSetup, Outputs
-from agent.connectors.rows import MASKED
 from agent.connectors.sessions import DriverConnector
 from agent.errors import (
     Cancelled,
@@ -30,6 +29,7 @@ from agent.errors import (
     SourceRejected,
     SourceUnavailable,
 )
+from agent.leaving import MASKED
 from agent.settings import CallOperation, Param, SoapConnection
 from config.dev.finance import FinanceService, finance_service
 from tests.agent.connectors.conftest import MakeSoapDriver, outputs, run
