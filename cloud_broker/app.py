@@ -18,7 +18,7 @@ import uvicorn
 from cloud_broker import RELEASE, tokens
 from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
-from cloud_broker.certificates import Authority, renew_server, server_context
+from cloud_broker.certificates import AGENT_LIFE_S, Authority, renew_server, server_context
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
@@ -26,6 +26,7 @@ from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import Peer, Transport
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.link.websocket import listen
+from cloud_broker.renewals import GRACE_S, Renewals
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.results import Results
 from cloud_broker.retries import Schedule
@@ -110,7 +111,8 @@ async def _listening(
         sends_again=limits.SENDS_AGAIN,
     )
 
-    desk = AgentDesk(store, router, time.time)
+    renewals = Renewals(store, lambda: authority, AGENT_LIFE_S, GRACE_S, time.time)
+    desk = AgentDesk(store, router, time.time, renewals)
 
     async def converse(transport: Transport, peer: Peer) -> None:
         await Conversation(transport, peer, desk, release=RELEASE, own=own).serve()

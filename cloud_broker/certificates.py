@@ -103,6 +103,11 @@ class Authority:
         return cls(folder, certificate, key)
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the root's certificate, hex."""
+        return self.certificate.fingerprint(hashes.SHA256()).hex()
+
+    @property
     def ca_der(self) -> bytes:
         """The root's certificate, for tokens."""
         return self.certificate.public_bytes(Encoding.DER)

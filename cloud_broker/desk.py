@@ -22,8 +22,11 @@ from cloud_broker import catalogues, retries
 from cloud_broker.catalogues import CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
 from cloud_broker.late_answers import LateAnswers
+from cloud_broker.lineage import Verdict
 from cloud_broker.lines import Entry, Line, forget
-from cloud_broker.link.conversation import Conversation
+from cloud_broker.link.base import Peer
+from cloud_broker.link.conversation import Conversation, Greeting, Refused
+from cloud_broker.renewals import Renewals
 from cloud_broker.router import Router, full_jitter
 from cloud_broker.settlement import REPEATABLE, Decision, doubt, error_of, resume_at, settle
 from cloud_broker.store.base import CommandError, Finish, RowSetInfo, Step, Store
@@ -32,6 +35,7 @@ from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
+    RENEWAL,
     Accepted,
     Cancel,
     Chunk,
@@ -41,9 +45,11 @@ from protocol.messages import (
     Held,
     Hello,
     Holding,
+    Renew,
     Resume,
     RowSetBegins,
     Started,
+    Trusts,
 )
 from protocol.states import CommandState
 
@@ -60,16 +66,63 @@ NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable"})  # refus
 
 
 class AgentDesk:
-    """The ``Desk`` of every conversation."""
+    """
+    The ``Desk`` of every conversation.
 
-    def __init__(self, store: Store, router: Router, now: Callable[[], float]) -> None:
+    Args:
+        renewals: of the agents' certificates; without it this broker offers none.
+    """
+
+    def __init__(
+        self, store: Store, router: Router, now: Callable[[], float], renewals: Renewals | None = None
+    ) -> None:
         self._store = store
         self._router = router
         self._now = now
+        self._renewals = renewals
         self._late = LateAnswers(store, router, now)
 
     def _line(self, link: Conversation) -> Line:
         return self._router.line_of(link.peer.tenant, link.peer.agent)
+
+    async def greeting(self, link: Conversation, hello: Hello) -> Greeting:
+        if self._renewals is None or RENEWAL not in hello.features:
+            return Greeting()
+        peer = link.peer
+        try:
+            greeted = await self._renewals.greet(peer, hello)
+        except StoreUnavailable as exc:
+            # It keeps the text it has, and comes with its next certificate again: nothing is lost.
+            log.warning("a greeting was not kept: %s", exc, extra={"event": "note_lost", "agent": peer.agent})
+            return Greeting((RENEWAL,))
+        if greeted.verdict is Verdict.TWO:
+            log.error("%s/%s: %s", peer.tenant, peer.agent, greeted.refusal, extra=_of(peer, "agent_cloned"))
+            self._router.revoke(Scope(peer.tenant), peer.agent, greeted.refusal or "")
+        elif greeted.verdict is Verdict.PUT_BACK:
+            log.warning(
+                "%s/%s: this machine was put back to an earlier state, or there are two of it",
+                peer.tenant,
+                peer.agent,
+                extra=_of(peer, "agent_put_back"),
+            )
+        if greeted.refusal is not None:
+            raise Refused("revoked", greeted.refusal)
+        if greeted.promoted:
+            log.info("%s/%s: its next certificate is in force", peer.tenant, peer.agent, extra=_of(peer, "promoted"))
+        return Greeting((RENEWAL,), greeted.given)
+
+    async def renew(self, link: Conversation, message: Renew, csr: bytes) -> None:
+        assert self._renewals is not None  # noqa: S101 - the session lets it through with the feature only
+        answer, certificate = await self._renewals.renew(link.peer, message, csr)
+        link.say(answer, certificate)
+        if answer.refused:
+            log.warning("no next certificate: %s", answer.refused, extra=_of(link.peer, "renewal_refused"))
+        else:
+            log.info("a next certificate was given", extra=_of(link.peer, "renewed"))
+
+    async def trusts(self, link: Conversation, message: Trusts) -> None:
+        assert self._renewals is not None  # noqa: S101 - the session lets it through with the feature only
+        await self._renewals.trusts(link.peer, message.authorities)
 
     async def joined(self, link: Conversation, hello: Hello) -> None:
         if len(hello.journal) > MAX_MARK_CHARS:
@@ -169,6 +222,10 @@ class AgentDesk:
         if line.link is not link:
             return
         line.uncredited = 0
+        if self._renewals is not None and link.given:
+            self._router.background.note(
+                partial(self._renewals.has_kept, link.peer, link.given), f"note that {line.agent} has its text"
+            )
         held_by_id = {held.id: held for held in holding.commands}
         strays = [held for held in holding.commands if not _counts(line.flying.get(held.id), held)]
         for entry in list(line.flying.values()):
@@ -427,6 +484,10 @@ class AgentDesk:
             result=kept,  # type: ignore[arg-type]  # mypy does not see a literal through two conditions
             inline=inline if kept == "inline" else None,
         )
+
+
+def _of(peer: Peer, event: str) -> dict[str, str]:
+    return {"event": event, "tenant": peer.tenant, "agent": peer.agent, "address": peer.address}
 
 
 def _counts(entry: Entry | None, held: Held) -> bool:

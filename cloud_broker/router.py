@@ -202,11 +202,11 @@ class Router:
         """Return every link there is."""
         return [line.link for line in self._lines.values() if line.link is not None]
 
-    def revoke(self, scope: Scope, agent: str) -> None:
+    def revoke(self, scope: Scope, agent: str, reason: str = "this agent was revoked") -> None:
         """Cut an agent off."""
         line = self._lines.get((scope.tenant, agent))
         if line is not None and line.link is not None:
-            line.link.end("revoked", "this agent was revoked")
+            line.link.end("revoked", reason)
 
     # --- queues -----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import time
 from cloud_broker.certificates import Authority
 from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol
 from cloud_broker.link.base import LinkLost, Peer, Transport
+from cloud_broker.standing import refusal
 from cloud_broker.store.base import Store
 from cloud_broker.tenants import Scope
 from protocol import codec, limits
@@ -29,18 +30,9 @@ class Admission:
 
     async def admit(self, peer: Peer) -> str | None:
         """Return why a peer with a good certificate may not link, or ``None``."""
-        scope = Scope(peer.tenant)
         tenant = await self._store.tenant(peer.tenant)
-        agent = await self._store.agent(scope, peer.agent)
-        if tenant is None or agent is None:
-            return "this broker knows no such agent; enrol again with a new token"
-        if tenant.state != "active":
-            return "the tenant is suspended"
-        if agent.revoked_at is not None:
-            return "this agent was revoked; enrol again with a new token"
-        if agent.serial != peer.serial:
-            return "this certificate was replaced by a newer one; enrol again with a new token"
-        return None
+        agent = await self._store.agent(Scope(peer.tenant), peer.agent)
+        return refusal(tenant, agent, peer, time.time())
 
     async def enrol(self, transport: Transport) -> None:
         """Carry one enrolment: one message each way, then the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 
 
@@ -18,12 +19,14 @@ class Peer:
     Attributes:
         serial: of the certificate, hex.
         address: for logs.
+        not_after: end of the certificate, seconds since 1970.
     """
 
     tenant: str
     agent: str
     serial: str
     address: str
+    not_after: float = math.inf
 
 
 class Transport(abc.ABC):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 from cloud_broker.link.base import LinkLost, Peer, Transport
@@ -23,8 +24,10 @@ from protocol.messages import (
     Hello,
     Holding,
     Limits,
+    Renew,
     RowSetBegins,
     Started,
+    Trusts,
     Welcome,
 )
 from protocol.session import Session, Side, Stage
@@ -33,8 +36,28 @@ from protocol.states import Phase
 log = logging.getLogger(__name__)
 
 
+class Refused(Exception):
+    """The agent is not taken, though its certificate is good; ``code`` and ``reason`` are those of Goodbye."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What Welcome tells this agent besides; see there."""
+
+    features: tuple[str, ...] = ()
+    lineage: str = ""
+
+
 class Desk(Protocol):
     """Who acts on what an agent says."""
+
+    async def greeting(self, link: Conversation, hello: Hello) -> Greeting:
+        """Return what to welcome an agent with, or raise ``Refused``."""
 
     async def joined(self, link: Conversation, hello: Hello) -> None:
         """The agent greeted; an older link of the same agent is superseded."""
@@ -47,6 +70,12 @@ class Desk(Protocol):
 
     def condition(self, link: Conversation, message: Condition) -> None:
         """How it is."""
+
+    async def renew(self, link: Conversation, message: Renew, csr: bytes) -> None:
+        """It asks for its next certificate."""
+
+    async def trusts(self, link: Conversation, message: Trusts) -> None:
+        """Whom it trusts."""
 
     def accepted(self, link: Conversation, message: Accepted) -> None:
         """It has the command."""
@@ -74,6 +103,7 @@ class Conversation:
     Attributes:
         peer: who is at the other end.
         hello: its greeting; ``None`` until it came.
+        given: the text that it was given with Welcome, or "".
         gone: set when the link has ended.
         ready: whether it has told what it holds, so that commands may be sent.
     """
@@ -82,6 +112,7 @@ class Conversation:
         self.peer = peer
         self.hello: Hello | None = None
         self.ready = False
+        self.given = ""
         self.gone = asyncio.Event()
         self.last_heard = time.time()
         self._transport = transport
@@ -213,20 +244,33 @@ class Conversation:
             if len(payload) > limits.MAX_CATALOGUE_BYTES:
                 raise RemoteProtocolError(f"a catalogue of {len(payload)} bytes")
             await self._desk.catalogue(self, message.digest, bytes(payload))
+        elif isinstance(message, Renew):
+            await self._desk.renew(self, message, bytes(payload))
+        elif isinstance(message, Trusts):
+            await self._desk.trusts(self, message)
         elif isinstance(message, Goodbye):
             raise LinkLost(f"the agent said goodbye: {message.code} {message.reason}")
 
     async def _greet(self, hello: Hello) -> None:
-        self.hello = hello
+        try:
+            greeting = await self._desk.greeting(self, hello)
+        except Refused as exc:
+            self.end(exc.code, exc.reason)
+            return
+        if self._session.stage is Stage.CLOSED:
+            # Said goodbye to meanwhile, by a broker that stops for instance.
+            return
+        self.hello, self.given = hello, greeting.lineage
         self._session.welcome(
             Welcome(
                 version=limits.VERSION,
                 release=self._release,
-                features=[],
+                features=list(greeting.features),
                 limits=self._own,
                 tenant=self.peer.tenant,
                 agent=self.peer.agent,
                 time=time.time(),
+                lineage=greeting.lineage,
             )
         )
         self._wake.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,7 @@ import websockets
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from cloud_broker.certificates import CertificateInvalid, identity_of
+from cloud_broker.certificates import CertificateInvalid, end_of, identity_of
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from protocol import limits
 
@@ -61,7 +62,14 @@ def peer_of(connection: ServerConnection) -> Peer | None:
         return None
     tenant, agent, serial = identity_of(certificate)
     host, port = (connection.remote_address or ("?", 0))[:2]
-    return Peer(tenant, agent, serial, f"{host}:{port}")
+    return Peer(tenant, agent, serial, f"{host}:{port}", end_of(certificate))
+
+
+async def _prove(connection: ServerConnection, peer: Peer) -> None:
+    who = {"tenant": peer.tenant, "agent": peer.agent, "serial": peer.serial, "not_after": peer.not_after}
+    with contextlib.suppress(websockets.ConnectionClosed):
+        await connection.send(json.dumps(who))
+    await connection.close(1000, "proven")
 
 
 @contextlib.asynccontextmanager
@@ -76,6 +84,9 @@ async def listen(
     """
     Serve agents until the context is left; yields the port.
 
+    At ``/prove`` an agent learns whether it would be let in with a certificate: it is told who it is, and nothing
+    changes.
+
     Args:
         admit: returns why a peer with a good certificate may not come in, or ``None``.
         converse: carries one link to its end.
@@ -86,7 +97,7 @@ async def listen(
         path = request.path.partition("?")[0]
         if path == "/enrol":
             return None
-        if path != "/link":
+        if path not in ("/link", "/prove"):
             return connection.respond(HTTPStatus.NOT_FOUND, "Outhaul: agents come in at /link, enrolment at /enrol.\n")
         try:
             peer = peer_of(connection)
@@ -102,11 +113,14 @@ async def listen(
 
     async def handle(connection: ServerConnection) -> None:
         transport = WebsocketTransport(connection)
-        if connection.request is not None and connection.request.path.partition("?")[0] == "/enrol":
+        path = connection.request.path.partition("?")[0] if connection.request is not None else ""
+        if path == "/enrol":
             await enrol(transport)
             return
         peer = peer_of(connection)
-        if peer is not None:
+        if peer is not None and path == "/prove":
+            await _prove(connection, peer)
+        elif peer is not None:
             await converse(transport, peer)
 
     async with serve(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from cloud_broker.audit import Act, AuditFilter, AuditPage, Record
-from cloud_broker.lineage import Lineage
+from cloud_broker.lineage import NEW, Lineage
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 
@@ -131,7 +131,7 @@ class Agent:
     revoked_reason: str = ""
     next: NextCertificate | None = None
     trusts: tuple[str, ...] = ()
-    lineage: Lineage = Lineage()
+    lineage: Lineage = NEW
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloud_broker.lineage import Lineage
 from cloud_broker.store.base import (
     Agent,
     ApiKey,
@@ -14,6 +15,7 @@ from cloud_broker.store.base import (
     CommandError,
     CommandFilter,
     Finish,
+    NextCertificate,
     ReplayRun,
     Resolution,
     RowSetInfo,
@@ -33,11 +35,16 @@ _wanted = msgspec.json.Decoder(CommandFilter)
 _skipped = msgspec.json.Decoder(tuple[Skipped, ...])
 _resolution = msgspec.json.Decoder(Resolution)
 _texts = msgspec.json.Decoder(tuple[str, ...])
+_next = msgspec.json.Decoder(NextCertificate | None)
+_lineage = msgspec.json.Decoder(Lineage)
 _names = [field.name for field in dataclasses.fields(Command)]
 _STATE: Final = _names.index("state")
 _CANCEL: Final = _names.index("cancel_requested")
 _SEALED: Final = _names.index("sealed")
 _RESOLUTION: Final = _names.index("resolution")
+_agent_names = [field.name for field in dataclasses.fields(Agent)]
+_OWN_PKI: Final = _agent_names.index("own_pki")
+_AGENT_DOCUMENTS: Final = slice(_agent_names.index("next"), _agent_names.index("lineage") + 1)
 _run_names = [field.name for field in dataclasses.fields(ReplayRun)]
 _RUN_WANTED: Final = _run_names.index("wanted")
 _RUN_SKIPPED: Final = _run_names.index("skipped")
@@ -71,6 +78,9 @@ def bound_key(key: ApiKey, sha256: bytes) -> Bound:
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
         "last_used_at": key.last_used_at,
+        "name": key.name,
+        "owner": key.owner,
+        "replaced_by": key.replaced_by,
     }
 
 
@@ -94,7 +104,11 @@ def bound_token(token: Token, sha256: bytes) -> Bound:
 
 def agent(row: Row) -> Agent:
     """Return what a row of ``agents`` says."""
-    return Agent(*row)
+    fields = list(row)
+    fields[_OWN_PKI] = bool(fields[_OWN_PKI])
+    following, trusts, lineage = fields[_AGENT_DOCUMENTS]
+    fields[_AGENT_DOCUMENTS] = (_next.decode(following), _texts.decode(trusts), _lineage.decode(lineage))
+    return Agent(*fields)
 
 
 def bound_agent(agent: Agent) -> Bound:
@@ -114,6 +128,12 @@ def bound_agent(agent: Agent) -> Bound:
         "position": agent.position,
         "catalogue": agent.catalogue,
         "catalogue_digest": agent.catalogue_digest,
+        "issuer": agent.issuer,
+        "own_pki": agent.own_pki,
+        "revoked_reason": agent.revoked_reason,
+        "next": _encode(agent.next).decode(),
+        "trusts": _encode(agent.trusts).decode(),
+        "lineage": _encode(agent.lineage).decode(),
     }
 
 
