@@ -167,32 +167,32 @@ def canonical(record: Record) -> bytes:
     )
 
 
-def following(act: Act, number: int, previous: bytes) -> Record:
+def unchained(act: Act) -> Record:
     """
-    Return the record of an act that follows the one with this number and hash.
-
-    Args:
-        number: of the last record; 0 if there is none.
-        previous: its hash, or ``BEGINNING``.
+    Return the record of an act that has no place in its chain yet.
 
     Raises:
-        ValueError: there is no such action, or JSON can't hold the detail.
+        ValueError, TypeError: there is no such action, or JSON can't hold the detail.
     """
     if act.action not in ACTIONS:
         raise ValueError(f"an act that has no name in ACTIONS: {act.action!r}")
-    record = Record(
+    return Record(
         tenant=act.tenant,
-        number=number + 1,
+        number=0,
         at=time_text(act.at),
         actor=_text(act.actor),
         action=act.action,
         target=_text(act.target),
         correlation_id=_text(act.correlation_id),
         detail=_encode(act.detail).decode(),
-        previous=previous,
+        previous=BEGINNING,
     )
+
+
+def chain(record: Record, number: int, previous: bytes) -> None:
+    """Give a record its place behind the one with this number and hash; 0 and ``BEGINNING`` if there is none."""
+    record.number, record.previous = number + 1, previous
     record.hash = hash_of(record)
-    return record
 
 
 def hash_of(record: Record) -> bytes:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 import os
 import queue
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from cloud_broker import audit
+from cloud_broker.audit import Record
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.settings import ConfigError
 from cloud_broker.store.batches import MAX_BATCH, BatchThread, Task
@@ -34,13 +37,43 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 
-def connect_to_write(path: Path) -> sqlite3.Connection:
+class NotingConnection(sqlite3.Connection):
+    """
+    One that also notes acts in the audit trail.
+
+    Attributes:
+        notes: of the transaction that is open, without their places in their chains; in order.
+    """
+
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.notes: list[Record] = []
+
+    def keep_notes(self) -> None:
+        """Add the notes to the ends of their chains, which other processes may have made longer meanwhile."""
+        ends: dict[str, tuple[int, bytes]] = {}
+        for record in self.notes:
+            if record.tenant not in ends:
+                found = self.execute(QUERIES["audit_head"], (record.tenant,)).fetchone()
+                ends[record.tenant] = found or (0, audit.BEGINNING)
+            audit.chain(record, *ends[record.tenant])
+            ends[record.tenant] = (record.number, record.hash)
+        self.executemany(QUERIES["add_audit"], map(_columns, self.notes))
+        self.notes.clear()
+
+
+_columns = operator.attrgetter(*Record.__struct_fields__)
+
+
+def connect_to_write(path: Path) -> NotingConnection:
     """Open for writing; made if it is not there, readable by its owner only."""
     # Only a file that is not there is opened here: on POSIX, closing any descriptor of a file drops all locks that
     # this process holds on it. Another process that leaves would then take its write-ahead log away from under us.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=NotingConnection
+    )
     for name in ("write_ahead", "durable", "checked_references"):
         connection.execute(QUERIES[name])
     return connection
@@ -96,7 +129,7 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.commits = 0
         self._path = path
-        self._connection: sqlite3.Connection | None = None
+        self._connection: NotingConnection | None = None
         self._carried: list[Task] = []
         self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._thread = BatchThread("store writer", self._run, self._disconnect, self._waiting, MAX_BATCH)
@@ -136,10 +169,11 @@ class Writer:
             for task in batch:
                 task.error = StoreUnavailable(f"The store can't be written ({exc}); nothing was kept.", retry_after_s=5)
 
-    def _commit(self, connection: sqlite3.Connection, batch: Sequence[Task]) -> None:
+    def _commit(self, connection: NotingConnection, batch: Sequence[Task]) -> None:
         connection.execute(QUERIES["begin"])
         for task in batch:
             connection.execute(QUERIES["begin_one"])
+            notes = len(connection.notes)
             try:
                 task.value = task.work(connection)
             except Exception as exc:  # its caller gets it; the thread serves others
@@ -149,7 +183,10 @@ class Writer:
                 if task.answer is None:
                     log.exception("a change nobody waits for is wrong", extra={"event": "store_write_wrong"})
                 connection.execute(QUERIES["undo_one"])
+                del connection.notes[notes:]
             connection.execute(QUERIES["end_one"])
+        if connection.notes:
+            connection.keep_notes()
         connection.execute(QUERIES["commit"])
         self.commits += 1
 
