@@ -21,6 +21,7 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
             * SignatureMemoryFull                       signature_memory_full retryable
             * SignerUnknown                             signer_unknown
             * CallerNotAllowed                          caller_not_allowed
+        * CannotUnseal                                  cannot_unseal
         * ProcedureChanged                              procedure_changed
         * TooManyRows                                   too_many_rows
         * Paused                                        paused                retryable
@@ -147,6 +148,12 @@ class NotAllowed(CommandError):
     """The operator's policy forbids it; the text names the rule and how an operator would allow it."""
 
     code = "not_allowed"
+
+
+class CannotUnseal(CommandError):
+    """The parameters are not sealed to this agent for this command, or its result can't be sealed; nothing was run."""
+
+    code = "cannot_unseal"
 
 
 class ProcedureChanged(CommandError):

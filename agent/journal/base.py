@@ -28,9 +28,11 @@ class Claim(msgspec.Struct, frozen=True):
         fingerprint: SHA-256 of operation and parameters, hex.
         operation: its name in the operator's file.
         effect: as the file had it then.
-        params: JSON bytes of an object, as they came.
+        params: JSON bytes of an object, or sealed, as they came.
         correlation_id: for people.
         at: seconds since 1970.
+        sealed: whether ``params`` is text that only the agent's own key opens (``protocol/sealing.py``).
+        seal_to: the caller's key that the result is sealed to, or "".
     """
 
     id: str
@@ -40,6 +42,25 @@ class Claim(msgspec.Struct, frozen=True):
     effect: Effect
     params: bytes
     correlation_id: str
+    at: float
+    sealed: bool = False
+    seal_to: str = ""
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """
+    A caller's signature that came with a command.
+
+    Attributes:
+        digest: of the signer and the idempotency key that was signed.
+        id: of the command.
+        until: when it ends, the difference of clocks included, seconds since 1970.
+        at: seconds since 1970.
+    """
+
+    digest: bytes
+    id: str
+    until: int
     at: float
 
 
@@ -109,15 +130,23 @@ class Journal(abc.ABC):
     trouble: str | None
 
     @abc.abstractmethod
-    async def begin(self, claim: Claim) -> None:
+    async def begin(self, claim: Claim, shown: Shown | None = None) -> None:
         """
         Keep, durably, that ``claim`` is about to run; replaces an earlier attempt's entry.
 
         If the wait is cancelled it is kept nevertheless, and may be ended like any other.
 
+        Args:
+            shown: the signature that it came with; both are kept, or neither.
+
         Raises:
             JournalUnavailable: it could not be kept; it must not run.
+            SignatureError: the signature was shown before, or can't be remembered.
         """
+
+    @abc.abstractmethod
+    async def show(self, shown: Shown) -> None:
+        """Keep, durably, the signature of a command that needs no claim; raises what ``begin`` does."""
 
     @abc.abstractmethod
     async def keep_rows(self, command_id: str, rows: bytes, spooled: int) -> None:

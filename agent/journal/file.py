@@ -15,12 +15,12 @@ import msgspec
 
 from agent.errors import ConfigError, JournalUnavailable
 from agent.journal import reading, records
-from agent.journal.base import Claim, Entry, Journal, Resolution
+from agent.journal.base import Claim, Entry, Journal, Resolution, Shown
 from agent.journal.disk import Disk
 from agent.journal.lock import FolderLock
 from agent.journal.log import Log
 from agent.journal.reading import Damage, Reading
-from agent.journal.records import Begun, Ended, Event, Forgotten, Index, Kept, RowsKept
+from agent.journal.records import Begun, Ended, Event, Forgotten, Index, Kept, RowsKept, SignatureShown
 from agent.journal.writer import Renewal, Request, Writer
 from protocol.limits import REMEMBERS
 from protocol.messages import Completed
@@ -105,8 +105,15 @@ class FileJournal(Journal):
         trouble = self._writer.trouble
         return None if trouble is None else f"{self._where}: {trouble}"
 
-    async def begin(self, claim: Claim) -> None:
-        await self._keep(claim.id, lambda index: Begun(claim), touched=False)
+    async def begin(self, claim: Claim, shown: Shown | None = None) -> None:
+        if shown is None:
+            await self._keep(claim.id, lambda index: Begun(claim), touched=False)
+        else:
+            await self._keep_shown(shown, lambda index: Begun(claim, shown), self._remembers(claim.id))
+
+    async def show(self, shown: Shown) -> None:
+        # What it came with may be run again, whether anything is known of it or not.
+        await self._keep_shown(shown, lambda index: SignatureShown(shown), True)
 
     async def keep_rows(self, command_id: str, rows: bytes, spooled: int) -> None:
         def make(index: Index) -> Event:
@@ -174,6 +181,22 @@ class FileJournal(Journal):
             await asyncio.wrap_future(answer)
         except OSError as exc:
             raise JournalUnavailable(f"the journal can't keep it: {exc}", touched=touched) from exc
+
+    async def _keep_shown(self, shown: Shown, make: Callable[[Index], Event], known: bool) -> None:
+        with self._writer.lock:
+            # At once, as another command may come with it before this is written.
+            first = self._index.shows.take(shown, known=known)
+        try:
+            await self._keep(shown.id, make, touched=False)
+        except JournalUnavailable:
+            if first:
+                with self._writer.lock:
+                    self._index.shows.release(shown)
+            raise
+
+    def _remembers(self, command_id: str) -> bool:
+        with self._writer.lock:
+            return command_id in self._index.open or command_id in self._index.remembered
 
     def _ride_along(self, command_id: str) -> None:
         def make(index: Index) -> Event | None:

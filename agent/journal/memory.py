@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from agent.errors import JournalUnavailable
-from agent.journal.base import Claim, Entry, Journal, Resolution
+from agent.journal.base import Claim, Entry, Journal, Resolution, Shown
+from agent.journal.signatures import Shows
 from protocol.messages import Completed
 
 
@@ -24,14 +25,21 @@ class MemoryJournal(Journal):
         self.trouble: str | None = None
         self.full = False
         self._entries: dict[str, Entry] = {}
+        self._shows = Shows()
 
     def __repr__(self) -> str:
         return f"<MemoryJournal {len(self._entries)} entries>"
 
-    async def begin(self, claim: Claim) -> None:
+    async def begin(self, claim: Claim, shown: Shown | None = None) -> None:
         self._kept()
+        if shown is not None:
+            self._shows.take(shown, known=claim.id in self._entries)
         self._entries.pop(claim.id, None)
         self._entries[claim.id] = Entry(claim)
+
+    async def show(self, shown: Shown) -> None:
+        self._kept()
+        self._shows.take(shown, known=True)
 
     async def keep_rows(self, command_id: str, rows: bytes, spooled: int) -> None:
         self._kept()

@@ -264,7 +264,7 @@ class _Follower:
                 missing = record.entries - repeated
                 self._damage(piece.offset, piece.offset, f"{missing} records before it are missing")
             return None
-        if isinstance(record, records.Kept):
+        if isinstance(record, records.Kept | records.SignatureShown):
             self._apply(segment, piece, record)
             return None if repeated is None else repeated + 1
         return repeated

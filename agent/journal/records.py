@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.journal.base import Claim, Entry
+from agent.journal.base import Claim, Entry, Shown
+from agent.journal.signatures import Shows
 from protocol.limits import REMEMBERS
 from protocol.messages import Completed
 
@@ -47,9 +48,16 @@ class Complete(Record, frozen=True, tag="complete"):
 
 
 class Begun(Record, frozen=True, tag="begun"):
-    """A command is about to run."""
+    """A command is about to run, with the signature that it came with."""
 
     claim: Claim
+    shown: Shown | None = None
+
+
+class SignatureShown(Record, frozen=True, tag="shown"):
+    """A signature came with a command that may be run again, or came before the segment was begun."""
+
+    shown: Shown
 
 
 class RowsKept(Record, frozen=True, tag="rows"):
@@ -86,8 +94,8 @@ class Forgotten(Record, frozen=True, tag="forgotten"):
     id: str
 
 
-AnyRecord = Head | Complete | Begun | RowsKept | Ended | Kept | Forgotten
-Event = Begun | RowsKept | Ended | Kept | Forgotten
+AnyRecord = Head | Complete | Begun | SignatureShown | RowsKept | Ended | Kept | Forgotten
+Event = Begun | SignatureShown | RowsKept | Ended | Kept | Forgotten
 
 _FACTS: Final = ("completed", "outputs", "rows", "spooled", "ended_at", "resolution")
 
@@ -135,11 +143,13 @@ class Index:
     Attributes:
         open: entries that the broker has not told us to forget, oldest first.
         remembered: of the others the newest, oldest first: the entry, or the place in the log where it stands.
+        shows: signatures that came with commands.
     """
 
     def __init__(self, remembers: int = REMEMBERS) -> None:
         self.open: dict[str, Entry] = {}
         self.remembered: dict[str, Entry | int] = {}
+        self.shows = Shows()
         self._remembers = remembers
 
     def apply(self, event: Event, place: int | None) -> None:
@@ -152,6 +162,10 @@ class Index:
         if isinstance(event, Begun):
             self._forget(event.claim.id)
             self.open[event.claim.id] = Entry(event.claim)
+            if event.shown is not None:
+                self.shows.add(event.shown)
+        elif isinstance(event, SignatureShown):
+            self.shows.add(event.shown)
         elif isinstance(event, RowsKept):
             if (entry := self.open.get(event.id)) is not None:
                 self.open[event.id] = msgspec.structs.replace(entry, rows=event.rows, spooled=event.spooled)

@@ -1,0 +1,90 @@
+"""Signatures that were shown: each belongs to the first command that came with it, until its validity ends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent.errors import SignatureExpired, SignatureMemoryFull, SignatureReplayed
+from agent.journal.base import Shown
+
+MAX_SHOWN: Final = 50_000  # signatures; some 15 MiB of memory
+PRUNE_FROM: Final = 1_024  # signatures; fewer are not worth a look at each
+
+
+class Shows:
+    """The memory of one agent; its clock is that of the records, so that one set back brings nothing to life again."""
+
+    def __init__(self, most: int = MAX_SHOWN) -> None:
+        self._most = most
+        self._shown: dict[bytes, tuple[str, int]] = {}
+        self._now = 0.0  # the latest moment at which one was shown
+        self._prune_at = PRUNE_FROM
+
+    def __len__(self) -> int:
+        return len(self._shown)
+
+    def take(self, shown: Shown, *, known: bool) -> bool:
+        """
+        Let a command have a signature; return whether it is the first to show it.
+
+        Args:
+            known: whether the journal knows anything of the command.
+
+        Raises:
+            SignatureReplayed: another command has it; or this one had it, and what became of it is not known any more.
+            SignatureExpired: by a clock that was later than ours is now, it has ended.
+            SignatureMemoryFull: there is no room before others end.
+        """
+        owner = self._shown.get(shown.digest)
+        if owner is not None:
+            if owner[0] != shown.id:
+                raise SignatureReplayed(
+                    f"this signer's idempotency key came before, with the command {owner[0]}; a new command wants a "
+                    "new key and a new signature",
+                    touched=False,
+                )
+            if not known:
+                raise SignatureReplayed(
+                    "this very command came before with this signature, so long ago that its end is not known here any "
+                    "more; it was not run again. Find out whether it happened, and sign a new command if not",
+                    touched=False,
+                )
+            return False
+        if shown.until < self._now:
+            raise SignatureExpired(
+                "the signature had ended when the agent's clock was last looked at; the clock was set back since. See "
+                "that it is right, and sign the command anew",
+                touched=False,
+            )
+        if len(self._shown) >= self._most and not self._prune(shown.at):
+            raise SignatureMemoryFull(
+                f"the agent remembers {self._most} signatures that may still be shown, and has no room for more; "
+                "try again later, and have callers sign for a shorter time",
+                touched=False,
+            )
+        self.add(shown)
+        return True
+
+    def add(self, shown: Shown) -> None:
+        """Take in what a record says."""
+        self._now = max(self._now, shown.at)
+        self._shown[shown.digest] = (shown.id, shown.until)
+        if len(self._shown) >= self._prune_at:
+            self._prune(self._now)
+            self._prune_at = max(PRUNE_FROM, 2 * len(self._shown))
+
+    def release(self, shown: Shown) -> None:
+        """Nothing was kept of it after all."""
+        self._shown.pop(shown.digest, None)
+
+    def all(self) -> list[Shown]:
+        """Return what has to be remembered, for a journal that is written anew."""
+        self._prune(self._now)
+        return [Shown(digest, command_id, until, self._now) for digest, (command_id, until) in self._shown.items()]
+
+    def _prune(self, now: float) -> bool:
+        """Forget what has ended; return whether anything had."""
+        ended = [digest for digest, (_, until) in self._shown.items() if until < now]
+        for digest in ended:
+            del self._shown[digest]
+        return bool(ended)
