@@ -24,8 +24,9 @@ from agent.journal.resolutions import resolutions, take_resolution
 from agent.keys import AgentKeys, open_keys
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.supervisor import Supervisor
-from agent.link.websocket import WebsocketDialer
+from agent.papers import MemoryPapers, Papers
 from agent.parameters import takes_anything
+from agent.renewal import Renewals
 from agent.secrets import SecretStore, open_store, resolve
 from agent.settings import CallOperation
 from agent.spool import SpoolFolder
@@ -130,9 +131,10 @@ class Agent:
         self.journal.changed = self._tell_condition
         self._position: int | None = None  # of the journal when it was opened, until a broker has heard it
         self.dispatcher = Dispatcher(settings, self._connectors, journal, SpoolFolder(state_dir(loaded) / "spool"))
-        self.supervisor = Supervisor(
-            dialer or WebsocketDialer(state_dir(loaded), settings.link.proxy, secrets), self._converse
-        )
+        self._papers: Papers = MemoryPapers()
+        if dialer is None:
+            self._papers = dialer = Renewals(state_dir(loaded), settings.link.proxy, secrets)
+        self.supervisor = Supervisor(dialer, self._converse)
 
     @classmethod
     async def open(cls, loaded: Loaded, *, dialer: Dialer | None = None) -> Agent:
@@ -166,6 +168,7 @@ class Agent:
         chores = [
             asyncio.create_task(self._watch_windows(), name="watch the windows"),
             asyncio.create_task(self._take_resolutions(), name="take what people found out"),
+            asyncio.create_task(self._papers.run(), name="keep the papers"),
         ]
         describing = asyncio.create_task(self._describe(), name="describe operations")
         stopping = asyncio.create_task(stop.wait(), name="wait for stop")
@@ -199,10 +202,14 @@ class Agent:
             position=self._position,
             max_running=self._loaded.settings.max_running,
             catalogue=self._catalogue,
+            papers=self._papers,
         )
+        ended = Ended()
         try:
-            return await conversation.serve()
+            ended = await conversation.serve()
+            return ended
         finally:
+            await self._papers.left(ended)
             if conversation.welcomed:
                 self._position = None
             if self._conversation is conversation:

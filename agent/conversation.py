@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from agent.dispatcher import Dispatcher
 from agent.errors import LinkError
 from agent.journal.base import Journal
 from agent.link.base import Ended, Transport
+from agent.papers import MemoryPapers, Papers
 from agent.results import Result
 from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
@@ -28,8 +31,10 @@ from protocol.messages import (
     Hello,
     Holding,
     Limits,
+    Renewed,
     Resume,
     Run,
+    Trust,
     Welcome,
 )
 from protocol.session import Session, Side, Stage
@@ -47,6 +52,7 @@ class Conversation:
 
     Args:
         catalogue: returns digest and bytes of what may be run here.
+        papers: what the link says of the agent itself.
         position: of the journal when it was opened, where no broker has heard of that yet.
         journal: its mark and length go into the greeting.
         silence_s: seconds without a word after which the link is given up.
@@ -61,12 +67,14 @@ class Conversation:
         journal: Journal,
         max_running: int,
         catalogue: Callable[[], tuple[str, bytes]],
+        papers: Papers | None = None,
         position: int | None = None,
         silence_s: float = limits.SILENCE_S,
     ) -> None:
         self._transport = transport
         self._dispatcher = dispatcher
         self._catalogue = catalogue
+        self._papers = papers or MemoryPapers()
         self._own = Limits(max_running=max_running, silence_s=silence_s, remembers=limits.REMEMBERS)
         self._session = Session(Side.AGENT, self._own, now=time.monotonic())
         self._hello = Hello(
@@ -82,6 +90,7 @@ class Conversation:
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._goodbye: Goodbye | None = None
+        self._ended = Ended()  # by us
         self._greeted = False  # whether the broker knows what we hold
         self._condition = Condition()  # as the broker knows it
 
@@ -107,11 +116,25 @@ class Conversation:
         """There is something new to send."""
         self._wake.set()
 
+    # --- the papers' voice --------------------------------------------------------------------------
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What both sides can do besides."""
+        return self._session.features
+
+    def tell(self, message: AnyMessage, payload: Buffer = b"") -> None:
+        """Say something that is about no command; without effect once the link has ended."""
+        if self._session.stage is Stage.OPEN:
+            self._session.say(message, payload)
+            self._wake.set()
+
     # --- from Hello to the end --------------------------------------------------------------------
 
     def end(self, code: str, reason: str) -> None:
         """Say goodbye and close."""
         self._session.end(code, reason)
+        self._ended = Ended(code, reason)
         self._closing.set()
         self._wake.set()
 
@@ -131,7 +154,11 @@ class Conversation:
         """Tell the broker how the agent is, if it changed."""
         condition = self._dispatcher.condition()
         known = self._condition
-        changed = condition.problems != known.problems or condition.shut.keys() != known.shut.keys()
+        changed = (
+            condition.problems != known.problems
+            or condition.shut.keys() != known.shut.keys()
+            or condition.paused != known.paused
+        )
         if self._greeted and self._session.stage is Stage.OPEN and changed:
             self._condition = condition
             self._session.say(condition)
@@ -144,7 +171,12 @@ class Conversation:
         Raises:
             LinkError: the broker broke the rules, or fell silent.
         """
-        self._session.greet(self._hello)
+        shown = await self._papers.shown()
+        self._session.greet(
+            msgspec.structs.replace(
+                self._hello, lineage=shown.lineage, trusts=list(shown.trusts), features=list(shown.features)
+            )
+        )
         writer = asyncio.create_task(self._write(), name="write to the broker")
         reader = asyncio.create_task(self._read(), name="read from the broker")
         try:
@@ -167,7 +199,7 @@ class Conversation:
             if isinstance(result, Exception) and not isinstance(result, LinkError):
                 raise result
         reason = next((str(result) for result in results if isinstance(result, LinkError)), "")
-        return Ended("stopping" if self._closing.is_set() else "lost", reason)
+        return self._ended if self._ended.code != "lost" else Ended("lost", reason)
 
     async def _write(self) -> None:
         session = self._session
@@ -195,7 +227,7 @@ class Conversation:
             data = await self._receive()
             try:
                 for message, payload in self._session.receive(data, time.monotonic()):
-                    self._act(message, payload)
+                    await self._act(message, payload)
             except RemoteProtocolError as exc:
                 self._session.end("protocol", str(exc))
                 raise
@@ -211,7 +243,7 @@ class Conversation:
             except TimeoutError:
                 self._session.tick(time.monotonic())
 
-    def _act(self, message: AnyMessage, payload: Buffer) -> None:
+    async def _act(self, message: AnyMessage, payload: Buffer) -> None:
         if isinstance(message, Run):
             self._dispatcher.offer(message, bytes(payload))
         elif isinstance(message, Ack):
@@ -221,11 +253,13 @@ class Conversation:
         elif isinstance(message, Resume):
             self._dispatcher.resume(message.id, message.offset)
         elif isinstance(message, Welcome):
-            self._welcomed(message)
+            await self._welcomed(message)
+        elif isinstance(message, Renewed | Trust):
+            self._papers.heard(message, bytes(payload))
         elif isinstance(message, Goodbye):
             self._goodbye = message
 
-    def _welcomed(self, welcome: Welcome) -> None:
+    async def _welcomed(self, welcome: Welcome) -> None:
         skew = time.time() - welcome.time
         if abs(skew) > SKEW_S:
             log.warning(
@@ -240,6 +274,10 @@ class Conversation:
             welcome.agent,
             extra={"event": "welcomed", "tenant": welcome.tenant, "agent": welcome.agent, "broker": welcome.release},
         )
+        # Before Holding: what it says makes the broker forget the lineage that we showed.
+        await self._papers.welcomed(self, welcome)
+        if self._session.stage is not Stage.OPEN:
+            return
         self.announce()
         self._session.say(Holding(commands=self._dispatcher.held()))
         self._greeted = True

@@ -9,41 +9,28 @@ import contextlib
 import hashlib
 import json
 import secrets as chance
-import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent import durable_file, identity
-from agent.errors import EnrolmentError, LinkError, TokenRefused
+from agent import authorities, certificates, identity, succession
+from agent.certificates import Pending
+from agent.errors import EnrolmentError, TokenRefused
+from agent.exchange import Refused, exchange
 from agent.identity import PASSPHRASE, Identity
-from agent.keys import open_keys
+from agent.lineage import Lineage
 from agent.link.proxy import Proxy, proxy_for
-from agent.link.websocket import open_websocket
 from agent.secrets import SecretStore
 from agent.settings import Settings
-from protocol import codec
 from protocol.codec import Record
-from protocol.errors import RemoteProtocolError
-from protocol.messages import Enrol, Enrolled, Goodbye
+from protocol.messages import Enrol, Enrolled
 
 PREFIX: Final = "oht1."
-ANSWER_S: Final = 30.0  # seconds for the broker to sign; it takes milliseconds
 PASSPHRASE_BYTES: Final = 32  # bytes of chance
 
 
@@ -56,7 +43,7 @@ class Token:
         url: the broker's, ``wss://host:port``.
         tenant: whose agent this is.
         agent: the name that the operator's file must have.
-        ca: the one authority to trust, DER.
+        ca: the authority to trust, DER; others may come with the answer.
         secret: good for one enrolment.
     """
 
@@ -70,22 +57,6 @@ class Token:
     def sha256(self) -> str:
         """What tells this token from another, hex; safe to keep."""
         return hashlib.sha256(self.secret.encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """
-    An enrolment under way, kept before anything is sent: a repeated one is the same one.
-
-    Attributes:
-        request: a random id.
-        key: made for it.
-        key_pem: the same, encrypted.
-    """
-
-    request: str
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
-    key_pem: bytes = field(repr=False)
 
 
 async def enroll(
@@ -170,7 +141,8 @@ def _prepare(
         )
     _refuse_other_identity(token, state_dir, force)
     proxy = proxy_for(token.url, settings.link.proxy, secrets)
-    return _pending(token, _passphrase(secrets), state_dir), proxy
+    folder = identity.identity_folder(state_dir) / "pending"
+    return certificates.pending(folder, token.sha256, _passphrase(secrets)), proxy
 
 
 def _refuse_other_identity(token: Token, state_dir: Path, force: bool) -> None:
@@ -184,84 +156,26 @@ def _refuse_other_identity(token: Token, state_dir: Path, force: bool) -> None:
         )
 
 
-def _passphrase(secrets: SecretStore) -> bytes:
+def _passphrase(secrets: SecretStore) -> str:
     kept = secrets.get(PASSPHRASE)
     if kept is None:
         kept = chance.token_urlsafe(PASSPHRASE_BYTES)
         secrets.set(PASSPHRASE, kept)
-    return kept.encode()
-
-
-def _pending(token: Token, passphrase: bytes, state_dir: Path) -> Pending:
-    folder = identity.identity_folder(state_dir) / "pending"
-    kept = _kept_pending(folder, token, passphrase)
-    if kept is not None:
-        return kept
-    for path in (folder.parent, folder):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
-    request = chance.token_urlsafe(16)
-    durable_file.write(folder / "agent.key", key_pem, 0o600)
-    # Last, as it says that the key beside it is whole.
-    durable_file.write(folder / "pending.json", json.dumps({"request": request, "token": token.sha256}).encode(), 0o600)
-    return Pending(request, key, key_pem)
-
-
-def _kept_pending(folder: Path, token: Token, passphrase: bytes) -> Pending | None:
-    try:
-        facts = json.loads((folder / "pending.json").read_bytes())
-        key_pem = (folder / "agent.key").read_bytes()
-        key = load_pem_private_key(key_pem, passphrase)
-        if facts["token"] == token.sha256 and isinstance(key, ec.EllipticCurvePrivateKey):
-            return Pending(str(facts["request"]), key, key_pem)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        # None, half written, or locked with a passphrase that is gone: a new one is as good.
-        return None
-    return None
+    return kept
 
 
 # --- the exchange -----------------------------------------------------------------------------------
 
 
 async def _ask(token: Token, pending: Pending, proxy: Proxy | None) -> tuple[Enrolled, bytes]:
-    context = identity.trusting(token.ca)
-    transport = await open_websocket(token.url, "/enrol", context, proxy)
     request = Enrol(secret=token.secret, request=pending.request, release=version("outhaul"))
+    record = Record(request, certificates.signing_request(pending.key))
     try:
-        async with asyncio.timeout(ANSWER_S):
-            await transport.send(codec.encode(Record(request, _signing_request(pending.key))))
-            record = _answer(codec.decode(await transport.receive()))
-    except TimeoutError as exc:
-        raise LinkError(f"{token.url} did not answer within {ANSWER_S:.0f} s; run the same command again") from exc
-    except RemoteProtocolError as exc:
-        raise EnrolmentError(f"{token.url} gave an answer that is none of a broker's: {exc}") from exc
-    finally:
-        await transport.close()
-    message = record.message
-    if isinstance(message, Enrolled):
-        return message, bytes(record.payload)
-    if isinstance(message, Goodbye) and message.code == "refused":
-        if message.retry_after_s > 0:
-            raise EnrolmentError(f"the broker refused for now: {message.reason}")
-        raise TokenRefused(f"the broker refused the token: {message.reason}")
-    if isinstance(message, Goodbye):
-        raise LinkError(f"{token.url} said goodbye ({message.code}: {message.reason}); run the same command again")
-    raise EnrolmentError(f"{token.url} answered with {type(message).__name__}, which is no answer to an enrolment")
-
-
-def _answer(records: Iterable[Record]) -> Record:
-    return next(iter(records))
-
-
-def _signing_request(key: ec.EllipticCurvePrivateKey) -> bytes:
-    # The broker takes the public key only; the name comes from the token.
-    return (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([]))
-        .sign(key, hashes.SHA256())
-        .public_bytes(Encoding.DER)
-    )
+        return await exchange(token.url, identity.trusting(token.ca), proxy, record)
+    except Refused as exc:
+        if exc.retry_after_s > 0:
+            raise EnrolmentError(f"the broker refused for now: {exc.reason}") from exc
+        raise TokenRefused(f"the broker refused the token: {exc.reason}") from exc
 
 
 # --- after: what came is checked, then kept -----------------------------------------------------------
@@ -270,49 +184,19 @@ def _signing_request(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _keep(
     token: Token, pending: Pending, answer: Enrolled, der: bytes, secrets: SecretStore, state_dir: Path
 ) -> Identity:
-    certificate = _checked(token, pending, answer, der)
-    top = identity.identity_folder(state_dir)
-    serial = f"{certificate.serial_number:040x}"
-    folder = top / serial
-    folder.mkdir(mode=0o700, exist_ok=True)
-    facts = {
-        "tenant": answer.tenant,
-        "agent": answer.agent,
-        "url": token.url,
-        "enrolled_at": time.time(),
-        "not_after": certificate.not_valid_after_utc.timestamp(),
-    }
-    authority = x509.load_der_x509_certificate(token.ca)
-    durable_file.write(folder / "agent.key", pending.key_pem, 0o600)
-    durable_file.write(folder / "agent.crt", certificate.public_bytes(Encoding.PEM), 0o600)
-    durable_file.write(folder / "ca.crt", authority.public_bytes(Encoding.PEM), 0o600)
-    durable_file.write(folder / "identity.json", json.dumps(facts, indent=2).encode(), 0o600)
+    issued = certificates.checked(der, pending.key, token.tenant, token.agent)
+    trusted = authorities.authorities_in(answer.authorities) if answer.authorities else [token.ca]
+    succession.write_beside(
+        state_dir,
+        issued,
+        key_pem=pending.key_pem,
+        authorities=trusted,
+        url=token.url,
+        obtained_at=time.time(),
+    )
     before = identity.current_serial(state_dir)
-    open_keys(state_dir, secrets, replace=True)  # made now, so that their fingerprints can be compared before the start
-    durable_file.write(top / "current", serial.encode(), 0o600)
-    _clear(top, keep={serial, before})
+    succession.put_in_force(state_dir, issued.serial)
+    Lineage(state_dir).reset()
+    # The one before stays, as a running agent may be reading it.
+    succession.clear(identity.identity_folder(state_dir), keep={issued.serial, before})
     return identity.load(state_dir, secrets)
-
-
-def _checked(token: Token, pending: Pending, answer: Enrolled, der: bytes) -> x509.Certificate:
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        certificate.verify_directly_issued_by(x509.load_der_x509_certificate(token.ca))
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as exc:
-        raise EnrolmentError(f"{token.url} sent a certificate that its own authority did not issue: {exc}") from exc
-    wanted = f"spiffe://outhaul/tenant/{token.tenant}/agent/{token.agent}"
-    named = [str(name.value) for name in names]
-    if named != [wanted] or (answer.tenant, answer.agent) != (token.tenant, token.agent):
-        raise EnrolmentError(f"{token.url} sent a certificate for {named}, where {wanted} was wanted")
-    if certificate.public_key() != pending.key.public_key() or ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
-        raise EnrolmentError(f"{token.url} sent a certificate that is not for this agent's key")
-    return certificate
-
-
-def _clear(top: Path, keep: set[str | None]) -> None:
-    """Remove the pending enrolment and old identities; the one before stays, as a running agent may be reading it."""
-    for path in top.iterdir():
-        if path.is_dir() and path.name not in keep:
-            shutil.rmtree(path, ignore_errors=True)

@@ -24,6 +24,8 @@ DEFERRED: Final = {
     "agent.cli_options": "pydantic takes longer to load than `--help` should take",
     "agent.keys": "cryptography is needed to open keys, not to show their public halves",
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
+    "agent.recovery": "cryptography's X.509 is large, and needed only when a certificate has run out",
+    "agent.renewal": "cryptography's X.509 is large, and needed once in a certificate's life",
     "agent.secrets": "a table: loads the store that the file names, and no other",
     "agent.secrets.keyring_store": "a table: loads the back end of the system it runs on",
     "cloud_broker.app": "there is no uvloop on Windows",
@@ -43,7 +45,8 @@ IMPLEMENTATIONS: Final = {
     "agent.connectors.soap": set[str](),
     "agent.connectors.synthetic": {"agent.app"},
     "agent.journal.file": {"agent.app", "agent.cli_journal"},  # the latter reads the same folder
-    "agent.link.websocket": {"agent.app", "agent.check", "agent.enrolment"},  # the latter two dial without the stages
+    # All but the first dial without the stages.
+    "agent.link.websocket": {"agent.renewal", "agent.check", "agent.exchange"},
     "agent.link.memory": set[str](),
     "agent.secrets.vault": {"agent.secrets"},
     "cloud_broker.store.sqlite": {"cloud_broker.store.open"},
@@ -63,7 +66,8 @@ LIBRARIES: Final = {
     "starlette": ("cloud_broker.api",),
     "uvicorn": ("cloud_broker.app",),
     "sqlite3": ("cloud_broker.store",),
-    "httpx2": ("cloud_broker.client",),
+    "httpx2": ("cloud_broker.client", "cloud_broker.openid"),
+    "joserfc": ("cloud_broker.jwts",),
     "rich": ("cloud_broker.client",),
     "msgspec": ("protocol", "agent", "cloud_broker"),
 }

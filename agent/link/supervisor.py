@@ -20,6 +20,7 @@ T = TypeVar("T")
 DRAIN_S: Final = 10.0  # seconds that a conversation has to end by itself once the agent stops
 CLOSE_S: Final = 5.0  # seconds to close a transport; then it is left to the operating system
 REFUSED_CODES: Final = ("refused", "revoked", "version", "superseded")  # cured by a person, so tried at a slower pace
+RENEWED: Final = "renewed"  # the agent's own goodbye, to dial again with another certificate
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class _Try:
 
     error: AgentError
     up_s: float = 0.0
+    again: bool = False  # at once: the agent ended it itself, to come back
 
     @property
     def refused(self) -> bool:
@@ -114,7 +116,7 @@ class Supervisor:
         try:
             while not stop.is_set():
                 ended = await self._once(stop)
-                if not stop.is_set():
+                if not stop.is_set() and not ended.again:
                     await self._pause(ended, stop)
         finally:
             self._now(state="stopped", peer=None, connected_since=None, next_try_at=None)
@@ -133,7 +135,7 @@ class Supervisor:
         return await self._converse(transport, stop)
 
     async def _converse(self, transport: Transport, stop: asyncio.Event) -> _Try:
-        begun = time.monotonic()
+        begun, again = time.monotonic(), False
         self._now(state="connected", peer=transport.peer, connected_since=time.time(), target=self._dialer.target)
         self._told = None
         peer = transport.peer
@@ -149,7 +151,8 @@ class Supervisor:
         )
         try:
             ended = await _unless(stop, self._serve(transport), drain_s=self._drain_s)
-            error = _error_of(ended or Ended(reason="the conversation was given up"))
+            ended = ended or Ended(reason="the conversation was given up")
+            error, again = _error_of(ended), ended.code == RENEWED
         except AgentError as exc:
             error = exc
         except Exception as exc:  # a mistake of ours costs this link, and must not cost every later one
@@ -159,7 +162,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError, AgentError):
                 async with asyncio.timeout(CLOSE_S):
                     await transport.close()
-        return _Try(error, time.monotonic() - begun)
+        return _Try(error, time.monotonic() - begun, again)
 
     async def _pause(self, ended: _Try, stop: asyncio.Event) -> None:
         delay_s = self._backoff.next_delay(ended.up_s, refused=ended.refused, retry_after_s=ended.retry_after_s)

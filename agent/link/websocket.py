@@ -145,15 +145,18 @@ class WebsocketDialer(Dialer):
 
     async def connect(self) -> Transport:
         # Files, the store of secrets and the registry may all be slow.
-        who, context, proxy = await asyncio.to_thread(self._prepare)
+        return await self.connect_as(await asyncio.to_thread(identity.load, self._state_dir, self._secrets))
+
+    async def connect_as(self, who: identity.Identity) -> Transport:
+        """Dial once with another identity than the one in force; raises as ``connect``."""
         self.target = who.url
+        context, proxy = await asyncio.to_thread(self._prepare, who)
         return await open_websocket(
             who.url, "/link", context, proxy, certificate_ends=who.not_after, timeout_s=self._timeout_s
         )
 
-    def _prepare(self) -> tuple[identity.Identity, ssl.SSLContext, Proxy | None]:
-        who = identity.load(self._state_dir, self._secrets)
-        return who, identity.client_context(who), proxy_for(who.url, self._proxy, self._secrets)
+    def _prepare(self, who: identity.Identity) -> tuple[ssl.SSLContext, Proxy | None]:
+        return identity.client_context(who), proxy_for(who.url, self._proxy, self._secrets)
 
 
 async def open_websocket(

@@ -37,7 +37,7 @@ async def test_an_agent_that_enrolled_is_let_in_under_its_name(tmp_path: Path) -
         before = time.time()
         who = await enroll(settings_of(state), await there.token(), secrets, state)
         assert (who.tenant, who.agent, who.url) == (TENANT, AGENT, there.url)
-        assert before <= who.enrolled_at <= time.time()
+        assert before <= who.obtained_at <= time.time()
         assert 29 * 86_400 < who.not_after - time.time() < 31 * 86_400
         transport = await WebsocketDialer(state, "none", secrets).connect()
         await transport.send(b"hello")
