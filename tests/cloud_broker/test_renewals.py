@@ -1,0 +1,180 @@
+"""Certificates that follow one another: real TLS, a real broker, messages by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from cloud_broker.api.services import Services
+from cloud_broker.lineage import Lineage
+from protocol.messages import RENEWAL, Goodbye, Hello, Limits, Renew, Renewed
+from tests.agent.link.certificates import csr
+from tests.cloud_broker.plain_agent import ACME, Link, PlainAgent, broker
+
+
+@pytest.fixture
+async def there(tmp_path: Path) -> AsyncIterator[Services]:
+    """A broker."""
+    async with broker(tmp_path) as services:
+        yield services
+
+
+async def refused(agent: PlainAgent, path: str = "/link") -> str:
+    """Why the broker does not let it in."""
+    with pytest.raises(InvalidStatus) as caught:
+        async with agent.dial(path):
+            pass
+    assert caught.value.response.status_code == 403
+    return caught.value.response.body.decode()
+
+
+async def test_the_next_certificate_is_proven_then_linked_with_and_the_old_one_is_refused(
+    tmp_path: Path, there: Services
+) -> None:
+    old = await PlainAgent.enrolled(tmp_path / "agent", there)
+    async with old.link() as (link, _):
+        answer, new = await old.renewed(link)
+        assert answer.refused == ""
+        proof = await new.proven()
+        assert proof == {"tenant": "acme", "agent": "plant-1", "serial": new.serial, "not_after": answer.not_after}
+        assert (await old.proven())["serial"] == old.serial, "a proof changes nothing"
+        known = await there.store.agent(ACME, "plant-1")
+        assert known is not None
+        assert known.serial == old.serial
+    async with new.link():
+        assert "replaced by a newer one" in await refused(old)
+        assert "replaced by a newer one" in await refused(old, "/prove")
+    known = await there.store.agent(ACME, "plant-1")
+    assert known is not None
+    assert (known.serial, known.not_after, known.next) == (new.serial, answer.not_after, None)
+
+
+async def test_until_a_link_came_with_the_next_the_old_one_goes_on(tmp_path: Path, there: Services) -> None:
+    old = await PlainAgent.enrolled(tmp_path / "agent", there)
+    async with old.link() as (link, welcome):
+        await old.renewed(link)
+    async with old.link(lineage=welcome.lineage) as (link, _):
+        _, other = await old.renewed(link, "n2")
+    async with other.link():
+        await refused(old)
+
+
+async def test_a_renewal_asked_again_gives_the_same_certificate(tmp_path: Path, there: Services) -> None:
+    old = await PlainAgent.enrolled(tmp_path / "agent", there)
+    following = PlainAgent(tmp_path, old.url, old.authorities)
+    answers = []
+    lineage = ""
+    for _ in range(30):
+        async with old.link(lineage=lineage) as (link, welcome):
+            lineage = welcome.lineage
+            await link.say(Renew("n1"), csr(following.key))
+            answers.append((await link.hear(Renewed))[1])
+    assert len(set(answers)) == 1
+
+
+async def test_an_agent_that_asks_without_end_is_told_to_wait(tmp_path: Path, there: Services) -> None:
+    old = await PlainAgent.enrolled(tmp_path / "agent", there)
+    async with old.link() as (link, _):
+        answers = [(await old.renewed(link, f"n{number}"))[0] for number in range(11)]
+    assert [answer.refused for answer in answers[:10]] == [""] * 10
+    assert "many certificates" in answers[10].refused
+    assert 0 < answers[10].retry_after_s < 3_600
+
+
+async def test_a_damaged_request_is_refused_and_the_link_goes_on(tmp_path: Path, there: Services) -> None:
+    old = await PlainAgent.enrolled(tmp_path / "agent", there)
+    async with old.link() as (link, _):
+        await link.say(Renew("n1"), b"damaged")
+        answer, certificate = await link.hear(Renewed)
+        assert "signing request" in answer.refused
+        assert certificate == b""
+        await link.say(Renew(""), csr(old.key))
+        assert "request id" in (await link.hear(Renewed))[0].refused
+        answer, _ = await old.renewed(link, "n2")
+        assert answer.refused == ""
+
+
+async def test_an_agent_that_does_not_know_renewal_is_offered_none_and_keeps_no_text(
+    tmp_path: Path, there: Services
+) -> None:
+    old = await PlainAgent.enrolled(tmp_path / "agent", there)
+    for _ in range(3):
+        async with old.link(features=()) as (link, welcome):
+            assert (welcome.features, welcome.lineage) == ([], "")
+            await link.hold()
+    async with old.link(features=()) as (link, _):
+        await link.say(Renew("n1"), csr(old.key))
+        assert (await link.hear(Goodbye))[0].code == "protocol"
+
+
+def hello(lineage: str) -> Hello:
+    return Hello([1], "0", [RENEWAL], Limits(remembers=10_000), "journal", time.time(), lineage=lineage)
+
+
+async def kept(there: Services) -> Lineage:
+    """What is known of the agent's texts once it is known to have the last one."""
+    agent = None
+    async with asyncio.timeout(10):
+        while agent is None or not agent.lineage.confirmed:
+            agent = await there.store.agent(ACME, "plant-1")
+    return agent.lineage
+
+
+async def test_of_two_machines_with_one_identity_both_are_stopped(tmp_path: Path, there: Services) -> None:
+    one = await PlainAgent.enrolled(tmp_path / "agent", there)
+    async with one.link() as (link, copied):
+        await link.hold()
+        assert (await kept(there)).tip == copied.lineage
+    async with one.link(lineage=copied.lineage) as (first, welcome):
+        await first.hold()
+        assert (await kept(there)).tip == welcome.lineage
+        async with one.link(lineage=copied.lineage) as (copy, _):
+            assert (await first.hear(Goodbye))[0].code == "superseded"
+            await copy.hold()
+            async with one.dial() as connection:
+                again = Link(connection)
+                await again.say(hello(welcome.lineage))
+                goodbye, _ = await again.hear(Goodbye)
+                assert goodbye.code == "revoked"
+                assert "two machines use the identity" in goodbye.reason
+            assert (await copy.hear(Goodbye))[0] == goodbye
+    assert "two machines use the identity" in await refused(one)
+
+
+async def test_a_machine_that_is_put_back_lives_on(
+    tmp_path: Path, there: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await PlainAgent.enrolled(tmp_path / "agent", there)
+    shown, early = "", ""
+    for number in range(4):
+        async with one.link(lineage=shown) as (link, welcome):
+            await link.hold()
+            await kept(there)
+            shown = welcome.lineage
+            early = early or shown
+            assert number == 0 or shown != early
+    for _ in range(3):
+        async with one.link(lineage=early) as (link, welcome):
+            await link.hold()
+            await kept(there)
+    async with one.link(lineage=welcome.lineage):
+        pass
+    assert sum(record.__dict__.get("event") == "agent_put_back" for record in caplog.records) == 3
+
+
+async def test_a_text_that_was_lost_with_its_link_is_not_missed(tmp_path: Path, there: Services) -> None:
+    one = await PlainAgent.enrolled(tmp_path / "agent", there)
+    async with one.link() as (link, first):
+        await link.hold()
+        await kept(there)
+    for _ in range(20):
+        async with one.link(lineage=first.lineage):
+            pass
+    agent = await there.store.agent(ACME, "plant-1")
+    assert agent is not None
+    assert agent.lineage.abandoned == ()
