@@ -23,8 +23,9 @@ from agent.inquiry import By, Found, Inquiry, settled_by
 from agent.journal.base import Claim, Entry, Journal
 from agent.leaving import Leaving
 from agent.parameters import decode
-from agent.policy import REPEATABLE, judge, permitted, told_before
+from agent.policy import REPEATABLE, judge, permitted, stopped_by_pause, told_before
 from agent.results import Result, rows_lost
+from agent.sealing import Opened, Seals
 from agent.settings import Operation, Settings
 from agent.spool import Spool, SpoolFolder
 from protocol import limits
@@ -45,8 +46,10 @@ class Running:
 
     Attributes:
         claim: what the journal has of it, or will have.
+        clear: the same with its parameters in clear, once they were opened.
         deadline: on the monotonic clock; it may not start after that.
         waiting: whether its task only waits for its turn, and may be cancelled.
+        paused: set when a pause turned it away or stopped it: what its caller is told.
         journaled: whether the journal has it, so that its outcome goes there before it is told.
         rows_kept: whether all its rows are durable.
         inquiry: at work where its end was not heard.
@@ -59,9 +62,11 @@ class Running:
     task: asyncio.Task[None] | None = None
     operation: Operation | None = None
     spool: Spool | None = None
+    clear: Claim | None = None
     waiting: bool = False
     started: bool = False
     cancelled: bool = False
+    paused: str = ""
     journaled: bool = False
     rows_kept: bool = False
     inquiry: Inquiry | None = None
@@ -101,11 +106,13 @@ class Attempts:
         spool: SpoolFolder,
         say: Callable[[AnyMessage], None],
         before: Callable[[str], Sequence[asyncio.Task[None]]],
+        seals: Seals | None = None,
     ) -> None:
         """
         Args:
             say: tells the broker, if there is one to tell.
             before: returns the tasks of earlier attempts at a command that have not ended.
+            seals: opens and seals; ``None`` refuses what is sealed.
         """
         self.stopping = False
         self.gates = {name: Gate(connection) for name, connection in settings.connections.items()}
@@ -115,6 +122,7 @@ class Attempts:
         self._spool = spool
         self._say = say
         self._before = before
+        self._seals = seals
 
     async def new(self, running: Running) -> None:
         """See a new command through."""
@@ -132,7 +140,9 @@ class Attempts:
             if completed.outcome == "succeeded":
                 self._restore_rows(running, entry)
                 running.succeeded = True
-                running.outputs = msgspec.json.decode(outputs, type=dict[str, Any]) if outputs else {}
+                # Sealed ones only their caller can read.
+                readable = outputs if not entry.claim.seal_to else b""
+                running.outputs = msgspec.json.decode(readable, type=dict[str, Any]) if readable else {}
         except errors.OutcomeUnknown as exc:
             completed, outputs = rows_lost(completed, exc.message), b""
         running.result.complete(completed, outputs)
@@ -177,6 +187,8 @@ class Attempts:
         except asyncio.CancelledError:
             if running.cancelled and not running.started:
                 return self._failed(running, errors.Cancelled("cancelled before it started", touched=False))
+            if running.paused and not running.started and not self.stopping:
+                return self._failed(running, errors.Paused(running.paused, touched=False))
             if not running.started or running.claim.effect in REPEATABLE:
                 return self._failed(running, errors.AgentStopping("the agent is stopping", touched=False))
             if settled_by(running.operation, running.claim.effect) is not By.NOBODY:
@@ -192,7 +204,7 @@ class Attempts:
         if self.stopping:
             raise errors.AgentStopping("the agent is stopping", touched=False)
         operation = permitted(self._settings, claim.operation)
-        decode(operation, claim.params)
+        decode(operation, self.opened(running).params)
         self._say(Accepted(claim.id, claim.epoch))
         gate = self.gates[operation.connection]
         await self._turn(running, gate)
@@ -202,11 +214,25 @@ class Attempts:
                 return self._again(running, operation, earlier)
             if operation.effect not in REPEATABLE:
                 running.spool = running.result.spool(self._spool)
-                await self._begin(running)
+                await self._begin(running, gate)
             await self._run(running, operation)
         finally:
             gate.leave()
         return self._success(running)
+
+    def opened(self, running: Running) -> Claim:
+        """
+        Return what is to be run, in clear; from here on its result is sealed if its caller wants that.
+
+        Raises:
+            CannotUnseal: it is sealed to another key, or for something else.
+        """
+        if running.clear is None:
+            if self._seals is None and (running.claim.sealed or running.claim.seal_to):
+                raise errors.CannotUnseal("this agent has no keys of its own", touched=False)
+            opened = self._seals.open(running.claim) if self._seals is not None else Opened(running.claim)
+            running.clear, running.result.seal = opened.claim, opened.seal
+        return running.clear
 
     async def _turn(self, running: Running, gate: Gate) -> None:
         """Wait until it may start: an earlier attempt at it has ended, and the gate lets it through."""
@@ -242,6 +268,7 @@ class Attempts:
         completed = earlier.completed
         if completed is None:
             raise AssertionError("told_before gives none that has not ended")
+        running.result.seal = None  # it was sealed when it was kept
         running.warn("this is the outcome of an earlier delivery of the same command; it was not run again")
         completed = msgspec.structs.replace(completed, epoch=running.claim.epoch, warnings=running.warnings)
         if completed.outcome == "succeeded":
@@ -250,7 +277,7 @@ class Attempts:
             running.succeeded = True
         return completed, earlier.outputs or b""
 
-    async def _begin(self, running: Running) -> None:
+    async def _begin(self, running: Running, gate: Gate) -> None:
         """Have it in the journal before the first byte goes to the ERP."""
         running.journaled = True  # also if we are stopped meanwhile: what was asked for is kept nevertheless
         try:
@@ -264,13 +291,15 @@ class Attempts:
             raise errors.Cancelled("cancelled before it started", touched=False)
         if self.stopping:
             raise errors.AgentStopping("the agent is stopping", touched=False)
+        gate.check()
 
     async def _run(self, running: Running, operation: Operation) -> None:
         claim = running.claim
         running.operation = operation
-        running.started = True
+        running.started, running.paused = True, ""  # a pause that was over before it could begin is no longer said
         self._say(Started(claim.id, claim.epoch, self._journal.position))
-        call = Call(claim.id, claim.operation, claim.params, operation.timeout, claim.epoch, claim.fingerprint)
+        params = self.opened(running).params
+        call = Call(claim.id, claim.operation, params, operation.timeout, claim.epoch, claim.fingerprint)
         pieces = self._connectors[operation.connection].run(call)
         until = time.monotonic() + operation.timeout
         try:
@@ -284,7 +313,9 @@ class Attempts:
                 elif isinstance(piece, Remark):
                     running.warn(piece.message)
                 elif isinstance(piece, Ready):
+                    await self._kept(running, running.result.close(), until)
                     await self._keep_before_commit(running)
+            await self._kept(running, running.result.close(), until)
         finally:
             await pieces.aclose()
         if running.spool is not None and running.result.end and not running.rows_kept:
@@ -360,7 +391,9 @@ class Attempts:
 
     def _failed(self, running: Running, error: errors.CommandError) -> Outcome:
         # As the file had it then: what it says now does not change what was done.
-        verdict = judge(error, running.claim.effect, cancelled=running.cancelled)
+        verdict = judge(error, running.claim.effect, cancelled=running.cancelled, paused=bool(running.paused))
+        if verdict.code == errors.Paused.code:
+            error = stopped_by_pause(error, running.paused)
         completed = Completed(
             id=running.id,
             epoch=running.claim.epoch,
@@ -383,7 +416,13 @@ class Attempts:
             why: it was not heard.
             entry: what an earlier process kept of it.
         """
-        running.inquiry = Inquiry(running.claim, self._settings, self._connectors, self.gates)
+        claim = running.claim
+        try:
+            claim = self.opened(running)
+        except errors.CannotUnseal as exc:  # the agent has other keys than when it began: only a person can tell
+            if entry is None or entry.resolution is None:
+                return self._failed(running, errors.OutcomeUnknown(f"{why}, and {exc.message}"))
+        running.inquiry = Inquiry(claim, self._settings, self._connectors, self.gates)
         running.inquiry.cancelled = running.cancelled
         if entry is not None and entry.resolution is not None:
             running.inquiry.resolve(entry.resolution)
@@ -396,6 +435,8 @@ class Attempts:
             found.why,
             extra={"event": "command_found_out", "command": running.id, "happened": found.happened},
         )
+        if found.happened:
+            await running.result.close()
         return self._concluded(running, found, why, entry)
 
     def _concluded(self, running: Running, found: Found, why: str, entry: Entry | None) -> Outcome:
@@ -418,6 +459,8 @@ class Attempts:
 
     async def _end(self, running: Running, completed: Completed, outputs: bytes) -> None:
         """Keep the outcome, then tell it."""
+        if running.result.seal is not None:
+            completed, outputs = running.result.seal.end(completed, outputs)
         if running.journaled:
             now = time.time()
             await self._patiently(running, lambda: self._journal.end(running.id, completed, outputs, now))
@@ -430,4 +473,5 @@ def _is_uncertain(error: errors.CommandError, running: Running) -> bool:
     """Whether what happened is still to be found out, and may be."""
     if running.operation is None or not running.started:
         return False
-    return judge(error, running.claim.effect, cancelled=running.cancelled).outcome == "in_doubt"
+    verdict = judge(error, running.claim.effect, cancelled=running.cancelled, paused=bool(running.paused))
+    return verdict.outcome == "in_doubt"

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final, Protocol
 
@@ -21,9 +22,12 @@ from agent import errors
 from agent.attempts import Attempts, Running
 from agent.connectors.base import Call, Connector
 from agent.journal.base import Claim, Journal, Resolution
+from agent.pauses import Pause, refusal
 from agent.results import Result
+from agent.sealing import Seals
 from agent.settings import DropOperation, Operation, PickOperation, Settings
 from agent.spool import SpoolFolder
+from agent.status import ConnectionStatus
 from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.messages import AnyMessage, Condition, Held, Run, Started
@@ -66,7 +70,12 @@ class Dispatcher:
     """All commands of one agent."""
 
     def __init__(
-        self, settings: Settings, connectors: Mapping[str, Connector], journal: Journal, spool: SpoolFolder
+        self,
+        settings: Settings,
+        connectors: Mapping[str, Connector],
+        journal: Journal,
+        spool: SpoolFolder,
+        seals: Seals | None = None,
     ) -> None:
         self._settings = settings
         self._connectors = connectors
@@ -78,8 +87,9 @@ class Dispatcher:
         self._forgotten = asyncio.Event()  # set, and replaced, when a command is forgotten or the link is lost
         self._aside: set[asyncio.Task[None]] = set()
         self._leaving: set[Running] = set()  # those that were forgotten before their end
+        self._paused: dict[str, Pause] = {}
         self._attempts = Attempts(
-            settings, connectors, journal, spool, lambda message: self._voice.say(message), self._before
+            settings, connectors, journal, spool, lambda message: self._voice.say(message), self._before, seals
         )
 
     def __repr__(self) -> str:
@@ -102,7 +112,45 @@ class Dispatcher:
         problems = [trouble[: limits.MAX_ERROR_CHARS]] if trouble else []
         if self._attempts.stopping:
             problems.append("the agent is stopping")
-        return Condition(problems=problems, shut=shut)
+        paused = {name: one.told[: limits.MAX_ERROR_CHARS] for name, one in self._paused.items()}
+        return Condition(problems=problems, shut=shut, paused=paused)
+
+    def obey(self, paused: Mapping[str, Pause]) -> None:
+        """
+        Let nothing begin on paused connections, and stop what runs where that was said too.
+
+        Args:
+            paused: all that are, by name; the others go on.
+        """
+        self._paused = dict(paused)
+        for name, gate in self._attempts.gates.items():
+            gate.pause(refusal(name, paused[name]) if name in paused else "")
+        for running in (*self._commands.values(), *self._leaving):
+            operation = self._settings.operations.get(running.claim.operation)
+            one = paused.get(operation.connection) if operation is not None else None
+            if operation is None or one is None or running.result.ended or running.paused:
+                continue
+            if not running.started:
+                running.paused = refusal(operation.connection, one)
+                running.stop_waiting()
+            elif one.stop and running.inquiry is None:
+                running.paused = refusal(operation.connection, one)
+                self._connectors[operation.connection].cancel(running.id)
+
+    def connections(self) -> dict[str, ConnectionStatus]:
+        """Return how each connection is."""
+        at_work, held = Counter[str](), Counter[str]()
+        for running in (*self._commands.values(), *self._leaving):
+            operation = self._settings.operations.get(running.claim.operation)
+            if operation is not None and not running.result.ended:
+                there = at_work if running.started and running.inquiry is None else held
+                there[operation.connection] += 1
+        return {
+            name: ConnectionStatus(
+                paused=bool(gate.paused), shut=gate.opens_in() > 0, running=at_work[name], held=held[name]
+            )
+            for name, gate in self._attempts.gates.items()
+        }
 
     # --- what an earlier process left ---------------------------------------------------------------
 
@@ -171,6 +219,8 @@ class Dispatcher:
             params=params,
             correlation_id=run.correlation_id,
             at=time.time(),
+            sealed=run.sealed,
+            seal_to=run.seal_to,
         )
         result = Result(run.id, run.epoch, lambda: self._voice.wake())
         running = Running(claim, time.monotonic() + run.expires_in_s, result)
@@ -298,8 +348,9 @@ class Dispatcher:
 
     async def _settle(self, connector: Connector, running: Running) -> None:
         claim = running.claim
-        call = Call(claim.id, claim.operation, claim.params, 60.0, claim.epoch, claim.fingerprint)
         try:
+            params = self._attempts.opened(running).params
+            call = Call(claim.id, claim.operation, params, 60.0, claim.epoch, claim.fingerprint)
             await connector.settle(call, running.outputs)
         except errors.CommandError as exc:
             # The files stay where they are and are picked again: nothing is lost.

@@ -47,6 +47,7 @@ _REFUSALS: Final = (
     errors.OperationUnknown,
     errors.ParametersInvalid,
     errors.NotAllowed,
+    errors.CannotUnseal,
     errors.ProcedureChanged,
     errors.TooManyRows,
     errors.Paused,
@@ -64,7 +65,7 @@ def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool, paused
     Args:
         effect: of the operation.
         cancelled: whether the caller had asked for it to be stopped.
-        paused: whether somebody at this machine had.
+        paused: whether somebody at this machine had; such a command may be sent again.
     """
     uncertain = isinstance(error, _UNCERTAIN) and error.touched
     if uncertain and effect not in REPEATABLE:
@@ -81,6 +82,20 @@ def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool, paused
     if isinstance(error, _REFUSALS):
         return Verdict("failed", "policy", error.code)
     return Verdict("failed", "technical", error.code)
+
+
+def stopped_by_pause(error: errors.CommandError, why: str) -> errors.Paused:
+    """
+    Return what the caller is told of a command that a pause turned away, or stopped.
+
+    Args:
+        error: how it ended.
+        why: as the pause says it.
+    """
+    if isinstance(error, errors.Paused):
+        return error
+    # What may be run any number of times may have been stopped in the middle.
+    return errors.Paused(f"it was stopped: {why}", touched=error.touched and isinstance(error, _UNCERTAIN))
 
 
 def told_before(claim: Claim, earlier: Entry | None) -> Entry | None:

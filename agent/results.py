@@ -11,8 +11,9 @@ import msgspec
 
 from agent.connectors.base import Column
 from agent.errors import OutcomeUnknown, ResultLost
+from agent.sealing import ResultSeal
 from agent.spool import Shelf, Spool, SpoolFolder, Window
-from protocol import limits
+from protocol import limits, sealing
 from protocol.codec import Record
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Chunk, ColumnInfo, Completed, Held, RowSetBegins, RowSetDone
@@ -42,6 +43,7 @@ class Result:
         end: offset after the last byte so far.
         came: bytes of rows that the source gave; more than ``end`` if some could not be kept.
         ended: whether Completed is in it.
+        seal: for all of it; ``None`` leaves it in clear. Set it before there is anything.
     """
 
     def __init__(self, command_id: str, epoch: int, grown: Callable[[], None], shelf: Shelf | None = None) -> None:
@@ -55,6 +57,8 @@ class Result:
         self.end = 0
         self.came = 0
         self.ended = False
+        self.seal: ResultSeal | None = None
+        self._sealer: sealing.Sealer | None = None  # of the row set that is not closed
         self._grown = grown
         self._shelf: Shelf = shelf if shelf is not None else Window()
         self._last: Record | None = None  # the end, once it is there
@@ -108,6 +112,7 @@ class Result:
         Raises:
             OutcomeUnknown: there are more row sets or columns than a broker takes.
         """
+        await self.close()
         self._finish_set()
         self._column_bytes += sum(len(column.name) + len(column.source_type) for column in columns)
         if len(self._sets) >= limits.MAX_ROW_SETS or self._column_bytes > limits.MAX_COLUMN_BYTES:
@@ -118,8 +123,14 @@ class Result:
         self._in_set = True
         infos = [ColumnInfo(column.name, column.type, column.source_type) for column in columns]
         begins = RowSetBegins(id=self.id, epoch=self.epoch, index=len(self._sets), offset=self.end, columns=infos)
-        await self._shelf.put(Record(begins))
-        self._grown()
+        if self.seal is None:
+            await self._shelf.put(Record(begins))
+            self._grown()
+            return
+        await self._shelf.put(Record(msgspec.structs.replace(begins, columns=[], format=sealing.FORMAT)))
+        first, sealer = self.seal.row_set(begins.index, infos)
+        await self._add(first, 0)
+        self._sealer = sealer
 
     async def rows(self, data: bytes, count: int) -> None:
         """
@@ -128,13 +139,22 @@ class Result:
         Raises:
             OutcomeUnknown: they can't be kept.
         """
+        self.came += len(data)
+        await self._add(data if self._sealer is None else self._sealer.frames(data), count)
+
+    async def close(self) -> None:
+        """All rows of the row set are in: a sealed one gets its end. Call it before the rows are kept or counted."""
+        if self._sealer is not None:
+            sealer, self._sealer = self._sealer, None
+            await self._add(sealer.frame(b"", last=True), 0)
+
+    async def _add(self, data: bytes, count: int) -> None:
         view = memoryview(data)
         while view:
             part, view = view[: limits.CHUNK_BYTES], view[limits.CHUNK_BYTES :]
             # Rows are counted where the last of them ends.
             rows = 0 if view else count
             chunk = Chunk(id=self.id, epoch=self.epoch, offset=self.end, rows=rows, crc32=zlib.crc32(part))
-            self.came += len(part)
             await self._shelf.put(Record(chunk, part))
             # Not before: of what can't be kept no link is told, as none could go on behind it.
             self._count(part, chunk.rows)

@@ -91,7 +91,9 @@ class FileDriver(Driver):
         """Archive or delete what was picked; forget the claim of what was dropped. May be called again."""
         operation = self.setup.operations[call.operation]
         if isinstance(operation, DropOperation):
-            forget(self._root, str(outputs.get("name", "")), call.command_id, call.epoch)
+            # What was dropped for a sealed command an agent that was started anew knows by its parameters only.
+            name = outputs.get("name") or names.fill(operation.drop, parameters.decode(operation, call.params))
+            forget(self._root, str(name), call.command_id, call.epoch)
         elif isinstance(operation, PickOperation) and operation.then != "keep":
             archive = self._archive() if operation.then == "archive" else None
             files = msgspec.convert(outputs.get("files", []), list[Picked])
