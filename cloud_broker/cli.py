@@ -22,9 +22,9 @@ from cloud_broker.api.views import agent_view, key_view, tenant_view, time_text
 from cloud_broker.certificates import Authority, CertificateInvalid
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.keys import new_key, sha256_of
+from cloud_broker.keys import DEFAULT_GRACE_S, MAX_GRACE_S, new_key, sha256_of, state, successor
 from cloud_broker.settings import ConfigError, Settings, find_file, load
-from cloud_broker.store.base import Exists, Store
+from cloud_broker.store.base import ApiKey, Exists, Store
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import NAME, SCOPES, Scope
 
@@ -64,12 +64,15 @@ class Duration(click.ParamType[float]):
 
     name = "duration"
 
+    def __init__(self, *, none: bool = False) -> None:
+        self._none = none  # whether 0 is one
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return seconds."""
         if isinstance(value, float):
             return value
         match = _DURATION.fullmatch(value)
-        if match is None or float(match[1]) == 0:
+        if match is None or (float(match[1]) == 0 and not self._none):
             self.fail(f"wants a duration such as 90s, 30min, 1h or 7d, found {value!r}", param, ctx)
         return float(match[1]) * _SECONDS[match[2]]
 
@@ -293,14 +296,26 @@ def key() -> None:
 @click.option("--all-tenants", is_flag=True, help="Instead: an administrator's key, for every tenant.")
 @click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(SCOPES), help="What it may do.")
 @click.option("--ttl", type=Duration(), help="How long it is valid; without it, until it is revoked.")
+@click.option("--name", default="", help="What it is for.")
+@click.option("--owner", default="", help="The person or team that answers for what is done with it.")
 @with_settings
 def create_key(
-    settings: Settings, out: Out, tenant: str | None, all_tenants: bool, scopes: tuple[str, ...], ttl: float | None
+    settings: Settings,
+    out: Out,
+    tenant: str | None,
+    all_tenants: bool,
+    scopes: tuple[str, ...],
+    ttl: float | None,
+    name: str,
+    owner: str,
 ) -> None:
     """Create a key and print it: it is shown now and never again."""
     if (tenant is None) != all_tenants:
         raise click.UsageError("wants either --tenant NAME or --all-tenants")
-    made, text = new_key(tenant, scopes, time.time(), ttl)
+    try:
+        made, text = new_key(tenant, scopes, time.time(), ttl, name=name, owner=owner)
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
 
     async def keep(store: Store) -> None:
         if tenant is not None:
@@ -315,10 +330,41 @@ def create_key(
 @click.option("--tenant", type=Name(), help="Only this tenant's.")
 @with_settings
 def list_keys(settings: Settings, out: Out, tenant: str | None) -> None:
-    """List keys, revoked ones included."""
+    """List keys, revoked ones included, with their state: expires_soon is within two weeks."""
     found = _in_store(settings, lambda store: store.keys(tenant))
-    columns = ["id", "tenant", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"]
-    out.table([_plain(key_view(one)) for one in found], columns)
+    columns = ["id", "tenant", "name", "owner", "scopes", "state", "expires_at", "last_used_at", "replaced_by"]
+    now = time.time()
+    out.table([_plain(key_view(one, now)) for one in found], columns)
+
+
+@key.command("rotate")
+@click.argument("key_id", metavar="ID")
+@click.option(
+    "--grace", type=Duration(none=True), default=DEFAULT_GRACE_S, help="How long the old one goes on; 24h if not given."
+)
+@with_settings
+def rotate_key(settings: Settings, out: Out, key_id: str, grace: float) -> None:
+    """Replace a key by a new one with the same rights, and print it: it is shown now and never again."""
+    if grace > MAX_GRACE_S:
+        raise click.BadParameter(f"at most {MAX_GRACE_S / 86_400:.0f}d", param_hint="--grace")
+
+    async def replace(store: Store) -> tuple[ApiKey, str]:
+        old = next((one for one in await store.keys(None) if one.id == key_id), None)
+        if old is None:
+            raise Failure(f"there is no key {key_id!r}; `outhaul-broker key list` shows those there are")
+        now = time.time()
+        made, text = successor(old, now)
+        if state(old, now) == "expired" or not await store.rotate_key(key_id, made, sha256_of(text), now + grace):
+            raise Failure(f"the key {key_id} is revoked, expired or replaced already; create a new one")
+        return made, text
+
+    made, text = _in_store(settings, replace)
+    until = time_text(time.time() + grace)
+    out.facts(
+        {"id": made.id, "key": text, "replaces": key_id, "old_key_ends_at": until},
+        f"{text}\n\nThe key is shown now and never again. Its id is {made.id}.\n"
+        f"The old key {key_id} goes on until {until}: give the new one to all who use it before.",
+    )
 
 
 @key.command("revoke")

@@ -6,23 +6,34 @@ What the HTTP API says no with: each has a status, a stable code and a title; ``
         * RequestTooLarge                       413  request_too_large
         * NotAcceptable                         406  not_acceptable
         * ContentTypeUnsupported                415  content_type_unsupported
+        * RequestTimeout                        408  request_timeout
+        * UriTooLong                            414  uri_too_long
+        * HeadersTooLarge                       431  headers_too_large
         * ParametersInvalid                     422  parameters_invalid
         * IdempotencyKeyReused                  422  idempotency_key_reused
     * Unauthenticated                           401  unauthenticated
+        * CredentialExpired                     401  credential_expired
     * Forbidden                                 403  forbidden
         * TenantSuspended                       403  tenant_suspended
         * TenantNotNamed                        403  tenant_not_named
+        * SecondPersonNeeded                    403  second_person_needed
     * NotFound                                  404  not_found
         * CommandNotFound                       404  command_not_found
         * AgentNotFound                         404  agent_not_found
         * OperationNotFound                     404  operation_not_found
         * RowSetNotFound                        404  row_set_not_found
         * ReplayRunNotFound                     404  replay_run_not_found
+        * ApprovalNotFound                      404  approval_not_found
     * MethodNotAllowed                          405  method_not_allowed
     * Conflict                                  409  conflict
         * NotFinished                           409  not_finished
         * ResolveFirst                          409  resolve_first
     * ResultGone                                410  result_gone
+    * TooManyRequests                           429  too_many_requests
+        * TooManyAtOnce                         429  too_many_at_once
+        * TooManyOpenCommands                   429  too_many_open_commands
+        * TooManyConnections                    429  too_many_connections
+        * TooManyWrongKeys                      429  too_many_wrong_keys
     * Unavailable                               503  unavailable
         * StoreUnavailable                      503  store_unavailable
 """
@@ -85,6 +96,30 @@ class ContentTypeUnsupported(RequestInvalid):
     title = "The body's format is not supported"
 
 
+class RequestTimeout(RequestInvalid):
+    """The request came too slowly; the connection is closed."""
+
+    status = 408
+    code = "request_timeout"
+    title = "The request came too slowly"
+
+
+class UriTooLong(RequestInvalid):
+    """The path and query are beyond a limit; the connection is closed."""
+
+    status = 414
+    code = "uri_too_long"
+    title = "The path and query are too long"
+
+
+class HeadersTooLarge(RequestInvalid):
+    """The headers are beyond a limit; the connection is closed."""
+
+    status = 431
+    code = "headers_too_large"
+    title = "The headers are too large"
+
+
 class ParametersInvalid(RequestInvalid):
     """The parameters do not fit the operation; ``errors`` lists each with its name and reason."""
 
@@ -102,11 +137,18 @@ class IdempotencyKeyReused(RequestInvalid):
 
 
 class Unauthenticated(BrokerError):
-    """No key, or one that is unknown, expired or revoked."""
+    """No key or token, or one that is unknown, wrong or revoked."""
 
     status = 401
     code = "unauthenticated"
     title = "A valid key is needed"
+
+
+class CredentialExpired(Unauthenticated):
+    """The key or token was good, and its time is up."""
+
+    code = "credential_expired"
+    title = "The key or token has expired"
 
 
 class Forbidden(BrokerError):
@@ -125,10 +167,17 @@ class TenantSuspended(Forbidden):
 
 
 class TenantNotNamed(Forbidden):
-    """The key spans tenants, and the request names none, or one that is not there."""
+    """The key is for several tenants, and the request names none, or one that is not there."""
 
     code = "tenant_not_named"
     title = "Name a tenant with the Outhaul-Tenant header"
+
+
+class SecondPersonNeeded(Forbidden):
+    """The act needs two people, and this key does not show that its owner is another one."""
+
+    code = "second_person_needed"
+    title = "Another person must decide"
 
 
 class NotFound(BrokerError):
@@ -174,6 +223,13 @@ class ReplayRunNotFound(NotFound):
     title = "No such replay"
 
 
+class ApprovalNotFound(NotFound):
+    """There is no such approval."""
+
+    code = "approval_not_found"
+    title = "No such approval"
+
+
 class MethodNotAllowed(BrokerError):
     """The route exists, with other methods."""
 
@@ -210,6 +266,42 @@ class ResultGone(BrokerError):
     status = 410
     code = "result_gone"
     title = "The rows are no longer there"
+
+
+class TooManyRequests(BrokerError):
+    """The tenant asks more often than it may; ``Retry-After`` says when to ask again."""
+
+    status = 429
+    code = "too_many_requests"
+    title = "Too many requests"
+
+
+class TooManyAtOnce(TooManyRequests):
+    """The tenant has as many requests under way as it may."""
+
+    code = "too_many_at_once"
+    title = "Too many requests at once"
+
+
+class TooManyOpenCommands(TooManyRequests):
+    """The tenant has as many commands under way as it may; nothing was accepted."""
+
+    code = "too_many_open_commands"
+    title = "Too many commands under way"
+
+
+class TooManyConnections(TooManyRequests):
+    """The address has as many connections as it may; this one is closed."""
+
+    code = "too_many_connections"
+    title = "Too many connections"
+
+
+class TooManyWrongKeys(TooManyRequests):
+    """Too many wrong keys came from this address; good ones are taken from it all the same."""
+
+    code = "too_many_wrong_keys"
+    title = "Too many wrong keys"
 
 
 class Unavailable(BrokerError):

@@ -8,15 +8,19 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from cloud_broker.tenants import NAME, SCOPES
 
 ENVIRONMENT_KEY: Final = "OUTHAUL_BROKER_CONFIG"
 DEFAULT_FILE: Final = "broker.toml"
 _ADDRESS: Final = re.compile(r"^(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>\d{1,5})$")
-_DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?) ?(ms|s|min|h)$")
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3_600.0}
+_DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?) ?(ms|s|min|h|d)$")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")
 
 
 class ConfigError(Exception):
@@ -55,6 +59,49 @@ def _websocket(value: str) -> str:
     return value.rstrip("/")
 
 
+def checked_web_address(value: str) -> str:
+    """
+    Return an address that keys may be fetched from.
+
+    Raises:
+        ValueError: it is none, or what comes from it could be changed on its way.
+    """
+    parts = urlsplit(value)
+    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
+        return value
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None or parts.fragment:
+        raise ValueError(
+            f"wants an address such as 'https://login.example.com' (http:// on loopback only), found {value!r}"
+        )
+    return value
+
+
+def _path(value: object) -> object:
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return value
+
+
+def _tenant(value: str) -> str:
+    if not NAME.match(value):
+        raise ValueError(f"wants a tenant's name, found {value!r}")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as exc:
+        raise ValueError(f"wants an address or a network such as '10.0.0.0/8', found {value!r}: {exc}") from exc
+    return value
+
+
+def _trust_domain(value: str) -> str:
+    if not _TRUST_DOMAIN.fullmatch(value):
+        raise ValueError(f"wants lower-case letters, digits, '.', '_' and '-', such as 'example.com', found {value!r}")
+    return value
+
+
 def _store(value: object) -> object:
     if isinstance(value, str) and value.startswith(("postgresql://", "postgres://")):
         raise ValueError('PostgreSQL as the broker\'s store comes with a later release; use "sqlite"')
@@ -71,13 +118,14 @@ def _seconds(value: object) -> object:
     if isinstance(value, str):
         match = _DURATION.match(value)
         if match is None:
-            raise ValueError(f"wants a duration such as '500ms', '30s' or '5min', found {value!r}")
+            raise ValueError(f"wants a duration such as '500ms', '30s', '5min' or '30d', found {value!r}")
         return float(match[1]) * _SECONDS[match[2]]
     return value
 
 
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"]
 
 
 class Model(BaseModel):
@@ -86,12 +134,62 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class IssuerSettings(Model):
+    """``[[api.issuers]]``: an OpenID provider whose tokens (JWTs) are taken in place of keys."""
+
+    issuer: Annotated[str, AfterValidator(checked_web_address)] = Field(
+        description="Its name, as its tokens have it in `iss`, such as `https://login.example.com/realms/erp`."
+    )
+    audience: Annotated[str, Field(min_length=1)] = Field(
+        description="What its tokens for this broker have in `aud`; others are refused."
+    )
+    jwks: str = Field("", description="URL or file of its public keys; empty means where its discovery document says.")
+    tenant_claim: Annotated[tuple[str, ...], BeforeValidator(_path)] = Field(
+        ("tenant",),
+        description="The claim that names the tenant or a list of tenants; for one within another the names on the "
+        "way, as a list. Empty where `tenants` names the one that all tokens are for.",
+    )
+    tenants: tuple[Annotated[str, AfterValidator(_tenant)], ...] = Field(
+        (), description="The tenants that its tokens may be for; empty means any that a token names."
+    )
+    scope_claim: Annotated[tuple[str, ...], BeforeValidator(_path)] = Field(
+        ("scope",), description="The claim with the scopes or roles, as text or list; written as `tenant_claim` is."
+    )
+    roles: dict[str, tuple[Literal[SCOPES], ...]] = Field(  # type: ignore[valid-type]  # pydantic takes a tuple of texts
+        default_factory=dict,
+        description="Scopes for each role in that claim; empty means that the claim has scopes themselves.",
+    )
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = Field(
+        ("RS256", "ES256"), description="With which its tokens may be signed; all of them have a public key."
+    )
+    leeway: Seconds = Field(30.0, ge=0, le=300, description="Seconds that its clock and ours may differ.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> IssuerSettings:
+        if not self.tenant_claim and len(self.tenants) != 1:
+            raise ValueError("an empty tenant_claim wants exactly one name in tenants")
+        if not self.scope_claim:
+            raise ValueError("scope_claim wants the name of a claim")
+        if "://" in self.jwks:
+            checked_web_address(self.jwks)
+        return self
+
+
 class ApiSettings(Model):
     """``[api]``: what callers reach."""
 
     listen: Address = Field("127.0.0.1:8440", description="HTTP API; plain HTTP on loopback only.")
     certificate: Path | None = Field(None, description="PEM file of the API's certificate chain; turns HTTPS on.")
     key: Path | None = Field(None, description="PEM file of that certificate's private key.")
+    issuers: tuple[IssuerSettings, ...] = Field((), description="OpenID providers; a table `[[api.issuers]]` for each.")
+
+    @model_validator(mode="after")
+    def _each_issuer_once(self) -> ApiSettings:
+        names = [issuer.issuer for issuer in self.issuers]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the issuer {twice!r} stands twice")
+        return self
 
     @model_validator(mode="after")
     def _encrypted_beyond_this_machine(self) -> ApiSettings:
@@ -114,6 +212,34 @@ class LinkSettings(Model):
     public_url: Annotated[str, AfterValidator(_websocket)] = Field(
         "", description='What agents dial, such as "wss://broker.example.com:8443"; empty means the listen address.'
     )
+    certificate: Path | None = Field(
+        None,
+        description="PEM file of a server certificate of your own with its chain; "
+        "without it the broker's authority makes one.",
+    )
+    key: Path | None = Field(None, description="PEM file of that certificate's private key.")
+    authorities: Path | None = Field(
+        None,
+        description="PEM file of whom agents are to trust besides the broker's authority: those of a certificate of "
+        "your own, here or at a TLS terminator. The first goes into tokens.",
+    )
+    client_authorities: Path | None = Field(
+        None,
+        description="PEM file of your own PKI's authorities: agents registered with `outhaul-broker agent add` show "
+        "certificates of theirs.",
+    )
+    terminators: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (),
+        description='Addresses of TLS terminators in front, such as ["10.0.0.0/8"]: from there, and from nowhere else, '
+        "the header Client-Cert (RFC 9440) is an agent's certificate.",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> LinkSettings:
+        if (self.certificate is None) != (self.key is None):
+            missing = "certificate" if self.certificate is None else "key"
+            raise ValueError(f"certificate and key go together; {missing} is missing")
+        return self
 
     @model_validator(mode="after")
     def _dialable(self) -> LinkSettings:
@@ -129,6 +255,27 @@ class LinkSettings(Model):
     def url(self) -> str:
         """What agents dial."""
         return self.public_url or f"wss://{self.listen}"
+
+
+class CertificateSettings(Model):
+    """``[certificates]``: of the agents, from the broker's own authority."""
+
+    issue: bool = Field(
+        True,
+        description="Whether that authority issues and is trusted; false where all agents have those of your own PKI.",
+    )
+    life: Seconds = Field(
+        30 * 86_400.0, ge=1.0, le=3_650 * 86_400.0, description="How long one is good; agents renew at two thirds."
+    )
+    grace: Seconds = Field(
+        90 * 86_400.0,
+        ge=0,
+        le=3_650 * 86_400.0,
+        description="How long after its end an agent that was off gets another by itself; then it wants a new token.",
+    )
+    trust_domain: Annotated[str, AfterValidator(_trust_domain)] = Field(
+        "outhaul", description="In their names: spiffe://TRUST-DOMAIN/tenant/TENANT/agent/AGENT."
+    )
 
 
 class LimitSettings(Model):
@@ -190,6 +337,9 @@ class Settings(Model):
     )
     api: ApiSettings = Field(default_factory=ApiSettings, description="What callers reach.")
     link: LinkSettings = Field(default_factory=LinkSettings, description="What agents reach.")
+    certificates: CertificateSettings = Field(
+        default_factory=CertificateSettings, description="Of the agents, from the broker's own authority."
+    )
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What one caller or agent may ask.")
     retries: RetrySettings = Field(default_factory=RetrySettings, description="What follows a failed attempt.")
     log: LogSettings = Field(default_factory=LogSettings, description="What goes to stderr.")
@@ -251,10 +401,17 @@ def _beside(settings: Settings, folder: Path) -> Settings:
                 update={
                     "certificate": folder / api.certificate if api.certificate else None,
                     "key": folder / api.key if api.key else None,
+                    "issuers": tuple(_issuer_beside(issuer, folder) for issuer in api.issuers),
                 }
             ),
         }
     )
+
+
+def _issuer_beside(issuer: IssuerSettings, folder: Path) -> IssuerSettings:
+    if not issuer.jwks or "://" in issuer.jwks:
+        return issuer
+    return issuer.model_copy(update={"jwks": str(folder / issuer.jwks)})
 
 
 def _problem(path: Path, text: str, error: Any) -> str:
@@ -271,7 +428,11 @@ def _problem(path: Path, text: str, error: Any) -> str:
 def _known(table: tuple[str, ...]) -> str:
     model: type[BaseModel] = Settings
     for name in table:
+        if name.isdigit():
+            continue
         annotation = model.model_fields[name].annotation
+        # A list of tables: each is as the first.
+        annotation = next(iter(get_args(annotation)), annotation)
         assert isinstance(annotation, type)  # noqa: S101 - only tables have keys within; this tells mypy
         model = annotation
     return f"known are {', '.join(model.model_fields)}"
@@ -280,10 +441,14 @@ def _known(table: tuple[str, ...]) -> str:
 def _line(text: str, where: tuple[str, ...]) -> int:
     """Return the line of a key, or of its table, or 1."""
     table, found = "", 1
+    counts: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\s*([^\]\s]+)\s*\]", line)
+        header = re.match(r"\s*(\[{1,2})\s*([^\]\[\s]+)\s*\]", line)
         if header:
-            table = header[1]
+            table = header[2]
+            if header[1] == "[[":
+                counts[table] = counts.get(table, -1) + 1
+                table = f"{table}.{counts[table]}"
         key = re.match(r"\s*[\"']?([A-Za-z0-9_.-]+)[\"']?\s*=", line)
         if header or key:
             path = ".".join(part for part in (table, key[1] if key else "") if part)

@@ -8,6 +8,8 @@ from fastapi import FastAPI
 
 from cloud_broker.api import agents, auth, commands, dead_letters, health, keys, openapi, problems, rows, tenants
 from cloud_broker.api.services import Services
+from cloud_broker.credentials import Credentials
+from cloud_broker.openid import Providers
 
 
 def create_app(services: Services) -> FastAPI:
@@ -20,7 +22,7 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    auth.install(app)
+    auth.install(app, Credentials(services.store, Providers(services.settings.api.issuers)))
     problems.install(app)
     openapi.install(app)
     for part in (commands, rows, dead_letters, agents, tenants, keys, health):

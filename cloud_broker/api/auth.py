@@ -2,66 +2,70 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Final
 
 from fastapi import FastAPI, Request
 
-from cloud_broker.api.services import services
-from cloud_broker.errors import Forbidden, RequestInvalid, TenantNotNamed, TenantSuspended, Unauthenticated
-from cloud_broker.keys import KEY, sha256_of
-from cloud_broker.store.base import ApiKey
+from cloud_broker.credentials import Credential, Credentials
+from cloud_broker.errors import Forbidden, RequestInvalid, TenantNotNamed, TenantSuspended
 from cloud_broker.tenants import Scope
 
 TENANT_HEADER: Final = "outhaul-tenant"
-NOTE_USE_S: Final = 60.0  # seconds; the last use of a key is known to a minute, and costs a write a minute
-WANTED: Final = "Send a key as 'Authorization: Bearer ohk_…'; `outhaul-broker key create` makes one."
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and for which tenant."""
+    """
+    Who asks, and for which tenant.
 
-    key: ApiKey
+    Attributes:
+        key: what they showed: an API key, or a token of an OpenID provider.
+    """
+
+    key: Credential
     scope: Scope
 
 
-def install(app: FastAPI) -> None:
-    """Let ``app`` remember which keys were used lately."""
-    app.state.keys_used = {}
+def install(app: FastAPI, credentials: Credentials) -> None:
+    """Let the routes of ``app`` know who asks."""
+    app.state.credentials = credentials
 
 
-async def caller(request: Request, wanted: str, *, new_work: bool = False) -> Caller:
+def credentials(request: Request) -> Credentials:
+    """Return what checks the callers of this request's application."""
+    found: Credentials = request.app.state.credentials
+    return found
+
+
+async def caller(request: Request, wanted: str | None, *, new_work: bool = False) -> Caller:
     """
-    Return who asks for something of one tenant.
+    Return who asks for something of one tenant; the tenant is one that the key or token is for, whatever is asked.
 
     Args:
-        wanted: the scope that the route needs.
+        wanted: the scope that the route needs; ``None`` where it depends, and the route looks itself.
         new_work: whether a suspended tenant may not do it.
 
     Raises:
         Unauthenticated, Forbidden, TenantNotNamed, TenantSuspended
     """
     key = await holder(request, wanted)
-    named = request.headers.get(TENANT_HEADER)
-    if key.tenant is not None:
-        if named is not None and named != key.tenant:
-            raise Forbidden(f"The key belongs to one tenant, and Outhaul-Tenant names another: {named!r}.")
-        if not new_work:
-            return Caller(key, Scope(key.tenant))
-    elif named is None:
-        raise TenantNotNamed("The key spans tenants: name one with the Outhaul-Tenant header.")
-    name = key.tenant or named or ""
-    tenant = await services(request).store.tenant(name)
+    named = _one(request, TENANT_HEADER)
+    if key.tenants is not None and named is not None and named not in key.tenants:
+        raise Forbidden(f"The key is not for the tenant that Outhaul-Tenant names: {named!r}.")
+    if named is None and key.tenants is not None and len(key.tenants) == 1:
+        named = key.tenants[0]
+    if named is None:
+        raise TenantNotNamed("The key is for several tenants: name one with the Outhaul-Tenant header.")
+    tenant = await credentials(request).tenant(named)
     if tenant is None:
-        raise TenantNotNamed(f"Outhaul-Tenant names {name!r}, and there is no such tenant.")
+        raise TenantNotNamed(f"There is no tenant {named!r}.")
     if new_work and tenant.state == "suspended":
-        raise TenantSuspended(f"The tenant {name} is suspended; nothing new is taken until it is resumed.")
-    return Caller(key, Scope(name))
+        raise TenantSuspended(f"The tenant {named} is suspended; nothing new is taken until it is resumed.")
+    return Caller(key, Scope(named))
 
 
-async def holder(request: Request, wanted: str) -> ApiKey:
+async def holder(request: Request, wanted: str | None) -> Credential:
     """
     Return the key of a request, whichever tenant it is for.
 
@@ -69,29 +73,24 @@ async def holder(request: Request, wanted: str) -> ApiKey:
         Unauthenticated, Forbidden
     """
     _only_known_query(request)
-    scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    text = text.strip()
-    if not text or scheme.lower() != "bearer":
-        raise Unauthenticated(f"The request carries no key. {WANTED}")
-    key = await services(request).store.key_by_hash(sha256_of(text)) if KEY.fullmatch(text) else None
-    now = time.time()
-    if key is None:
-        raise Unauthenticated(f"The key is not known here. {WANTED}")
-    if key.revoked_at is not None:
-        raise Unauthenticated(f"The key {key.id} was revoked. {WANTED}")
-    if key.expires_at is not None and key.expires_at <= now:
-        raise Unauthenticated(f"The key {key.id} has expired. {WANTED}")
-    await _note_use(request, key, now)
-    if wanted not in key.scopes and "*" not in key.scopes:
-        raise Forbidden(f"The key {key.id} lacks the scope {wanted}; it has {', '.join(key.scopes)}.", scope=wanted)
+    key = await credentials(request).of(_one(request, "authorization") or "")
+    if wanted is not None:
+        need(key, wanted)
     return key
 
 
-async def _note_use(request: Request, key: ApiKey, now: float) -> None:
-    used: dict[str, float] = request.app.state.keys_used
-    if now - used.get(key.id, 0.0) >= NOTE_USE_S:
-        used[key.id] = now
-        await services(request).store.key_used(key.id, now)
+def need(key: Credential, wanted: str) -> None:
+    """Raise ``Forbidden`` unless a key has a scope."""
+    if not key.may(wanted):
+        raise Forbidden(f"The key {key.id} lacks the scope {wanted}; it has {', '.join(key.scopes)}.", scope=wanted)
+
+
+def _one(request: Request, name: str) -> str | None:
+    """Return a header; one that stands twice says two things."""
+    found = request.headers.getlist(name)
+    if len(found) > 1:
+        raise RequestInvalid(f"{name}: wants one value, found {len(found)}.")
+    return found[0] if found else None
 
 
 def _only_known_query(request: Request) -> None:

@@ -41,7 +41,7 @@ async def list_tenants(request: Request) -> Response:
     """List the tenants that the key may see."""
     key = await holder(request, "tenant:admin")
     found = await services(request).store.tenants()
-    return answer(ListView([tenant_view(tenant) for tenant in found if key.tenant in (None, tenant.name)]))
+    return answer(ListView([tenant_view(one) for one in found if key.tenants is None or one.name in key.tenants]))
 
 
 @router.post(
@@ -58,7 +58,7 @@ async def list_tenants(request: Request) -> Response:
 async def create(request: Request) -> Response:
     """Create a tenant; for a key that spans tenants."""
     key = await holder(request, "tenant:admin")
-    if key.tenant is not None:
+    if key.tenants is not None:
         raise Forbidden("Tenants are created with a key that spans tenants.")
     name = (await read(request, NewTenant)).name
     if not NAME.match(name):

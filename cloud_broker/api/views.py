@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from cloud_broker.conditions import AgentCondition
+from cloud_broker.keys import state
 from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Resolution, RowSetInfo, Tenant
 from protocol.states import FINAL, CommandState
 
@@ -187,15 +188,27 @@ class TenantView(msgspec.Struct, frozen=True):
 
 
 class KeyView(msgspec.Struct, frozen=True):
-    """A caller's key, without its secret; ``tenant`` is null for one that spans tenants."""
+    """
+    A caller's key, without its secret; ``tenant`` is null for one that spans tenants.
+
+    Attributes:
+        name: what it is for.
+        owner: the person or team that answers for it.
+        state: active, expires_soon (within two weeks), expired or revoked.
+        replaced_by: id of the key that took its place.
+    """
 
     id: str
     tenant: str | None
+    name: str | None
+    owner: str | None
     scopes: list[str]
+    state: str
     created_at: str
     expires_at: str | None
     revoked_at: str | None
     last_used_at: str | None
+    replaced_by: str | None
 
 
 class NewKeyView(msgspec.Struct, frozen=True):
@@ -298,14 +311,18 @@ def tenant_view(tenant: Tenant) -> TenantView:
     return TenantView(tenant.name, tenant.state, time_text(tenant.created_at))
 
 
-def key_view(key: ApiKey) -> KeyView:
+def key_view(key: ApiKey, now: float) -> KeyView:
     """Return what an administrator sees of a key."""
     return KeyView(
         id=key.id,
         tenant=key.tenant,
+        name=key.name or None,
+        owner=key.owner or None,
         scopes=list(key.scopes),
+        state=state(key, now),
         created_at=time_text(key.created_at),
         expires_at=time_or_none(key.expires_at),
         revoked_at=time_or_none(key.revoked_at),
         last_used_at=time_or_none(key.last_used_at),
+        replaced_by=key.replaced_by,
     )

@@ -455,7 +455,7 @@ class Store(abc.ABC):
     @abc.abstractmethod
     async def rotate_key(self, key_id: str, successor: ApiKey, sha256: bytes, ends_at: float) -> bool:
         """
-        In one transaction: keep ``successor``, and let the key that it replaces end then, or earlier if it would anyway.
+        In one transaction: keep ``successor``, and let the key that it replaces end then, if it would not end earlier.
 
         Return False, changing nothing, unless there is such a key, neither revoked nor replaced.
         """
