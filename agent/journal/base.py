@@ -81,6 +81,23 @@ class Resolution(msgspec.Struct, frozen=True):
     at: float
 
 
+class Anchor(msgspec.Struct, frozen=True):
+    """
+    Where the broker's audit trail stood, as the broker told.
+
+    Attributes:
+        tenant: whose chain.
+        number: of its last record.
+        hash: of that record, hex.
+        at: seconds since 1970, by this machine's clock.
+    """
+
+    tenant: str
+    number: int
+    hash: str
+    at: float
+
+
 class Entry(msgspec.Struct, frozen=True):
     """
     One command, as of its last attempt.
@@ -121,12 +138,14 @@ class Journal(abc.ABC):
     Attributes:
         mark: changes whenever something may be missing (``protocol.messages.Hello.journal``).
         position: how many records were ever written.
+        head: of the chain at ``position``, hex; to have both of one moment, use ``stand``.
         trouble: why nothing can be kept now, for people; ``None`` when all is well. Setting and clearing it calls
             ``changed``.
     """
 
     mark: str
     position: int
+    head: str
     trouble: str | None
 
     @abc.abstractmethod
@@ -173,6 +192,18 @@ class Journal(abc.ABC):
     @abc.abstractmethod
     def acknowledge(self, command_id: str) -> None:
         """The broker has all of it, or wants none of it; kept soon."""
+
+    @abc.abstractmethod
+    def stand(self) -> tuple[int, str]:
+        """Return ``position`` and ``head``."""
+
+    @abc.abstractmethod
+    def anchor(self, anchor: Anchor) -> None:
+        """Note where the broker's audit trail stands, if that is new; kept soon."""
+
+    @abc.abstractmethod
+    def anchors(self) -> Sequence[Anchor]:
+        """Return those that are kept, oldest first."""
 
     @abc.abstractmethod
     async def resolve(self, command_id: str, resolution: Resolution) -> None:

@@ -15,12 +15,12 @@ import msgspec
 
 from agent.errors import ConfigError, JournalUnavailable
 from agent.journal import reading, records
-from agent.journal.base import Claim, Entry, Journal, Resolution, Shown
+from agent.journal.base import Anchor, Claim, Entry, Journal, Resolution, Shown
 from agent.journal.disk import Disk
 from agent.journal.lock import FolderLock
 from agent.journal.log import Log
 from agent.journal.reading import Damage, Reading
-from agent.journal.records import Begun, Ended, Event, Forgotten, Index, Kept, RowsKept, SignatureShown
+from agent.journal.records import Anchored, Begun, Ended, Event, Forgotten, Index, Kept, RowsKept, SignatureShown
 from agent.journal.writer import Renewal, Request, Writer
 from protocol.limits import REMEMBERS
 from protocol.messages import Completed
@@ -100,6 +100,11 @@ class FileJournal(Journal):
         return self._log.position
 
     @property
+    def head(self) -> str:  # type: ignore[override]  # counted by the log, never set from outside
+        """As the interface says."""
+        return self._log.stands[1].hex()
+
+    @property
     def trouble(self) -> str | None:  # type: ignore[override]  # set by the writer, never from outside
         """As the interface says."""
         trouble = self._writer.trouble
@@ -146,6 +151,22 @@ class FileJournal(Journal):
                 return
             self._index.remember(records.remembered(entry), None)
         self._ride_along(command_id)
+
+    def stand(self) -> tuple[int, str]:
+        position, head = self._log.stands
+        return position, head.hex()
+
+    def anchor(self, anchor: Anchor) -> None:
+        with self._writer.lock:
+            known = self._index.anchors[-1:]
+            if any((one.tenant, one.number, one.hash) == (anchor.tenant, anchor.number, anchor.hash) for one in known):
+                return
+            self._index.anchor(anchor)
+        self._writer.put(Request("", lambda index: Anchored(anchor)))
+
+    def anchors(self) -> Sequence[Anchor]:
+        with self._writer.lock:
+            return list(self._index.anchors)
 
     async def resolve(self, command_id: str, resolution: Resolution) -> None:
         def make(index: Index) -> Event:

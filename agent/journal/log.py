@@ -28,7 +28,7 @@ class Log:
 
     Attributes:
         mark: of the journal.
-        position: sequence of the last event that is synced.
+        stands: sequence of the last event that is synced, and the chain up to and with it.
         size: bytes of all segments that count.
         chain: their numbers, oldest first.
     """
@@ -37,7 +37,7 @@ class Log:
         self._disk = disk
         self._folder = folder
         self.mark = reading.mark
-        self.position = reading.position
+        self.stands = (reading.position, reading.head)
         self.size = reading.size
         self.chain = list(reading.chain)
         self._highest = reading.highest
@@ -45,6 +45,13 @@ class Log:
         self._length = 0  # bytes of the file that is written
         self._synced = 0  # of them those that are synced
         self._next = self.position + 1
+        self._running = reading.head  # the chain up to and with the last record of the file
+        self._told = reading.head  # up to and with the last event
+
+    @property
+    def position(self) -> int:
+        """Sequence of the last event that is synced."""
+        return self.stands[0]
 
     def append(self, bodies: Sequence[bytes]) -> list[int]:
         """
@@ -57,11 +64,13 @@ class Log:
         assert self._file is not None  # noqa: S101 - just made sure of; this tells mypy
         number, places, framed = self.chain[-1], [], []
         for body in bodies:
-            framed.append(frames.encode(self._next, body, number))
+            self._running = frames.follow(self._running, self._next, body)
+            framed.append(frames.encode(self._next, body, number, self._running))
             places.append(place(number, self._length))
             self._length += len(framed[-1])
             self.size += len(framed[-1])
             self._next += 1
+        self._told = self._running
         self._file.write(b"".join(framed))
         return places
 
@@ -75,7 +84,7 @@ class Log:
         if self._file is not None and self._synced < self._length:
             self._file.sync()
             self._synced = self._length
-            self.position = self._next - 1
+            self.stands = (self._next - 1, self._told)
 
     def abandon(self) -> None:
         """Never write to this file again; what was not synced is void. The next write begins another segment."""
@@ -181,11 +190,11 @@ class Log:
         number = self._highest
         path = self._folder / segment_name(number)
         new = path.with_suffix(".new")
-        head = records.Head(records.VERSION, previous, self.position + 1, mark)
+        head = records.Head(records.VERSION, previous, self.position + 1, mark, self.stands[1])
         try:
             self._disk.make_folder(self._folder)
             self._disk.remove(new)
-            places, length = self._write_new(new, number, head, bodies)
+            places, length, chain = self._write_new(new, number, head, bodies)
             self._disk.rename(new, path)
             file = self._disk.append_to(path)
         except (OSError, ValueError):
@@ -196,18 +205,25 @@ class Log:
         self.close()
         self._file, self._length, self._synced = file, length, length
         self._next = self.position + 1
+        self._running, self._told = chain, self.stands[1]
         self.chain.append(number)
         self.size += length
         return places
 
-    def _write_new(self, path: Path, number: int, head: records.Head, bodies: Iterable[bytes]) -> tuple[list[int], int]:
+    def _write_new(
+        self, path: Path, number: int, head: records.Head, bodies: Iterable[bytes]
+    ) -> tuple[list[int], int, bytes]:
+        """Return the places of ``bodies``, the bytes written, and the chain up to and with the last record."""
         file = self._disk.create(path)
         places: list[int] = []
         try:
-            waiting = bytearray(frames.encode(HEAD, records.encode(head), number))
+            body = records.encode(head)
+            chain = frames.follow(head.chain, HEAD, body)
+            waiting = bytearray(frames.encode(HEAD, body, number, chain))
             length = len(waiting)
             for body in bodies:
-                framed = frames.encode(SNAPSHOT | len(places), body, number)
+                chain = frames.follow(chain, SNAPSHOT | len(places), body)
+                framed = frames.encode(SNAPSHOT | len(places), body, number, chain)
                 places.append(place(number, length))
                 length += len(framed)
                 waiting += framed
@@ -216,14 +232,15 @@ class Log:
                     waiting.clear()
             if head.previous == 0:
                 complete = records.encode(records.Complete(len(places)))
-                framed = frames.encode(SNAPSHOT | len(places), complete, number)
+                chain = frames.follow(chain, SNAPSHOT | len(places), complete)
+                framed = frames.encode(SNAPSHOT | len(places), complete, number, chain)
                 length += len(framed)
                 waiting += framed
             file.write(bytes(waiting))
             file.sync()
         finally:
             file.close()
-        return places, length
+        return places, length, chain
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:

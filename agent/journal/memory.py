@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 
 import msgspec
 
 from agent.errors import JournalUnavailable
-from agent.journal.base import Claim, Entry, Journal, Resolution, Shown
+from agent.journal.base import Anchor, Claim, Entry, Journal, Resolution, Shown
 from agent.journal.signatures import Shows
 from protocol.messages import Completed
 
@@ -24,7 +25,9 @@ class MemoryJournal(Journal):
         self.position = 0
         self.trouble: str | None = None
         self.full = False
+        self.head = bytes(32).hex()
         self._entries: dict[str, Entry] = {}
+        self._anchors: list[Anchor] = []
         self._shows = Shows()
 
     def __repr__(self) -> str:
@@ -50,13 +53,24 @@ class MemoryJournal(Journal):
         self._change(command_id, completed=completed, outputs=outputs, ended_at=at)
 
     def note(self, claim: Claim, completed: Completed, at: float) -> None:
-        self.position += 1
+        self._wrote()
         self._entries[claim.id] = Entry(claim, completed=completed, ended_at=at, acknowledged=True)
 
     def acknowledge(self, command_id: str) -> None:
         if command_id in self._entries:
-            self.position += 1
+            self._wrote()
             self._change(command_id, acknowledged=True)
+
+    def stand(self) -> tuple[int, str]:
+        return self.position, self.head
+
+    def anchor(self, anchor: Anchor) -> None:
+        if anchor not in self._anchors[-1:]:
+            self._wrote()
+            self._anchors.append(anchor)
+
+    def anchors(self) -> Sequence[Anchor]:
+        return self._anchors
 
     async def resolve(self, command_id: str, resolution: Resolution) -> None:
         self._kept()
@@ -79,4 +93,8 @@ class MemoryJournal(Journal):
             self.trouble = "the disk is full"
             raise JournalUnavailable("the journal can't be written: the disk is full", touched=False)
         self.trouble = None
+        self._wrote()
+
+    def _wrote(self) -> None:
         self.position += 1
+        self.head = hashlib.sha256(bytes.fromhex(self.head) + self.position.to_bytes(8, "big")).hexdigest()

@@ -78,6 +78,9 @@ class Reading:
         index: what is known.
         mark: as the newest segment has it; "" if there is none.
         position: how many events were ever written.
+        head: the chain up to and with the last of them.
+        base: sequence of the last event that was let go when the log was written anew.
+        heads: the chain at each event from ``base`` on, where all was asked for.
         chain: numbers of the segments that it stands in, oldest first.
         highest: number of any file there.
         leftovers: names of files that mean nothing any more.
@@ -91,6 +94,9 @@ class Reading:
     index: records.Index
     mark: str = ""
     position: int = 0
+    head: bytes = frames.BEGINNING
+    base: int = 0
+    heads: dict[int, bytes] = field(default_factory=dict)
     chain: list[int] = field(default_factory=list)
     highest: int = 0
     leftovers: list[str] = field(default_factory=list)
@@ -117,7 +123,7 @@ def read(disk: Disk, folder: Path, index: records.Index, *, whole: bool = False)
 
     Args:
         index: an empty one to fill.
-        whole: keep also remembered entries in memory, not only their places.
+        whole: keep also remembered entries, and the chain at each event, in memory.
 
     Raises:
         OSError: the folder can't be read.
@@ -184,6 +190,8 @@ class _Follower:
         self._reading = reading
         self._whole = whole
         self._next: int | None = None  # sequence of the event that has to come; not known after some damages
+        self._running: bytes | None = None  # the chain up to the record that has to come; not known after damages
+        self._told: bytes | None = None  # up to and with the last event; likewise
         self._name = ""  # of the segment that is read
         self._data = b""
         self._torn_at_end = 0  # bytes
@@ -200,7 +208,7 @@ class _Follower:
             if segment.unusable:
                 self._damage(0, 0, segment.unusable)
                 self._reading.unusable.append(segment.name)
-                self._next = None
+                self._next = self._running = self._told = None
                 continue
             self._segment(segment, voids[segment.number])
             self._reading.torn = self._torn_at_end
@@ -227,8 +235,19 @@ class _Follower:
         pieces = frames.scan(self._data, segment.number)
         if head is None:
             self._damage(0, 0, "its first record is damaged")
+            self._running = self._told = None
         else:
-            next(pieces, None)
+            first = next(pieces, None)
+            if self._told is not None and self._told != head.chain and self._next == head.base:
+                self._damage(0, 0, "it does not go on with the chain of the segment before it")
+            self._running, self._told = head.chain, head.chain
+            self._reading.head = head.chain
+            if head.previous == 0:
+                self._reading.base = head.base - 1
+                self._reading.heads.clear()
+            self._note_head(head.base - 1)
+            if isinstance(first, Frame):
+                self._follows(first)
             if self._next is not None and self._next != head.base:
                 self._damage(0, 0, f"{head.base - self._next} records before it are missing")
             self._next = head.base
@@ -242,6 +261,7 @@ class _Follower:
                     self._torn_at_end = piece.end - piece.offset
                 else:
                     self._damage(piece.offset, piece.end, "bytes that fit no checksum")
+                    self._running = None
             elif piece.sequence == HEAD:
                 continue  # not where it should be, which was told
             elif piece.sequence & SNAPSHOT:
@@ -258,13 +278,13 @@ class _Follower:
 
     def _repeated(self, segment: Segment, piece: Frame, repeated: int | None) -> int | None:
         """Take in what was known before; return how many such records came, or ``None`` once it is complete."""
-        record = self._record(piece)
+        record = self._record(piece) if self._follows(piece) else None
         if isinstance(record, records.Complete):
             if repeated is not None and repeated != record.entries:
                 missing = record.entries - repeated
                 self._damage(piece.offset, piece.offset, f"{missing} records before it are missing")
             return None
-        if isinstance(record, records.Kept | records.SignatureShown):
+        if isinstance(record, records.Standing):
             self._apply(segment, piece, record)
             return None if repeated is None else repeated + 1
         return repeated
@@ -276,10 +296,27 @@ class _Follower:
         if self._next is not None and piece.sequence > self._next:
             missing = piece.sequence - self._next
             self._damage(piece.offset, piece.offset, f"{missing} records before it are missing")
+            self._running = None
         self._next = piece.sequence + 1
-        record = self._record(piece)
+        record = self._record(piece) if self._follows(piece) else None
+        self._told = self._reading.head = piece.chain
+        self._note_head(piece.sequence)
         if record is not None and not isinstance(record, records.Head | records.Complete):
             self._apply(segment, piece, record)
+
+    def _follows(self, piece: Frame) -> bool:
+        """Whether a record goes on with the chain; where that is not known, it is believed."""
+        chain, self._running = self._running, piece.chain
+        if chain is None or frames.follow(chain, piece.sequence, piece.body) == piece.chain:
+            return True
+        self._damage(
+            piece.offset, piece.end, "a record that does not follow the one before it: one of them was changed"
+        )
+        return False
+
+    def _note_head(self, position: int) -> None:
+        if self._whole:
+            self._reading.heads[position] = self._reading.head
 
     def _apply(self, segment: Segment, piece: Frame, event: records.Event) -> None:
         self._reading.count += 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from agent.journal.base import Claim, Entry, Shown
+from agent.journal.base import Anchor, Claim, Entry, Shown
 from agent.journal.signatures import Shows
 from protocol.limits import REMEMBERS
 from protocol.messages import Completed
 
 VERSION: Final = 1  # of the log; a program that finds another one doesn't guess
+ANCHORS: Final = 1_000  # of the broker's audit trail that are kept; one a minute at most comes
 SMALL_OUTPUT_BYTES: Final = 4096  # bytes; outputs up to this size are remembered after the broker has them
 
 
@@ -28,12 +30,14 @@ class Head(Record, frozen=True, tag="head"):
         previous: number of the segment before it; 0 if it begins with all that was known, so that none is needed.
         base: sequence of its first event. What earlier segments have from there on was never answered for: void.
         mark: of the journal.
+        chain: up to and with the event before ``base``.
     """
 
     version: int
     previous: int
     base: int
     mark: str
+    chain: bytes
 
 
 class Complete(Record, frozen=True, tag="complete"):
@@ -41,7 +45,7 @@ class Complete(Record, frozen=True, tag="complete"):
     All that was known when the segment was begun stands before this.
 
     Attributes:
-        entries: how many.
+        entries: how many records.
     """
 
     entries: int
@@ -94,8 +98,15 @@ class Forgotten(Record, frozen=True, tag="forgotten"):
     id: str
 
 
-AnyRecord = Head | Complete | Begun | SignatureShown | RowsKept | Ended | Kept | Forgotten
-Event = Begun | SignatureShown | RowsKept | Ended | Kept | Forgotten
+class Anchored(Record, frozen=True, tag="anchored"):
+    """The broker told where its audit trail stood."""
+
+    anchor: Anchor
+
+
+AnyRecord = Head | Complete | Begun | SignatureShown | RowsKept | Ended | Kept | Forgotten | Anchored
+Event = Begun | SignatureShown | RowsKept | Ended | Kept | Forgotten | Anchored
+Standing = Kept | SignatureShown | Anchored  # each says by itself all that it is about, so a rewrite can repeat it
 
 _FACTS: Final = ("completed", "outputs", "rows", "spooled", "ended_at", "resolution")
 
@@ -144,12 +155,14 @@ class Index:
         open: entries that the broker has not told us to forget, oldest first.
         remembered: of the others the newest, oldest first: the entry, or the place in the log where it stands.
         shows: signatures that came with commands.
+        anchors: of the broker's audit trail, oldest first.
     """
 
     def __init__(self, remembers: int = REMEMBERS) -> None:
         self.open: dict[str, Entry] = {}
         self.remembered: dict[str, Entry | int] = {}
         self.shows = Shows()
+        self.anchors: list[Anchor] = []
         self._remembers = remembers
 
     def apply(self, event: Event, place: int | None) -> None:
@@ -173,6 +186,8 @@ class Index:
             self._change(event.claim, {"completed": event.completed, "outputs": event.outputs, "ended_at": event.at})
         elif isinstance(event, Forgotten):
             self._forget(event.id)
+        elif isinstance(event, Anchored):
+            self.anchor(event.anchor)
         elif event.entry.acknowledged:
             self.remember(event.entry, place)
         else:
@@ -186,6 +201,18 @@ class Index:
             return
         self.remembered.pop(claim.id, None)
         self.open[claim.id] = msgspec.structs.replace(self.open.get(claim.id) or Entry(claim), **facts)
+
+    def anchor(self, anchor: Anchor) -> None:
+        """Keep an anchor. Of many every other one goes, but the first and the last: old ones stand far apart then."""
+        if anchor in self.anchors[-1:]:
+            return
+        self.anchors.append(anchor)
+        if len(self.anchors) > ANCHORS:
+            self.anchors = self.anchors[:-1:2] + self.anchors[-1:]
+
+    def standing(self) -> Sequence[Event]:
+        """Return what is known besides entries, as a rewrite repeats it."""
+        return [*map(SignatureShown, self.shows.all()), *map(Anchored, self.anchors)]
 
     def remember(self, entry: Entry, place: int | None) -> None:
         """Keep an entry as the newest of those that the broker needs no more, and let the oldest go."""

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.journal import records
-from agent.journal.base import Entry, Shown
+from agent.journal.base import Entry
 from agent.journal.log import Log
-from agent.journal.records import Event, Index, Kept, SignatureShown
+from agent.journal.records import Event, Index, Kept
 from protocol.limits import REMEMBERS
 
 log = logging.getLogger(__name__)
@@ -309,9 +309,9 @@ class Writer:
         while True:
             with self.lock:
                 known: list[tuple[str, Entry | int]] = [*self._index.remembered.items(), *self._index.open.items()]
-                shown = self._index.shows.all()
+                standing = self._index.standing()
             try:
-                self._log.rewrite(self._bodies(known, shown), mark, functools.partial(self._moved, known))
+                self._log.rewrite(self._bodies(known, standing), mark, functools.partial(self._moved, known))
             except _Damaged as exc:
                 with self.lock:
                     self._index.remembered.pop(exc.command_id, None)
@@ -328,7 +328,7 @@ class Writer:
         self._rewritten = self._log.size
         self._unsynced = []  # all that is known was written anew
 
-    def _bodies(self, known: list[tuple[str, Entry | int]], shown: list[Shown]) -> Iterator[bytes]:
+    def _bodies(self, known: list[tuple[str, Entry | int]], standing: Sequence[Event]) -> Iterator[bytes]:
         read = self._log.reader()
         for command_id, entry in known:
             if isinstance(entry, Entry):
@@ -338,12 +338,12 @@ class Writer:
                 yield read(entry)
             except (OSError, ValueError) as exc:
                 raise _Damaged(command_id, str(exc)) from exc
-        for one in shown:
-            yield records.encode(SignatureShown(one))
+        for event in standing:
+            yield records.encode(event)
 
     def _moved(self, known: list[tuple[str, Entry | int]], places: list[int]) -> None:
         with self.lock:
-            for (command_id, entry), place in zip(known, places, strict=False):  # signatures come after
+            for (command_id, entry), place in zip(known, places, strict=False):  # what has no id comes after
                 if self._index.remembered.get(command_id) is entry:
                     self._index.remembered[command_id] = place
 

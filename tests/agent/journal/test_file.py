@@ -193,7 +193,8 @@ async def test_a_file_that_is_not_as_it_was_changes_the_mark_and_keeps_the_rest(
         head = frames.at(data, 0, 2)
         assert head is not None
         second.write_bytes(
-            frames.encode(head.sequence, head.body.replace(b"version\x01", b"version\x02"), 2) + data[head.end :]
+            frames.encode(head.sequence, head.body.replace(b"version\x01", b"version\x02"), 2, head.chain)
+            + data[head.end :]
         )
         assert records.VERSION == 1
     elif harm == "put in front":

@@ -6,8 +6,9 @@ import pytest
 
 from agent.journal.frames import HEADER_BYTES, MAGIC, Bad, Frame, at, encode, scan, size
 
+CHAIN = bytes(range(32))
 BODIES = [b"first", b"", b"\0" * 40, b"last of all"]
-DATA = b"".join(encode(7 + number, body, 3) for number, body in enumerate(BODIES))
+DATA = b"".join(encode(7 + number, body, 3, CHAIN) for number, body in enumerate(BODIES))
 ENDS = [piece.end for piece in scan(DATA, 3)]
 
 
@@ -23,7 +24,7 @@ def test_records_come_back_in_order() -> None:
     assert frames(DATA) == [(7 + number, body) for number, body in enumerate(BODIES)]
     assert bad(DATA) == []
     assert size(DATA[:HEADER_BYTES], 3) == ENDS[0]
-    assert at(DATA, ENDS[0], 3) == Frame(ENDS[0], ENDS[1], 8, b"")
+    assert at(DATA, ENDS[0], 3) == Frame(ENDS[0], ENDS[1], 8, CHAIN, b"")
 
 
 def test_a_record_of_another_file_is_none() -> None:
@@ -53,7 +54,9 @@ def test_an_end_that_was_never_written_is_torn_and_nothing_before_it_is_lost(zer
         assert bad(data) == ([Bad(begin, len(data), torn=True)] if len(data) > begin else [])
 
 
-@pytest.mark.parametrize("garbage", [b"x", MAGIC, MAGIC * 3, bytes(30), DATA[:20], encode(1, b"of another file", 9)])
+@pytest.mark.parametrize(
+    "garbage", [b"x", MAGIC, MAGIC * 3, bytes(30), DATA[:20], encode(1, b"of another file", 9, CHAIN)]
+)
 def test_garbage_between_records_is_passed_over(garbage: bytes) -> None:
     data = DATA[: ENDS[1]] + garbage + DATA[ENDS[1] :]
     assert frames(data) == frames(DATA)
