@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agent import RELEASE, catalogue
+from agent import RELEASE, catalogue, identity
 from agent.config_file import Loaded
 from agent.connectors import CONNECTORS
 from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece
@@ -24,12 +26,16 @@ from agent.journal.resolutions import resolutions, take_resolution
 from agent.keys import AgentKeys, open_keys
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.supervisor import Supervisor
+from agent.local_control import LocalControl
 from agent.papers import MemoryPapers, Papers
 from agent.parameters import takes_anything
+from agent.pauses import Pause
 from agent.renewal import Renewals
+from agent.sealing import Seals
 from agent.secrets import SecretStore, open_store, resolve
 from agent.settings import CallOperation
 from agent.spool import SpoolFolder
+from agent.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +136,14 @@ class Agent:
         self.journal = journal
         self.journal.changed = self._tell_condition
         self._position: int | None = None  # of the journal when it was opened, until a broker has heard it
-        self.dispatcher = Dispatcher(settings, self._connectors, journal, SpoolFolder(state_dir(loaded) / "spool"))
+        spool = SpoolFolder(state_dir(loaded) / "spool")
+        seals = Seals(keys.seal, self._who)
+        self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, seals)
         self._papers: Papers = MemoryPapers()
         if dialer is None:
             self._papers = dialer = Renewals(state_dir(loaded), settings.link.proxy, secrets)
+        self._control = LocalControl(state_dir(loaded), tuple(settings.connections), self._obey, self._status)
+        self._started_at = time.time()
         self.supervisor = Supervisor(dialer, self._converse)
 
     @classmethod
@@ -160,6 +170,7 @@ class Agent:
         # As it was found: what is written from here on must not hide that it had been put back.
         agent._position = agent.journal.position
         await agent._hear_resolutions()  # before anybody is asked who knows less
+        await agent._control.look()  # before anything is asked or run
         agent.dispatcher.recover()
         return agent
 
@@ -168,6 +179,7 @@ class Agent:
         chores = [
             asyncio.create_task(self._watch_windows(), name="watch the windows"),
             asyncio.create_task(self._take_resolutions(), name="take what people found out"),
+            asyncio.create_task(self._control.run(), name="obey who sits here"),
             asyncio.create_task(self._papers.run(), name="keep the papers"),
         ]
         describing = asyncio.create_task(self._describe(), name="describe operations")
@@ -215,9 +227,35 @@ class Agent:
             if self._conversation is conversation:
                 self._conversation = None
 
+    def _who(self) -> tuple[str, str]:
+        """Return tenant and name as the certificate has them; a broker's word for them is not asked."""
+        found = identity.find(state_dir(self._loaded))
+        return ("", self._loaded.settings.agent) if found is None else (found.tenant, found.agent)
+
     def _tell_condition(self) -> None:
         if self._conversation is not None:
             self._conversation.tell_condition()
+
+    def _obey(self, paused: Mapping[str, Pause]) -> None:
+        # In one breath: what is turned away ends a moment later, when the broker knows why.
+        self.dispatcher.obey(paused)
+        self._tell_condition()
+
+    def _status(self) -> Status:
+        link = self.supervisor.state
+        welcomed = self._conversation is not None and self._conversation.welcomed
+        return Status(
+            at=time.time(),
+            pid=os.getpid(),
+            release=RELEASE,
+            started_at=self._started_at,
+            link=link.state,
+            linked_since=link.connected_since if welcomed else None,
+            broker=link.target,
+            link_error="" if welcomed else link.last_error,
+            problems=self.dispatcher.condition().problems,
+            connections=self.dispatcher.connections(),
+        )
 
     async def _watch_windows(self) -> None:
         """Tell the broker when a connection's window opens or closes."""

@@ -27,9 +27,10 @@ from agent.policy import REPEATABLE, judge, permitted, stopped_by_pause, told_be
 from agent.results import Result, rows_lost
 from agent.sealing import Opened, Seals
 from agent.settings import Operation, Settings
+from agent.signatures import Signatures, Signed
 from agent.spool import Spool, SpoolFolder
 from protocol import limits
-from protocol.messages import Accepted, AnyMessage, Completed, Started
+from protocol.messages import Accepted, AnyMessage, Completed, Run, Started
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Running:
 
     Attributes:
         claim: what the journal has of it, or will have.
+        run: as the broker said it; ``None`` for one that an earlier process left.
+        signed: the caller's signature, once it was checked; ``None`` where none came and none is wanted.
         clear: the same with its parameters in clear, once they were opened.
         deadline: on the monotonic clock; it may not start after that.
         waiting: whether its task only waits for its turn, and may be cancelled.
@@ -59,6 +62,8 @@ class Running:
     claim: Claim
     deadline: float
     result: Result
+    run: Run | None = None
+    signed: Signed | None = None
     task: asyncio.Task[None] | None = None
     operation: Operation | None = None
     spool: Spool | None = None
@@ -106,10 +111,12 @@ class Attempts:
         spool: SpoolFolder,
         say: Callable[[AnyMessage], None],
         before: Callable[[str], Sequence[asyncio.Task[None]]],
+        signatures: Signatures,
         seals: Seals | None = None,
     ) -> None:
         """
         Args:
+            signatures: checks those of callers, and puts the agent's under each end.
             say: tells the broker, if there is one to tell.
             before: returns the tasks of earlier attempts at a command that have not ended.
             seals: opens and seals; ``None`` refuses what is sealed.
@@ -122,6 +129,7 @@ class Attempts:
         self._spool = spool
         self._say = say
         self._before = before
+        self._signatures = signatures
         self._seals = seals
 
     async def new(self, running: Running) -> None:
@@ -145,7 +153,7 @@ class Attempts:
                 running.outputs = msgspec.json.decode(readable, type=dict[str, Any]) if readable else {}
         except errors.OutcomeUnknown as exc:
             completed, outputs = rows_lost(completed, exc.message), b""
-        running.result.complete(completed, outputs)
+        self._tell(running, completed, outputs)
 
     def _restore_rows(self, running: Running, entry: Entry) -> None:
         if entry.rows or entry.spooled:
@@ -204,6 +212,7 @@ class Attempts:
         if self.stopping:
             raise errors.AgentStopping("the agent is stopping", touched=False)
         operation = permitted(self._settings, claim.operation)
+        claim = self._checked(running, operation)
         decode(operation, self.opened(running).params)
         self._say(Accepted(claim.id, claim.epoch))
         gate = self.gates[operation.connection]
@@ -215,10 +224,21 @@ class Attempts:
             if operation.effect not in REPEATABLE:
                 running.spool = running.result.spool(self._spool)
                 await self._begin(running, gate)
+            elif running.signed is not None:
+                running.signed.still_valid(time.time())
+                await self._journal.show(running.signed.shown)
             await self._run(running, operation)
         finally:
             gate.leave()
         return self._success(running)
+
+    def _checked(self, running: Running, operation: Operation) -> Claim:
+        """Return the claim, with who signed it; before anything of it is opened or decoded."""
+        if running.run is not None:
+            running.signed = self._signatures.check(running.run, running.claim.params, operation, time.time())
+        if running.signed is not None:
+            running.claim = msgspec.structs.replace(running.claim, signer=running.signed.signer)
+        return running.claim
 
     def opened(self, running: Running) -> Claim:
         """
@@ -279,10 +299,14 @@ class Attempts:
 
     async def _begin(self, running: Running, gate: Gate) -> None:
         """Have it in the journal before the first byte goes to the ERP."""
+        shown = None
+        if running.signed is not None:
+            running.signed.still_valid(time.time())
+            shown = running.signed.shown
         running.journaled = True  # also if we are stopped meanwhile: what was asked for is kept nevertheless
         try:
-            await self._journal.begin(running.claim)
-        except errors.JournalUnavailable:
+            await self._journal.begin(running.claim, shown)
+        except errors.CommandError:
             running.journaled = False
             raise
         if time.monotonic() >= running.deadline:
@@ -466,7 +490,13 @@ class Attempts:
             await self._patiently(running, lambda: self._journal.end(running.id, completed, outputs, now))
         elif running.claim.effect in REPEATABLE:
             self._journal.note(msgspec.structs.replace(running.claim, params=b""), completed, time.time())
-        running.result.complete(msgspec.structs.replace(completed, position=self._journal.position), outputs)
+        self._tell(running, completed, outputs)
+
+    def _tell(self, running: Running, completed: Completed, outputs: bytes) -> None:
+        position, head = self._journal.stand()
+        completed = msgspec.structs.replace(completed, position=position, head=head)
+        completed = self._signatures.proved(running.claim.operation, completed, outputs, time.time())
+        running.result.complete(completed, outputs)
 
 
 def _is_uncertain(error: errors.CommandError, running: Running) -> bool:

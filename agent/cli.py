@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from agent import RELEASE
+from agent.cli_control import pause, resume, status
 from agent.cli_journal import journal
 from agent.cli_ledger import ledger
 from agent.cli_options import (
@@ -57,6 +58,8 @@ def cli() -> None:
 
 cli.add_command(journal)
 cli.add_command(ledger)
+for command in (status, pause, resume):
+    cli.add_command(command)
 
 
 @cli.command()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli_options import FAILED, config_option, json_option, load, show
+from agent.cli_options import FAILED, config_option, json_option, load, show, user
 from agent.errors import AgentError
 from protocol.plain_text import plain
 
@@ -96,7 +94,7 @@ def resolve(command_id: str, happened: bool | None, note: str, config: Path | No
     if not _states(entry) & {"started", "in_doubt"}:
         outcome = entry.completed.outcome if entry.completed is not None else "unknown"
         raise AgentError(f"{command_id}: ended, {outcome}: there is nothing to resolve")
-    resolution = Resolution(happened, _user(), note, time.time())
+    resolution = Resolution(happened, user(), note, time.time())
     try:
         resolutions.leave(state_dir, command_id, resolution)
     except OSError as exc:
@@ -255,11 +253,3 @@ def _time(at: float) -> str:
 
 def _local(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _user() -> str:
-    """Return who sits at the keyboard, also where they act for the agent's account."""
-    try:
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"

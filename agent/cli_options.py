@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import sys
@@ -51,6 +52,14 @@ def load(named: Path | None) -> Loaded:
     loaded = config_file.load(find_file(named))
     logs.set_up(loaded.settings.log)
     return loaded
+
+
+def user() -> str:
+    """Return who sits at the keyboard, also where they act for the agent's account."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def show(document: Any) -> None:

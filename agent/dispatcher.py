@@ -26,6 +26,7 @@ from agent.pauses import Pause, refusal
 from agent.results import Result
 from agent.sealing import Seals
 from agent.settings import DropOperation, Operation, PickOperation, Settings
+from agent.signatures import Signatures
 from agent.spool import SpoolFolder
 from agent.status import ConnectionStatus
 from protocol import limits
@@ -75,8 +76,14 @@ class Dispatcher:
         connectors: Mapping[str, Connector],
         journal: Journal,
         spool: SpoolFolder,
+        signatures: Signatures | None = None,
         seals: Seals | None = None,
     ) -> None:
+        """
+        Args:
+            signatures: without it no caller's signature fits, and no end has the agent's.
+            seals: without it what is sealed is refused.
+        """
         self._settings = settings
         self._connectors = connectors
         self._journal = journal
@@ -89,7 +96,14 @@ class Dispatcher:
         self._leaving: set[Running] = set()  # those that were forgotten before their end
         self._paused: dict[str, Pause] = {}
         self._attempts = Attempts(
-            settings, connectors, journal, spool, lambda message: self._voice.say(message), self._before, seals
+            settings,
+            connectors,
+            journal,
+            spool,
+            lambda message: self._voice.say(message),
+            self._before,
+            signatures or Signatures(settings),
+            seals,
         )
 
     def __repr__(self) -> str:
@@ -223,7 +237,7 @@ class Dispatcher:
             seal_to=run.seal_to,
         )
         result = Result(run.id, run.epoch, lambda: self._voice.wake())
-        running = Running(claim, time.monotonic() + run.expires_in_s, result)
+        running = Running(claim, time.monotonic() + run.expires_in_s, result, run)
         self._commands[run.id] = running
         self._voice.attach(result)
         running.task = asyncio.create_task(self._attempts.new(running), name=f"command {run.id}")

@@ -13,12 +13,13 @@ RETRY_FOR_S: Final = 2.5  # seconds; a virus scanner or indexer holds a new file
 SHARING_VIOLATIONS: Final = (5, 32, 33)  # ERROR_ACCESS_DENIED, _SHARING_VIOLATION, _LOCK_VIOLATION
 
 
-def write(path: Path, data: bytes, mode: int) -> None:
+def write(path: Path, data: bytes, mode: int, *, lasting: bool = True) -> None:
     """
     Put ``data`` at ``path`` and on the disk; it replaces what is there, and is never seen half.
 
     Args:
         mode: rights of the file from its first moment; Windows takes them from the folder.
+        lasting: whether it is to be there after a power cut.
 
     Raises:
         OSError: what was there is there still.
@@ -30,12 +31,14 @@ def write(path: Path, data: bytes, mode: int) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         patiently(lambda: os.replace(temporary, path))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if lasting:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A connection's limits, kept beside the ERP: how many at once, how fast, and when."""
+"""A connection's limits, kept beside the ERP: how many at once, how fast, and when; and whether it is paused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Final
 
+from agent.errors import Paused
 from agent.settings import ConnectionBase
 from agent.windows import opens_in, parse_window
 from protocol.flow import Bucket
@@ -26,11 +27,43 @@ class Gate:
         self._windows = tuple(parse_window(text) for text in settings.windows)
         self._bucket = Bucket(settings.rate, time.monotonic()) if settings.rate is not None else None
         self._local_time = local_time
+        self._paused = ""  # what a caller is told
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
         # One at a time waits for the window and the rate, so that they leave in the order they came.
         self._turn = asyncio.Lock()
 
+    @property
+    def paused(self) -> str:
+        """Why nobody is let through, for callers; "" where they are."""
+        return self._paused
+
+    def pause(self, why: str) -> None:
+        """Let nobody through from now on, or with "" let them through again; who waits already must be called back."""
+        self._paused = why
+        if why:
+            self._unpaused.clear()
+        else:
+            self._unpaused.set()
+
+    def check(self) -> None:
+        """
+        Refuse what has not begun while the connection is paused.
+
+        Raises:
+            Paused: it is.
+        """
+        if self._paused:
+            raise Paused(self._paused, touched=False)
+
     async def enter(self) -> None:
-        """Wait for a slot, an open window and the rate; ``leave`` gives the slot back."""
+        """
+        Wait for a slot, an open window and the rate; ``leave`` gives the slot back.
+
+        Raises:
+            Paused: somebody at this machine has paused the connection.
+        """
+        self.check()
         await self._slots.acquire()
         try:
             async with self._turn:
@@ -45,9 +78,13 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Take a slot for a question beside the commands, whatever the window and the rate."""
-        async with self._slots:
-            yield
+        """Take a slot for a question beside the commands, whatever the window and the rate; waits out a pause."""
+        while True:
+            await self._unpaused.wait()
+            async with self._slots:
+                if not self._paused:
+                    yield
+                    return
 
     def opens_in(self) -> float:
         """Return seconds until its window opens; 0.0 if it is open, or there is none."""

@@ -25,12 +25,6 @@ def permitted(settings: Settings, name: str) -> Operation:
             f"the operator's file names no operation {name!r} (operations); an operator allows it by adding it there",
             touched=False,
         )
-    if name in settings.policy.require_signature:
-        raise errors.NotAllowed(
-            f"{name} runs only when a trusted caller signed it (policy.require_signature), and this release can't "
-            "verify signatures; an operator allows it by taking it out of that list",
-            touched=False,
-        )
     return operation
 
 
@@ -47,10 +41,10 @@ _REFUSALS: Final = (
     errors.OperationUnknown,
     errors.ParametersInvalid,
     errors.NotAllowed,
+    errors.SignatureError,
     errors.CannotUnseal,
     errors.ProcedureChanged,
     errors.TooManyRows,
-    errors.Paused,
     errors.JournalConflict,
 )
 _UNCERTAIN: Final = (errors.OutcomeUnknown, errors.DriverCrashed, errors.ResultLost)
@@ -76,7 +70,7 @@ def judge(error: errors.CommandError, effect: Effect, *, cancelled: bool, paused
         # Whatever stopped it, it stopped without effect, which is all that was asked for.
         return Verdict("cancelled", "technical", errors.Cancelled.code)
     if paused and isinstance(error, errors.Cancelled | errors.ConnectorError | errors.NotHappened):
-        return Verdict("failed", "policy", errors.Paused.code)
+        return Verdict("failed", "technical", errors.Paused.code)
     if isinstance(error, errors.DeadlinePassed):
         return Verdict("expired", "deadline", error.code)
     if isinstance(error, _REFUSALS):

@@ -21,12 +21,15 @@ class ConnectionCondition:
     How one of an agent's connections is.
 
     Attributes:
-        state: ``open``; ``shut`` outside of its windows; ``breaker`` while it is left alone after failures.
+        state: ``open``; ``paused`` by somebody at the agent's machine; ``shut`` outside of its windows; ``breaker``
+            while it is left alone after failures.
         until: seconds since 1970 when that ends, if it is known.
+        reason: what they said who paused it, or "".
     """
 
-    state: Literal["open", "shut", "breaker"] = "open"
+    state: Literal["open", "paused", "shut", "breaker"] = "open"
     until: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +65,7 @@ def _connection(line: Line, name: str, now: float, monotonic: float) -> Connecti
     obstacle = line.obstacle(name, monotonic)
     if obstacle is None or obstacle.why == "rate":  # a rate that is used up is no state, but the next second's
         return ConnectionCondition()
+    if obstacle.why == "paused":
+        return ConnectionCondition("paused", None, line.paused.get(name, ""))
     state: Literal["shut", "breaker"] = "shut" if obstacle.why == "window" else "breaker"
     return ConnectionCondition(state, now + obstacle.seconds if math.isfinite(obstacle.seconds) else None)

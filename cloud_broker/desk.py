@@ -51,6 +51,7 @@ from protocol.messages import (
     Started,
     Trusts,
 )
+from protocol.plain_text import plain
 from protocol.states import CommandState
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ MAX_SHUT_S: Final = 8 * 86_400.0  # seconds; windows come again every week
 MAX_MARK_CHARS: Final = 200  # of a journal; it is kept with each command that is sent
 MAX_SYSTEM_CHARS: Final = 200  # of what an agent says of its program and its machine, for people
 REST_S: Final = 5.0  # seconds until an agent that begins nothing now is asked again
-NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable"})  # refusals that say: offer it again
+NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable", "paused"})  # refusals that say: offer it again
 
 
 class AgentDesk:
@@ -129,7 +130,7 @@ class AgentDesk:
             raise RemoteProtocolError(f"a journal's mark of {len(hello.journal)} characters")
         line = self._line(link)
         previous, line.link = line.link, link
-        line.problems, line.shut, line.resting = (), {}, False
+        line.problems, line.shut, line.paused, line.resting = (), {}, {}, False
         line.strays.clear()
         for entry in line.flying.values():
             # It could say nothing while it was away, and tells in a moment what it holds.
@@ -259,6 +260,9 @@ class AgentDesk:
         there = line.catalogue.connections if line.catalogue is not None else {}
         line.problems = problems
         line.shut = {name: now + min(seconds, MAX_SHUT_S) for name, seconds in message.shut.items() if name in there}
+        line.paused = {
+            name: plain(said)[: limits.MAX_ERROR_CHARS] for name, said in message.paused.items() if name in there
+        }
         self._router.dispatch(line)
 
     def _settle(self, entry: Entry, link: Conversation, held: Held | None) -> None:
@@ -364,7 +368,9 @@ class AgentDesk:
         self._spare(line, entry, message)
         if message.error_code in NOT_BEGUN and not message.touched:
             forget(link, message.id, message.epoch)
-            self._rest(line, link)
+            # One that turns commands away and did not say why would be sent the same ones again and again.
+            if message.error_code != "paused" or entry.command.connection not in line.paused:
+                self._rest(line, link)
             self._router.again(entry, message.error_message[: limits.MAX_ERROR_CHARS])
             return
         entry.finishing = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ class Entry:
 class Obstacle(NamedTuple):
     """Why nothing can be sent to a connection now, in the contract's words, and for how many seconds at most."""
 
-    why: Literal["window", "breaker", "rate"]
+    why: Literal["paused", "window", "breaker", "rate"]
     seconds: float
 
 
@@ -99,6 +100,7 @@ class Line:
         resting: whether it begins nothing now, and is asked again in a while.
         problems: why it refuses commands though the link is up, as it said.
         shut: connections outside of their windows, and when they open, on the monotonic clock.
+        paused: connections that somebody at the agent's machine stopped, with what they said.
         busy: commands under way, by connection.
         uncredited: result bytes of all of them, stored and not yet granted again on the link.
         waking: calls when a connection takes commands again.
@@ -118,6 +120,7 @@ class Line:
     resting: bool = False
     problems: tuple[str, ...] = ()
     shut: Mapping[str, float] = field(default_factory=dict)
+    paused: Mapping[str, str] = field(default_factory=dict)
     queue: Queue = field(default_factory=Queue)
     flying: dict[str, Entry] = field(default_factory=dict)
     busy: Counter[str] = field(default_factory=Counter)
@@ -164,6 +167,8 @@ class Line:
 
     def obstacle(self, connection: str, now: float) -> Obstacle | None:
         """Return what keeps commands from the connection now, on the monotonic clock; ``None`` if nothing does."""
+        if connection in self.paused:
+            return Obstacle("paused", math.inf)
         if (seconds := self.shut.get(connection, now) - now) > 0.0:
             return Obstacle("window", seconds)
         if (seconds := self.breaker(connection).wait(now)) > 0.0:

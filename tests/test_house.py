@@ -20,6 +20,7 @@ HOUSE: Final = (*PROGRAMS, "installer", "config", "tests", "bench")
 # Modules that import inside functions, and why; nothing else does.
 DEFERRED: Final = {
     "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
+    "agent.cli_control": "`--help` and `run` start without what only these commands need",
     "agent.cli_journal": "other commands start without what reads the journal",
     "agent.cli_options": "pydantic takes longer to load than `--help` should take",
     "agent.keys": "cryptography is needed to open keys, not to show their public halves",

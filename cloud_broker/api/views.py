@@ -67,7 +67,7 @@ class CommandView(msgspec.Struct, frozen=True):
     One request to run one operation.
 
     Attributes:
-        waiting_for: while queued: agent, window, rate, order, breaker or retry.
+        waiting_for: while queued: agent, paused, window, rate, order, breaker or retry.
         outcome: the final state, once there is one.
         not_before: while it waits for another try: when that comes at the earliest.
         attempts: how often it was sent to an agent.
@@ -118,12 +118,15 @@ class ConnectionView(msgspec.Struct, frozen=True):
     How one of an agent's connections is.
 
     Attributes:
-        state: open; shut outside of its windows; breaker while it is left alone after failures.
+        state: open; paused by somebody at the agent's machine, where alone it can be undone; shut outside of its
+            windows; breaker while it is left alone after failures.
         until: when that ends, if it is known.
+        reason: what they said who paused it.
     """
 
     state: str
     until: str | None
+    reason: str | None
 
 
 class AgentView(msgspec.Struct, frozen=True):
@@ -293,7 +296,7 @@ def agent_view(agent: Agent, condition: AgentCondition) -> AgentView:
         state=condition.state,
         problems=list(condition.problems),
         connections={
-            name: ConnectionView(connection.state, time_or_none(connection.until))
+            name: ConnectionView(connection.state, time_or_none(connection.until), connection.reason or None)
             for name, connection in condition.connections.items()
         },
         version=agent.release or None,

@@ -203,7 +203,13 @@ def _not_open(agent: Agent) -> list[tuple[str, LocalSystem]]:
 
 
 def _how(system: LocalSystem) -> str:
-    told = {"shut": "is outside of its hours", "breaker": "failed and is left alone"}.get(system.state, system.state)
+    told = {
+        "paused": "is paused at the agent's machine",
+        "shut": "is outside of its hours",
+        "breaker": "failed and is left alone",
+    }.get(system.state, system.state)
+    if system.reason:
+        told = f"{told} ({system.reason})"
     return f"{told} until {local(system.until)}" if system.until is not None else told
 
 

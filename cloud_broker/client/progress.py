@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 WAITING: Final = {
     "agent": "waiting for {where} to connect",
+    "paused": "waiting: the connection is paused at the agent's machine, and only there it can go on",
     "window": "waiting for the hours in which the connection may be used",
     "rate": "waiting for its turn: the connection's rate is used up",
     "order": "waiting for earlier commands of the same ordering key",

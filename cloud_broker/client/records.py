@@ -62,7 +62,7 @@ class Command(Record, frozen=True, kw_only=True):
 
     Attributes:
         state: ``queued``, ``dispatched``, ``running`` or final; see ``final``.
-        waiting_for: while queued: ``agent``, ``window``, ``rate``, ``order``, ``breaker`` or ``retry``.
+        waiting_for: while queued: ``agent``, ``paused``, ``window``, ``rate``, ``order``, ``breaker`` or ``retry``.
         not_before: while it waits for another try: when that comes at the earliest.
         attempts: how often it was sent to an agent.
         expires_at: it may not start after this.
@@ -201,10 +201,11 @@ class ReplayPlan(Record, frozen=True, kw_only=True):
 
 
 class LocalSystem(msgspec.Struct, frozen=True):
-    """How a connection of an agent is, and until when, if that is known."""
+    """How a connection of an agent is, until when, if that is known, and what they said who paused it."""
 
     state: str = "open"
     until: datetime | None = None
+    reason: str | None = None
 
 
 class Agent(Record, frozen=True, kw_only=True):
@@ -214,7 +215,7 @@ class Agent(Record, frozen=True, kw_only=True):
     Attributes:
         state: ``online``, ``degraded``, ``stale``, ``offline`` or ``revoked``.
         problems: why it takes no commands though it is there; then it is ``degraded``.
-        connections: its local systems by name, each ``open``, ``shut`` or left alone by a ``breaker``.
+        connections: its local systems by name, each ``open``, ``paused``, ``shut`` or left alone by a ``breaker``.
     """
 
     name: str

@@ -1,0 +1,90 @@
+"""What people at this machine say to a running agent, and what it tells them: files in ``state_dir``, no port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent import pauses, status
+from agent.pauses import Pause
+from agent.status import Status
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.5  # seconds between two looks
+
+
+class LocalControl:
+    """Obeys ``outhaul-agent pause`` and ``resume``, and writes down what ``outhaul-agent status`` shows."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        connections: tuple[str, ...],
+        obey: Callable[[Mapping[str, Pause]], None],
+        how: Callable[[], Status],
+    ) -> None:
+        """
+        Args:
+            connections: all that the file has.
+            obey: called at first, and whenever what is paused has changed.
+            how: returns how the agent is.
+        """
+        self._state_dir = state_dir
+        self._connections = connections
+        self._obey = obey
+        self._how = how
+        self._said: tuple[Pause, ...] | None = None
+        self._doubtful = False
+        self._written: Status | None = None
+        self._told_trouble = False
+
+    async def look(self) -> None:
+        """Obey what is said now."""
+        said = await asyncio.to_thread(pauses.said, self._state_dir)
+        # On Windows another program may hold a file for a moment: what can't be read is believed the second time.
+        self._doubtful = self._said is not None and not self._doubtful and any(one.unreadable for one in said)
+        if said == self._said or self._doubtful:
+            return
+        before, self._said = self._said, said
+        paused = pauses.in_force(said, self._connections)
+        for one in said:
+            if one not in (before or ()):
+                log.warning(
+                    "paused: %s",
+                    one.connection or "all connections",
+                    extra={"event": "paused", "by": one.by, "reason": one.reason, "stop": one.stop},
+                )
+        for one in before or ():
+            if one.connection not in {other.connection for other in said}:
+                log.warning("resumed: %s", one.connection or "all connections", extra={"event": "resumed"})
+        self._obey(paused)
+
+    async def run(self) -> None:
+        """Look, and write down how the agent is, until cancelled."""
+        while True:
+            await self.look()
+            await self._write()
+            await asyncio.sleep(LOOK_S)
+
+    async def _write(self) -> None:
+        now, before = self._how(), self._written
+        same = before is not None and msgspec.structs.replace(now, at=before.at) == before
+        if before is not None and same and now.at - before.at < status.EVERY_S:
+            return
+        try:
+            await asyncio.to_thread(status.write, self._state_dir, now)
+        except OSError as exc:
+            # A full disk; commands have their own word for it.
+            if not self._told_trouble:
+                log.warning(
+                    "%s: can't be written: %s", self._state_dir / status.NAME, exc, extra={"event": "no_status"}
+                )
+            self._told_trouble = True
+            return
+        self._written, self._told_trouble = now, False
