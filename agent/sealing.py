@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent.errors import CannotUnseal
+from agent.errors import CannotUnseal, EnrolmentError
 from agent.journal.base import Claim
 from protocol import sealing
 from protocol.messages import ColumnInfo, Completed
@@ -44,16 +44,16 @@ class Opened:
 
 
 class Seals:
-    """The agent's end of sealing, with its own key and name."""
+    """The agent's end of sealing, with its own key."""
 
-    def __init__(self, key: X25519PrivateKey, tenant: str, agent: str) -> None:
+    def __init__(self, key: X25519PrivateKey, who: Callable[[], tuple[str, str]]) -> None:
         """
         Args:
-            tenant: as the agent itself knows it, not as a broker says; the same for ``agent``.
+            who: returns tenant and name of the agent as it knows them itself, not as a broker says; may raise
+                EnrolmentError.
         """
         self._key = key
-        self._tenant = tenant
-        self._agent = agent
+        self._who = who
 
     def open(self, claim: Claim) -> Opened:
         """
@@ -65,27 +65,31 @@ class Seals:
         """
         if not claim.sealed and not claim.seal_to:
             return Opened(claim)
-        params, secret = self._params(claim) if claim.sealed else (claim.params, b"")
-        info = sealing.result_info(self._tenant, self._agent, claim.id, claim.epoch)
+        try:
+            tenant, agent = self._who()
+        except EnrolmentError as exc:
+            raise CannotUnseal(str(exc), touched=False) from exc
+        params, secret = self._params(claim, tenant, agent) if claim.sealed else (claim.params, b"")
+        info = sealing.result_info(tenant, agent, claim.id, claim.epoch)
         try:
             seal = ResultSeal(_public_key(claim.seal_to), info, secret, claim.epoch)
         except ValueError as exc:
             raise CannotUnseal(f"its result can't be sealed; seal_to: {exc}", touched=False) from exc
         return Opened(msgspec.structs.replace(claim, params=params, sealed=False), seal)
 
-    def _params(self, claim: Claim) -> tuple[bytes, bytes]:
+    def _params(self, claim: Claim, tenant: str, agent: str) -> tuple[bytes, bytes]:
         """Return the parameters of a sealed command and its secret."""
         # Deferred: agents whose callers seal nothing never load it.
         from cryptography.exceptions import InvalidTag
 
-        info = sealing.params_info(self._tenant, self._agent, claim.operation, claim.seal_to)
+        info = sealing.params_info(tenant, agent, claim.operation, claim.seal_to)
         try:
             sealed = sealing.params_bytes(claim.params.decode("ascii"))
             secret, params = sealing.without_secret(_suite().decrypt(sealed, self._key, info))
         except (ValueError, InvalidTag) as exc:
             raise CannotUnseal(
                 "its sealed parameters can't be opened: they were changed on their way, or sealed to another key, or "
-                f"for another agent than {self._tenant}/{self._agent}, another operation or another `seal_to`. If this "
+                f"for another agent than {tenant}/{agent}, another operation or another `seal_to`. If this "
                 "agent was enrolled anew, take its new key (`outhaul-agent identity` shows it) and call again",
                 touched=False,
             ) from exc

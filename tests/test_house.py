@@ -27,6 +27,7 @@ DEFERRED: Final = {
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
     "agent.recovery": "cryptography's X.509 is large, and needed only when a certificate has run out",
     "agent.renewal": "cryptography's X.509 is large, and needed once in a certificate's life",
+    "agent.sealing": "cryptography's HPKE and AES are needed only where a caller seals",
     "agent.secrets": "a table: loads the store that the file names, and no other",
     "agent.secrets.keyring_store": "a table: loads the back end of the system it runs on",
     "cloud_broker.app": "there is no uvloop on Windows",
