@@ -29,6 +29,7 @@ from agent.settings import (
 )
 from agent.toml_lines import Path
 from agent.values import as_json, reader, wants
+from protocol.signing import SignatureMalformed, public_key_bytes
 
 Problem = tuple[Path, str]
 
@@ -82,17 +83,41 @@ def problems(settings: Settings) -> list[Problem]:
     found += _secrets(("link",), {"proxy": settings.link.proxy})
     if _PROXY_PASSWORD.search(settings.link.proxy):
         found.append((("link", "proxy"), _CLEAR))
+    passphrase = settings.link.passphrase
+    if passphrase is not None and SECRET.fullmatch(passphrase) is None:
+        found.append((("link", "passphrase"), _CLEAR))
     for name, operation in settings.operations.items():
         found += _operation(("operations", name), operation, settings)
     for number, name in enumerate(settings.policy.require_signature):
         if name not in settings.operations:
             place = ("policy", "require_signature", number)
             found.append((place, f"no operation has the name {name!r}{nearest(name, settings.operations)}"))
+    found += _signers(settings)
     for name, trigger in settings.triggers.items():
         place = ("triggers", name, "connection")
         wanted = {"table": "odbc", "file": "file"}[trigger.type]
         found += _connection(place, trigger.connection, settings, f"a trigger of type {trigger.type}", (wanted,))
     return found
+
+
+def _signers(settings: Settings) -> Iterator[Problem]:
+    """Yield what is wrong with keys of callers, and with the names that operations allow."""
+    signers = settings.policy.trusted_signers
+    for name, keys in signers.items():
+        for number, signer in enumerate(keys):
+            place: Path = ("policy", "trusted_signers", name, number)
+            try:
+                public_key_bytes(signer.key)
+            except SignatureMalformed as exc:
+                yield place, f"key: {exc}"
+            begins, ends = (moment and moment.timestamp() for moment in (signer.not_before, signer.not_after))
+            if begins is not None and ends is not None and ends <= begins:
+                yield place, "not_after: wants a time after not_before"
+    for name, operation in settings.operations.items():
+        for number, allowed in enumerate(operation.allow or ()):
+            if allowed not in signers:
+                place = ("operations", name, "allow", number)
+                yield place, f"policy.trusted_signers has no caller {allowed!r}{nearest(allowed, signers)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -311,12 +336,7 @@ def remarks(settings: Settings) -> list[str]:
         place = f"operations.{name}"
         if operation.verify is not None and operation.verify not in settings.operations:
             found.append(f"{place}: verify names no operation {operation.verify!r}: what is in doubt stays so.")
-    if settings.policy.trusted_signers:
-        found.append("policy: trusted_signers is not acted on in this release; signatures can't be verified yet.")
-    for name in settings.policy.require_signature:
-        found.append(
-            f"operations.{name}: is refused in this release, because policy.require_signature names it "
-            "and signatures can't be verified yet."
-        )
+    if settings.policy.require_signature and not settings.policy.trusted_signers:
+        found.append("policy: require_signature names operations, and trusted_signers nobody: they can't be run.")
     found += [f"triggers.{name}: nothing is watched in this release." for name in settings.triggers]
     return found

@@ -32,9 +32,25 @@ SKEW_S: Final = 300  # seconds that two clocks may differ
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 
+# Points of small order, in each way to write them: with one of them as a key, anybody can make signatures.
+_NO_KEYS: Final = frozenset(
+    bytes.fromhex(y + high)
+    for y, ends in (
+        ("00" * 31, ("00", "80")),
+        ("01" + "00" * 30, ("00", "80")),
+        ("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc", ("05", "85")),
+        ("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03", ("7a", "fa")),
+        ("ec" + "ff" * 30, ("7f", "ff")),
+        ("ed" + "ff" * 30, ("7f", "ff")),
+        ("ee" + "ff" * 30, ("7f", "ff")),
+    )
+    for high in ends
+)
 _RECOVERY: Final = b"outhaul recovery 1\0"
 _HEADER: Final = ("alg", "kid", "typ")
 _MEMBERS: Final = ("exp", "idempotency_key", "nbf", "operation", "params_sha256", "tenant", "v", "version")
+_TO: Final = ("agent", "group")
+_SEAL_TO: Final = "seal_to"
 _TEXTS: Final = ("idempotency_key", "operation", "params_sha256", "tenant", "version")
 _TIMES: Final = ("nbf", "exp")
 
@@ -72,6 +88,7 @@ class CommandClaims:
         params_sha256: hex, of the canonical JSON of the parameters; where they are sealed, of the sealed text.
         nbf: the first second at which it may run, since 1970.
         exp: the last one.
+        seal_to: the caller's public key that the result is sealed to, where there is one.
     """
 
     tenant: str
@@ -83,6 +100,7 @@ class CommandClaims:
     exp: int
     agent: str | None = None
     group: str | None = None
+    seal_to: str | None = None
 
 
 def recovery(request: str, csr: bytes) -> bytes:
@@ -170,7 +188,7 @@ def sealed_digest(sealed: bytes) -> str:
 def command_payload(claims: CommandClaims) -> bytes:
     """Return the payload of a command's signature."""
     members = {name: getattr(claims, name) for name in _MEMBERS if name != "v"} | {"v": VERSION}
-    for name in ("agent", "group"):
+    for name in (*_TO, _SEAL_TO):
         if (value := getattr(claims, name)) is not None:
             members[name] = value
     return canonical.encode(members)
@@ -184,15 +202,16 @@ def read_command(payload: bytes) -> CommandClaims:
         SignatureMalformed: it is not exactly what a caller signs.
     """
     found = _object("payload", payload)
-    to = [name for name in ("agent", "group") if name in found]
-    if len(to) != 1 or tuple(found) != tuple(sorted((*_MEMBERS, *to))):
-        wanted = ", ".join(sorted(_MEMBERS))
+    to = [name for name in _TO if name in found]
+    more = [*to, _SEAL_TO] if _SEAL_TO in found else to
+    if len(to) != 1 or tuple(found) != tuple(sorted((*_MEMBERS, *more))):
         raise SignatureMalformed(
-            f"the payload wants exactly the members {wanted} and one of agent and group, found {_names(found)}"
+            f"the payload wants exactly the members {', '.join(_MEMBERS)}, one of agent and group, and {_SEAL_TO} "
+            f"where the result is to be sealed; found {_names(found)}"
         )
     if found["v"] != VERSION or isinstance(found["v"], bool):
         raise SignatureMalformed(f"v: wants {VERSION}, found {_shown(found['v'])}")
-    for name in (*_TEXTS, *to):
+    for name in (*_TEXTS, *more):
         if not isinstance(found[name], str) or not found[name]:
             raise SignatureMalformed(f"{name}: wants a text, found {_shown(found[name])}")
     for name in _TIMES:
@@ -259,7 +278,7 @@ def public_key_bytes(text: str) -> bytes:
     Return the bytes of a public key that is written as ``ed25519:BASE64``.
 
     Raises:
-        SignatureMalformed: it is none.
+        SignatureMalformed: it is none, or one with which anybody can sign.
     """
     kind, _, encoded = text.partition(":")
     try:
@@ -268,6 +287,8 @@ def public_key_bytes(text: str) -> bytes:
         key = b""
     if kind != "ed25519" or len(key) != KEY_BYTES:
         raise SignatureMalformed(f"wants ed25519: and {KEY_BYTES} bytes in base64, found {_shown(text)}")
+    if key in _NO_KEYS:
+        raise SignatureMalformed(f"wants a key that somebody made, found {_shown(text)}, with which anybody can sign")
     return key
 
 

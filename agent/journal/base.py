@@ -33,6 +33,7 @@ class Claim(msgspec.Struct, frozen=True):
         at: seconds since 1970.
         sealed: whether ``params`` is text that only the agent's own key opens (``protocol/sealing.py``).
         seal_to: the caller's key that the result is sealed to, or "".
+        signer: who signed it, as the operator's file names the caller; "" where nobody did.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Claim(msgspec.Struct, frozen=True):
     at: float
     sealed: bool = False
     seal_to: str = ""
+    signer: str = ""
 
 
 class Shown(msgspec.Struct, frozen=True):

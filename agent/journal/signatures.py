@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent.errors import SignatureExpired, SignatureMemoryFull, SignatureReplayed
+from agent.errors import OutcomeUnknown, SignatureExpired, SignatureMemoryFull, SignatureReplayed
 from agent.journal.base import Shown
 
 MAX_SHOWN: Final = 50_000  # signatures; some 15 MiB of memory
@@ -31,7 +31,8 @@ class Shows:
             known: whether the journal knows anything of the command.
 
         Raises:
-            SignatureReplayed: another command has it; or this one had it, and what became of it is not known any more.
+            SignatureReplayed: another command has it.
+            OutcomeUnknown: this one had it, and what became of it is not known any more.
             SignatureExpired: by a clock that was later than ours is now, it has ended.
             SignatureMemoryFull: there is no room before others end.
         """
@@ -44,10 +45,9 @@ class Shows:
                     touched=False,
                 )
             if not known:
-                raise SignatureReplayed(
+                raise OutcomeUnknown(
                     "this very command came before with this signature, so long ago that its end is not known here any "
-                    "more; it was not run again. Find out whether it happened, and sign a new command if not",
-                    touched=False,
+                    "more; it was not run again. Find out whether it happened, and sign a new command if not"
                 )
             return False
         if shown.until < self._now:

@@ -52,9 +52,7 @@ SETTINGS = Settings.model_validate(
         "connections": {"p": {"type": "synthetic"}},
         "operations": {
             "open": {"connection": "p", "synthetic": "echo"},
-            "signed": {"connection": "p", "synthetic": "echo"},
         },
-        "policy": {"require_signature": ["signed"]},
     }
 )
 
@@ -63,11 +61,6 @@ def test_only_what_the_file_names_may_run() -> None:
     assert permitted(SETTINGS, "open") is SETTINGS.operations["open"]
     with pytest.raises(errors.OperationUnknown):
         permitted(SETTINGS, "other")
-
-
-def test_what_wants_a_signature_is_refused_with_the_rule_and_the_way_out() -> None:
-    with pytest.raises(errors.NotAllowed, match=r"policy\.require_signature.*taking it out"):
-        permitted(SETTINGS, "signed")
 
 
 def entry(outcome: str | None, *, epoch: int = 1, fingerprint: str = "f", effect: str = "once") -> Entry:
