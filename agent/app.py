@@ -27,6 +27,7 @@ from agent.keys import AgentKeys, open_keys
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.supervisor import Supervisor
 from agent.local_control import LocalControl
+from agent.own_identity import OwnPapers, own_files
 from agent.papers import MemoryPapers, Papers
 from agent.parameters import takes_anything
 from agent.pauses import Pause
@@ -141,7 +142,12 @@ class Agent:
         self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, seals)
         self._papers: Papers = MemoryPapers()
         if dialer is None:
-            self._papers = dialer = Renewals(state_dir(loaded), settings.link.proxy, secrets)
+            files = own_files(loaded)
+            self._papers = dialer = (
+                Renewals(state_dir(loaded), settings.link.proxy, secrets)
+                if files is None
+                else OwnPapers(files, state_dir(loaded), settings.link.proxy, secrets)
+            )
         self._control = LocalControl(state_dir(loaded), tuple(settings.connections), self._obey, self._status)
         self._started_at = time.time()
         self.supervisor = Supervisor(dialer, self._converse)

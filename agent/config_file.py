@@ -26,7 +26,7 @@ _LATER: Final = {  # words of the outside that this release does not know yet, b
     ("triggers", "type"): ("schedule", "mqtt"),
     ("link", "transport"): ("mqtt",),
 }
-_HIDDEN: Final = ("password", "connection_string", "proxy", "default")  # keys whose values no error shows
+_HIDDEN: Final = ("password", "connection_string", "proxy", "default", "passphrase")  # keys whose values no error shows
 _SECTIONS: Final = ("connections", "operations", "triggers")  # tables of tables, each with a kind
 
 
@@ -191,6 +191,7 @@ def _message(error: ErrorDetails, place: Where, raw: Mapping[str, Any]) -> str:
 
 _PATTERNS: Final = {
     "proxy": "'system', 'none', 'http://…' or 'socks5h://…'",
+    "url": "'wss://host:port'",
     "procedure": "the name of a procedure, such as 'sales.create_order'",
 }
 _WANTS: Final = {

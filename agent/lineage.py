@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zlib
 from pathlib import Path
 from typing import Final
@@ -24,10 +25,13 @@ class Lineage:
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "identity" / "lineage"
+        # A link that is lost while this is written leaves the thread at it; the next link must not overtake that one.
+        self._lock = threading.Lock()
 
     def read(self) -> str:
         """Return what was kept last; "" if nothing was, or what there is can't be read."""
-        return self._read()[1]
+        with self._lock:
+            return self._read()[1]
 
     def keep(self, lineage: str) -> None:
         """
@@ -37,16 +41,17 @@ class Lineage:
             OSError: what was kept before is there still.
             ValueError: it is longer than any broker's.
         """
-        number = self._read()[0] + 1
-        slot = _slot(number, lineage)
-        if not self._path.exists():
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            durable_file.write(self._path, b" " * (2 * SLOT_BYTES), 0o600)
-        with self._path.open("r+b") as file:
-            file.seek(number % 2 * SLOT_BYTES)
-            file.write(slot)
-            file.flush()
-            os.fsync(file.fileno())
+        with self._lock:
+            number = self._read()[0] + 1
+            slot = _slot(number, lineage)
+            if not self._path.exists():
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                durable_file.write(self._path, b" " * (2 * SLOT_BYTES), 0o600)
+            with self._path.open("r+b") as file:
+                file.seek(number % 2 * SLOT_BYTES)
+                file.write(slot)
+                file.flush()
+                os.fsync(file.fileno())
 
     def reset(self) -> None:
         """

@@ -388,7 +388,11 @@ Connection = Annotated[
 
 
 class Link(Model):
-    """The way to the broker; where it is stands in the token that enrolled the agent."""
+    """
+    The way to the broker; where it is stands in the token that enrolled the agent.
+
+    With certificates of your own there is no token: then `url`, `certificate` and `authorities` say it all.
+    """
 
     transport: Literal["websocket"] = Field("websocket", description="How the agent reaches the broker.")
     proxy: str = Field(
@@ -396,6 +400,31 @@ class Link(Model):
         pattern=r"^(system|none|https?://.+|socks5h?://.+)$",
         description="`system`, `none`, `http://user@proxy:3128` or `socks5h://…`; a password as `{secret:NAME}`.",
     )
+    url: str | None = Field(
+        None, pattern=r"^wss://[^/?#@]+/?$", description="Where the broker is, with a certificate of your own."
+    )
+    certificate: str | None = Field(
+        None,
+        min_length=1,
+        description="PEM file of your own authority, instead of enrolment; read again when it changes.",
+    )
+    key: str | None = Field(None, min_length=1, description="PEM file with its key, if it is not in the same file.")
+    passphrase: str | None = Field(None, description="Of the key, as `{secret:NAME}`.")
+    authorities: str | None = Field(
+        None, min_length=1, description="PEM file of the authorities that the broker's certificate is taken from."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Link:
+        own = {"url": self.url, "certificate": self.certificate, "authorities": self.authorities}
+        missing = [name for name, value in own.items() if value is None]
+        given = [name for name in (*own, "key", "passphrase") if getattr(self, name) is not None]
+        if given and missing:
+            raise ValueError(
+                f"a certificate of your own wants url, certificate and authorities; {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing. Without one leave out {' and '.join(given)}"
+            )
+        return self
 
 
 class SignerKey(Model):

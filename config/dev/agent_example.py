@@ -21,7 +21,17 @@ _FILTERED: Final = frozenset({"link", "policy", "secrets", "log", "connections",
 TABLES: Final[tuple[Table | str, ...]] = (
     _HEAD,
     Table("", settings.Settings, {"agent": "plant-1", "state_dir": "/var/lib/outhaul-agent"}, leave=_FILTERED),
-    Table("link", settings.Link),
+    Table(
+        "link",
+        settings.Link,
+        samples={
+            "url": "wss://broker.example.com:8443",
+            "certificate": "plant-1.crt",
+            "key": "plant-1.key",
+            "passphrase": "{secret:plant-1-key}",
+            "authorities": "broker-ca.crt",
+        },
+    ),
     Table(
         "policy",
         settings.Policy,
