@@ -1,0 +1,77 @@
+"""Acts that strangers can make happen as often as they like: some of them are noted, the others counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from cloud_broker.audit import Act
+
+WINDOW_S: Final = 60.0  # seconds
+ALIKE: Final = 5  # acts in a window that do the same to the same
+OF_A_KIND: Final = 60  # acts in a window that do the same in one chain
+MAX_WHY_CHARS: Final = 200  # of a reason
+
+
+class Notary:
+    """
+    Notes in the audit trail what nobody waits for, without letting anybody fill the disk with it.
+
+    Args:
+        note_soon: as the store's.
+        clock: seconds on any scale.
+        now: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        note_soon: Callable[[Act], None],
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._note_soon = note_soon
+        self._clock = clock
+        self._now = now
+        self._until = 0.0  # when the window ends
+        self._counts: Counter[tuple[str, ...]] = Counter()
+        self._left_out: Counter[tuple[str, str]] = Counter()
+
+    def refused(self, tenant: str, action: str, target: str, why: str, address: str = "") -> None:
+        """
+        Note that somebody was not let in.
+
+        Args:
+            tenant: whose key, token or agent it was; ``BROKER`` where that is not known.
+            action: ``login_refused``, ``token_refused`` or ``agent_refused``.
+            target: ``key:ID``, ``token:ID``, ``agent:NAME``, or "" where it is none that is known here.
+            why: without anything secret that was shown.
+            address: where from.
+        """
+        detail = {"why": why[:MAX_WHY_CHARS], **({"address": address} if address else {})}
+        self.note(Act(tenant, "broker", action, target, self._now(), detail=detail))
+
+    def note(self, act: Act) -> None:
+        """Note an act, or count it if there were many like it."""
+        if self._clock() >= self._until:
+            self.flush()
+        kind = (act.tenant, act.action)
+        alike = (*kind, act.target)
+        if self._counts[alike] >= ALIKE or self._counts[kind] >= OF_A_KIND:
+            self._left_out[kind] += 1
+            return
+        self._counts[kind] += 1
+        self._counts[alike] += 1
+        if left_out := self._left_out.pop(kind, 0):
+            act = dataclasses.replace(act, detail={**act.detail, "left_out": left_out})
+        self._note_soon(act)
+
+    def flush(self) -> None:
+        """Begin another window; say how many were left out in the last one."""
+        self._until = self._clock() + WINDOW_S
+        self._counts.clear()
+        left, self._left_out = self._left_out, Counter()
+        for (tenant, action), count in left.items():
+            self._note_soon(Act(tenant, "broker", action, "", self._now(), detail={"left_out": count}))
