@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agent import RELEASE, catalogue, identity
+from agent import RELEASE, catalogue, own_identity
 from agent.config_file import Loaded
 from agent.connectors import CONNECTORS
 from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece
@@ -235,7 +235,7 @@ class Agent:
 
     def _who(self) -> tuple[str, str]:
         """Return tenant and name as the certificate has them; a broker's word for them is not asked."""
-        found = identity.find(state_dir(self._loaded))
+        found = own_identity.find(self._loaded)
         return ("", self._loaded.settings.agent) if found is None else (found.tenant, found.agent)
 
     def _tell_condition(self) -> None:

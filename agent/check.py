@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from datetime import UTC, datetime
 
 from agent.app import connectors, state_dir
 from agent.config_file import Loaded
 from agent.connectors.base import Finding
 from agent.errors import AgentError, SecretError
-from agent.identity import find
+from agent.identity import ENROL, Identity
 from agent.link.websocket import WebsocketDialer
+from agent.own_identity import find, load_any
 from agent.secrets import SecretStore, open_store, secret_names
+from agent.validity import Life, left_text
 
 
 async def everything(loaded: Loaded, operation: str | None) -> list[Finding]:
@@ -24,7 +28,7 @@ async def everything(loaded: Loaded, operation: str | None) -> list[Finding]:
     except SecretError as exc:
         return [*findings, Finding("secrets", False, str(exc))]
     if operation is None:
-        findings.append(await _link(loaded, secrets))
+        findings += await _link(loaded, secrets)
     findings += await _connections(loaded, secrets, operation)
     return findings
 
@@ -38,19 +42,35 @@ def _secrets(loaded: Loaded, secrets: SecretStore) -> list[Finding]:
     ]
 
 
-async def _link(loaded: Loaded, secrets: SecretStore) -> Finding:
-    if await asyncio.to_thread(find, state_dir(loaded)) is None:
-        return Finding("identity", False, "this agent has no certificate yet", "outhaul-agent enroll --token TOKEN")
+async def _link(loaded: Loaded, secrets: SecretStore) -> list[Finding]:
+    try:
+        if await asyncio.to_thread(find, loaded) is None:
+            return [Finding("identity", False, "this agent has no certificate yet", ENROL.removeprefix("run: "))]
+        who = await asyncio.to_thread(load_any, loaded, secrets)
+    except AgentError as exc:
+        return [Finding("identity", False, str(exc))]
+    findings = [certificate(who, time.time())]
     dialer = WebsocketDialer(state_dir(loaded), loaded.settings.link.proxy, secrets)
     try:
-        transport = await dialer.connect()
+        transport = await dialer.connect_as(who)
     except AgentError as exc:
-        return Finding("link", False, str(exc))
+        return [*findings, Finding("link", False, str(exc))]
     peer = transport.peer
     await transport.close()
-    return Finding(
-        "link", True, f"{peer.url} at {peer.address}, {peer.tls}{f', by {peer.proxy}' if peer.proxy else ''}"
-    )
+    proxy = f", by {peer.proxy}" if peer.proxy else ""
+    return [*findings, Finding("link", True, f"{peer.url} at {peer.address}, {peer.tls}{proxy}")]
+
+
+def certificate(who: Identity, now: float) -> Finding:
+    """Return what is to be said of a certificate's remaining life; ``now`` in seconds since 1970."""
+    life = Life(who.obtained_at, who.not_after)
+    until = datetime.fromtimestamp(who.not_after, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    detail = f"{who.agent} of {who.tenant}; the certificate {left_text(who.not_after, now)}, until {until}"
+    renewed = f"put a renewed certificate into {who.certificate}" if who.own else "start the agent: it renews by itself"
+    if now >= who.not_after:
+        wrong_clock = "" if life.over(now) else "; it had when it came: is this machine's clock right?"
+        return Finding("identity", False, detail + wrong_clock, renewed)
+    return Finding("identity", True if life.warning(now) is None else None, detail, renewed)
 
 
 async def _connections(loaded: Loaded, secrets: SecretStore, operation: str | None) -> list[Finding]:

@@ -13,6 +13,7 @@ import click
 
 from agent import RELEASE
 from agent.cli_control import pause, resume, status
+from agent.cli_identity import identity as identity_command
 from agent.cli_journal import journal
 from agent.cli_ledger import ledger
 from agent.cli_options import (
@@ -56,6 +57,7 @@ def cli() -> None:
     """The Outhaul agent: runs beside the ERP, dials out, and does only what its file names."""
 
 
+cli.add_command(identity_command)
 cli.add_command(journal)
 cli.add_command(ledger)
 for command in (status, pause, resume):
@@ -115,10 +117,10 @@ def run(config: Path | None) -> None:
     """Run in the foreground until it is stopped."""
     from agent import app
     from agent.app import state_dir
-    from agent.identity import find
+    from agent.own_identity import find
 
     loaded = load(config)
-    if find(state_dir(loaded)) is None:
+    if find(loaded) is None:
         raise EnrolmentError(
             f"{state_dir(loaded)}: this agent has no certificate yet; run: outhaul-agent enroll --token TOKEN"
         )

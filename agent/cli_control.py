@@ -146,13 +146,13 @@ def _told(word: str, name: str, obeyed: bool | None, as_json: bool) -> None:
 
 def _facts(loaded: Loaded) -> dict[str, Any]:
     from agent import pauses, status
-    from agent.identity import find
     from agent.journal import lock
+    from agent.own_identity import find
 
     state_dir = _state_dir(loaded)
     running = lock.held(state_dir)
     written = status.read(state_dir) if running else None
-    identity = find(state_dir)
+    identity = find(loaded)
     return {
         "agent": loaded.settings.agent,
         "running": running,

@@ -12,15 +12,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from agent import authorities
+from agent import authorities, identity
 from agent.config_file import Loaded
 from agent.errors import AgentError, EnrolmentError, LinkRefused
-from agent.identity import Identity, broker_url, client_context
+from agent.identity import Identity, broker_url
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.proxy import proxy_for
 from agent.link.websocket import WebsocketDialer
@@ -74,13 +74,37 @@ def own_files(loaded: Loaded) -> OwnFiles | None:
     )
 
 
-def load(files: OwnFiles, secrets: SecretStore) -> Identity:
+def find(loaded: Loaded) -> Identity | None:
     """
-    Return the identity that the files make.
+    Return who this agent is, by enrolment or by its own files, without the key's passphrase; ``None`` before it is.
+
+    Raises:
+        EnrolmentError: it is damaged; the text names file and fix.
+    """
+    files = own_files(loaded)
+    return identity.find(loaded.base_dir / loaded.settings.state_dir) if files is None else read(files)
+
+
+def load_any(loaded: Loaded, secrets: SecretStore) -> Identity:
+    """
+    Return who this agent is, ready to dial.
+
+    Raises:
+        EnrolmentError: it has no certificate, or a damaged one.
+        SecretError: the key's passphrase is missing.
+    """
+    files = own_files(loaded)
+    if files is None:
+        return identity.load(loaded.base_dir / loaded.settings.state_dir, secrets)
+    return load(files, secrets)
+
+
+def read(files: OwnFiles) -> Identity:
+    """
+    Return the identity that the files make, without the key's passphrase.
 
     Raises:
         EnrolmentError: they are not as they must be; the text names file and fix.
-        SecretError: the passphrase is missing.
     """
     # Imported here: it costs the agent 10 MiB, and one that enrolled seldom needs it.
     from agent import certificates
@@ -99,7 +123,7 @@ def load(files: OwnFiles, secrets: SecretStore) -> Identity:
             f"link.certificate {files.certificate}: is for the agent {issued.agent!r}, and the operator's file says "
             f"{files.agent!r}; they must be the same"
         )
-    who = Identity(
+    return Identity(
         certificate=files.certificate,
         key=files.key,
         authorities=files.authorities,
@@ -109,10 +133,23 @@ def load(files: OwnFiles, secrets: SecretStore) -> Identity:
         serial=issued.serial,
         obtained_at=issued.not_before,
         not_after=issued.not_after,
-        passphrase=resolve(files.passphrase, secrets) if files.passphrase else "",
+        passphrase="",
         own=True,
     )
-    client_context(who)
+
+
+def load(files: OwnFiles, secrets: SecretStore) -> Identity:
+    """
+    Return the identity that the files make, once they were seen to fit together.
+
+    Raises:
+        EnrolmentError: they do not; the text names file and fix.
+        SecretError: the passphrase is missing.
+    """
+    who = read(files)
+    if files.passphrase:
+        who = replace(who, passphrase=resolve(files.passphrase, secrets))
+    identity.client_context(who)
     return who
 
 

@@ -21,10 +21,12 @@ HOUSE: Final = (*PROGRAMS, "installer", "config", "tests", "bench")
 DEFERRED: Final = {
     "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
     "agent.cli_control": "`--help` and `run` start without what only these commands need",
+    "agent.cli_identity": "other commands start without what reads certificates",
     "agent.cli_journal": "other commands start without what reads the journal",
     "agent.cli_options": "pydantic takes longer to load than `--help` should take",
     "agent.keys": "cryptography is needed to open keys, not to show their public halves",
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
+    "agent.own_identity": "cryptography's X.509 is large, and needed only with certificates of the operator's own",
     "agent.recovery": "cryptography's X.509 is large, and needed only when a certificate has run out",
     "agent.renewal": "cryptography's X.509 is large, and needed once in a certificate's life",
     "agent.sealing": "cryptography's HPKE and AES are needed only where a caller seals",
@@ -48,7 +50,7 @@ IMPLEMENTATIONS: Final = {
     "agent.connectors.synthetic": {"agent.app"},
     "agent.journal.file": {"agent.app", "agent.cli_journal"},  # the latter reads the same folder
     # All but the first dial without the stages.
-    "agent.link.websocket": {"agent.renewal", "agent.check", "agent.exchange"},
+    "agent.link.websocket": {"agent.renewal", "agent.own_identity", "agent.check", "agent.exchange"},
     "agent.link.memory": set[str](),
     "agent.secrets.vault": {"agent.secrets"},
     "cloud_broker.store.sqlite": {"cloud_broker.store.open"},
