@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent import RELEASE, catalogue, own_identity
+from agent.anchors import Anchors
 from agent.config_file import Loaded
 from agent.connectors import CONNECTORS
 from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece
@@ -41,6 +42,7 @@ from agent.status import Status
 log = logging.getLogger(__name__)
 
 DESCRIBE_S: Final = 10.0  # seconds that sources have to describe their operations before the first link
+HEAD_S: Final = 5.0  # seconds between two looks at whether the broker is to hear where the journal stands
 WINDOWS_S: Final = 30.0  # seconds between two looks at the local clock, which may be set at any time
 RESOLUTIONS_S: Final = 2.0  # seconds between two looks for what people found out, where something waits for it
 RESOLUTIONS_IDLE_S: Final = 60.0  # seconds where nothing does
@@ -136,7 +138,7 @@ class Agent:
         self._conversation: Conversation | None = None
         self.journal = journal
         self.journal.changed = self._tell_condition
-        self._position: int | None = None  # of the journal when it was opened, until a broker has heard it
+        self._anchors = Anchors(journal)
         spool = SpoolFolder(state_dir(loaded) / "spool")
         seals = Seals(keys.seal, self._who)
         self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, seals)
@@ -173,8 +175,6 @@ class Agent:
             await journal.close()
             raise
         agent = cls(loaded, journal, secrets, keys, dialer=dialer)
-        # As it was found: what is written from here on must not hide that it had been put back.
-        agent._position = agent.journal.position
         await agent._hear_resolutions()  # before anybody is asked who knows less
         await agent._control.look()  # before anything is asked or run
         agent.dispatcher.recover()
@@ -187,6 +187,7 @@ class Agent:
             asyncio.create_task(self._take_resolutions(), name="take what people found out"),
             asyncio.create_task(self._control.run(), name="obey who sits here"),
             asyncio.create_task(self._papers.run(), name="keep the papers"),
+            asyncio.create_task(self._tell_head(), name="tell where the journal stands"),
         ]
         describing = asyncio.create_task(self._describe(), name="describe operations")
         stopping = asyncio.create_task(stop.wait(), name="wait for stop")
@@ -217,7 +218,7 @@ class Agent:
             self.dispatcher,
             release=RELEASE,
             journal=self.journal,
-            position=self._position,
+            anchors=self._anchors,
             max_running=self._loaded.settings.max_running,
             catalogue=self._catalogue,
             papers=self._papers,
@@ -228,8 +229,6 @@ class Agent:
             return ended
         finally:
             await self._papers.left(ended)
-            if conversation.welcomed:
-                self._position = None
             if self._conversation is conversation:
                 self._conversation = None
 
@@ -262,6 +261,12 @@ class Agent:
             problems=self.dispatcher.condition().problems,
             connections=self.dispatcher.connections(),
         )
+
+    async def _tell_head(self) -> None:
+        while True:
+            await asyncio.sleep(HEAD_S)
+            if self._conversation is not None:
+                self._conversation.tell_head()
 
     async def _watch_windows(self) -> None:
         """Tell the broker when a connection's window opens or closes."""

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from agent.anchors import Anchors
 from agent.dispatcher import Dispatcher
 from agent.errors import LinkError
 from agent.journal.base import Journal
@@ -24,6 +25,7 @@ from protocol.framing import Buffer
 from protocol.messages import (
     Ack,
     AnyMessage,
+    Beat,
     Cancel,
     Catalogue,
     Condition,
@@ -53,8 +55,8 @@ class Conversation:
     Args:
         catalogue: returns digest and bytes of what may be run here.
         papers: what the link says of the agent itself.
-        position: of the journal when it was opened, where no broker has heard of that yet.
-        journal: its mark and length go into the greeting.
+        journal: its mark goes into the greeting.
+        anchors: where it stands, and what is kept of the broker's audit trail.
         silence_s: seconds without a word after which the link is given up.
     """
 
@@ -68,22 +70,25 @@ class Conversation:
         max_running: int,
         catalogue: Callable[[], tuple[str, bytes]],
         papers: Papers | None = None,
-        position: int | None = None,
+        anchors: Anchors | None = None,
         silence_s: float = limits.SILENCE_S,
     ) -> None:
         self._transport = transport
         self._dispatcher = dispatcher
         self._catalogue = catalogue
         self._papers = papers or MemoryPapers()
+        self._anchors = anchors or Anchors(journal)
         self._own = Limits(max_running=max_running, silence_s=silence_s, remembers=limits.REMEMBERS)
         self._session = Session(Side.AGENT, self._own, now=time.monotonic())
+        position, head = self._anchors.greeting()
         self._hello = Hello(
             versions=[limits.VERSION],
             release=release,
             features=[],
             limits=self._own,
             journal=journal.mark,
-            position=journal.position if position is None else position,
+            position=position,
+            head=head,
             time=time.time(),
             system=SYSTEM,
         )
@@ -149,6 +154,11 @@ class Conversation:
     def welcomed(self) -> bool:
         """Whether the broker knows what we hold."""
         return self._greeted
+
+    def tell_head(self) -> None:
+        """Tell the broker where the journal stands, if that is due."""
+        if self._greeted and self._session.stage is Stage.OPEN and (head := self._anchors.to_tell()):
+            self.tell(Beat(head=head))
 
     def tell_condition(self) -> None:
         """Tell the broker how the agent is, if it changed."""
@@ -254,6 +264,8 @@ class Conversation:
             self._dispatcher.resume(message.id, message.offset)
         elif isinstance(message, Welcome):
             await self._welcomed(message)
+        elif isinstance(message, Beat):
+            self._anchors.heard(message.audit)
         elif isinstance(message, Renewed | Trust):
             self._papers.heard(message, bytes(payload))
         elif isinstance(message, Goodbye):
@@ -281,5 +293,6 @@ class Conversation:
         self.announce()
         self._session.say(Holding(commands=self._dispatcher.held()))
         self._greeted = True
+        self._anchors.welcomed(welcome.tenant, welcome.audit)
         self.tell_condition()
         self._dispatcher.linked(self)

@@ -284,7 +284,9 @@ class Session:
             self._granted(message)
         elif isinstance(message, Goodbye):
             self.stage = Stage.CLOSED
-        return not isinstance(message, Beat | Credit)
+        if isinstance(message, Beat):
+            return bool(message.audit or message.head)
+        return not isinstance(message, Credit)
 
     # --- the rules, the same for what is said and what is heard -----------------------------------
 
