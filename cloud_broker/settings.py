@@ -439,8 +439,8 @@ def _known(table: tuple[str, ...]) -> str:
 
 
 def _line(text: str, where: tuple[str, ...]) -> int:
-    """Return the line of a key, or of its table, or 1."""
-    table, found = "", 1
+    """Return the line of a key, or of what it is in, or 1."""
+    table, found, longest = "", 1, 0
     counts: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*(\[{1,2})\s*([^\]\[\s]+)\s*\]", line)
@@ -454,6 +454,6 @@ def _line(text: str, where: tuple[str, ...]) -> int:
             path = ".".join(part for part in (table, key[1] if key else "") if part)
             if path == ".".join(where):
                 return number
-            if where and path == where[0]:
-                found = number
+            if len(path) > longest and ".".join(where).startswith(f"{path}."):
+                found, longest = number, len(path)
     return found

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from cloud_broker.settings import ConfigError, Settings, find_file, is_loopback, load, split_address
 
+ISSUER = "[[api.issuers]]\nissuer = 'https://login.example.com'\n"
 EXAMPLE = Path(__file__).parents[2] / "config/broker.example.toml"
 
 
@@ -24,7 +25,8 @@ def keys(model: type[BaseModel], table: str = "") -> Iterator[tuple[str, Any, st
             yield f"[{name}]", None, field.description or ""
             yield from keys(kind, f"{name}.")
         else:
-            yield table + name, field.get_default(), field.description or ""
+            default = field.get_default()
+            yield table + name, list(default) if isinstance(default, tuple) else default, field.description or ""
 
 
 def example_keys() -> Iterator[tuple[str, Any, str]]:
@@ -63,7 +65,11 @@ def write(folder: Path, text: str) -> Path:
     ("text", "line", "said"),
     [
         ("colour = 1", 1, "colour: unknown key; known are data_dir, store, results, api, link, limits, retries, log"),
-        ("\n[api]\nlissten = '127.0.0.1:1'", 3, "api.lissten: unknown key; known are listen, certificate, key"),
+        (
+            "\n[api]\nlissten = '127.0.0.1:1'",
+            3,
+            "api.lissten: unknown key; known are listen, certificate, key, issuers",
+        ),
         ("[limits]\ncommand_bytes = '8'\nretention_days = true", 2, "limits.command_bytes: .*found '8'"),
         ("[limits]\ncommand_bytes = 0", 2, "limits.command_bytes: .*greater than or equal to 1024, found 0"),
         ("[limits]\ncommand_bytes = 99999999", 2, "limits.command_bytes: .*less than"),
@@ -78,6 +84,15 @@ def write(folder: Path, text: str) -> Path:
         ("[api]\nlisten = 'example.com:8440'", 1, "certificate and key"),
         ("\n[api]\ncertificate = 'a.pem'", 2, "api: certificate and key go together; key is missing"),
         ("[api]\nkey = 'a.pem'", 1, "api: certificate and key go together; certificate is missing"),
+        ("[[api.issuers]]\naudience = 'a'", 1, "api.issuers.0.issuer: field required"),
+        (ISSUER + "audience = 'a'\ncolour = 1", 4, "unknown key; known are issuer, audience, jwks, tenant_claim"),
+        (ISSUER + "audience = 'a'\nalgorithms = ['HS256']", 4, "api.issuers.0.algorithms.0: input should be 'RS256'"),
+        (ISSUER + "audience = 'a'\nalgorithms = []", 4, "at least 1 item"),
+        (ISSUER + "audience = 'a'\njwks = 'http://a.example/keys'", 1, "wants an address such as 'https://"),
+        (ISSUER + "audience = 'a'\ntenant_claim = ''", 1, "wants exactly one name in tenants"),
+        (ISSUER + "audience = 'a'\nroles = { a = ['fly'] }", 4, "api.issuers.0.roles.a.0: input should be"),
+        (ISSUER + "audience = 'a'\n" + ISSUER + "audience = 'b'", 1, "stands twice"),
+        (ISSUER + "audience = 'a'\n[[api.issuers]]\nissuer = 7", 5, "api.issuers.1.issuer: input should be a"),
         ("[link]\nlisten = '0.0.0.0:8443'", 1, "link: .*set public_url"),
         ("[link]\npublic_url = 'https://a'", 2, "link.public_url: wants 'wss://HOST:PORT'"),
         ("[log]\nlevel = 'loud'", 2, "log.level: .*'debug', 'info', 'warning' or 'error', found 'loud'"),

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import uvicorn
@@ -18,6 +19,7 @@ from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.commands import Submission
 from cloud_broker.conditions import AgentCondition, condition
+from cloud_broker.credentials import Credentials
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import AgentNotFound, CommandNotFound, IdempotencyKeyReused, ParametersInvalid, RowSetNotFound
 from cloud_broker.keys import new_key, sha256_of
@@ -39,6 +41,7 @@ class Rows:
 
     columns: tuple[dict[str, str], ...] = COLUMNS
     pieces: Callable[[], AsyncIterator[bytes]] = field(default=lambda: nothing())
+    sealed: bool = False
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield what the test gave."""
@@ -102,6 +105,8 @@ class PlayedCommands:
             ordering_key=submission.ordering_key,
             priority=submission.priority,
             key_id=submission.key_id,
+            sealed=submission.sealed,
+            seal_to=submission.seal_to,
         )
 
     async def get(self, scope: Scope, command_id: str) -> Command:
@@ -164,6 +169,11 @@ class Broker:
     link: dict[str, bool]
     dead_letters: DeadLetters
     runs: ReplayRuns
+    credentials: Credentials
+
+    def scope(self, tenant: str) -> Scope:
+        """Return what the store wants to know."""
+        return Scope(tenant)
 
     async def key(self, tenant: str | None, *scopes: str, ttl_s: float | None = None) -> str:
         """Make a key and return it."""
@@ -179,9 +189,9 @@ class Broker:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Broker]:
-    """Serve the API with tenants acme and other, and an agent plant-1 of acme."""
-    settings = Settings(data_dir=folder, limits=LimitSettings(command_bytes=COMMAND_BYTES))
+async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
+    """Serve the API with tenants acme and other, and an agent plant-1 of acme; with some settings ``changed``."""
+    settings = Settings(**{"data_dir": folder, "limits": LimitSettings(command_bytes=COMMAND_BYTES)} | changed)
     store = open_store(settings)
     await store.open()
     now = time.time()
@@ -210,7 +220,9 @@ async def running(folder: Path) -> AsyncIterator[Broker]:
     serving = asyncio.create_task(server.serve([listener]), name="api under test")
     host, port = listener.getsockname()
     try:
-        yield Broker(f"http://{host}:{port}", settings, store, commands, link, dead_letters, runs)
+        yield Broker(
+            f"http://{host}:{port}", settings, store, commands, link, dead_letters, runs, app.state.credentials
+        )
     finally:
         server.should_exit = True
         await serving

@@ -8,7 +8,7 @@ import time
 import httpx2
 import pytest
 
-from cloud_broker.keys import new_key
+from cloud_broker.keys import new_key, sha256_of
 from tests.cloud_broker.api.broker import Broker
 
 BODY = {"agent": "plant-1", "operation": "echo"}
@@ -157,3 +157,62 @@ def test_a_key_wants_known_scopes() -> None:
         new_key("acme", ["fly"], 0.0)
     with pytest.raises(ValueError, match="found none"):
         new_key("acme", [], 0.0)
+
+
+async def test_a_key_is_replaced_without_a_gap(broker: Broker, acme: httpx2.AsyncClient) -> None:
+    made = (await acme.post("/v1/keys", json={"scopes": ["commands:read"], "name": "web shop"})).json()
+
+    answer = await acme.post(f"/v1/keys/{made['id']}/rotate", json={"grace": 3600})
+    again = await acme.post(f"/v1/keys/{made['id']}/rotate")
+
+    assert answer.status_code == 201
+    new = answer.json()
+    assert (new["tenant"], new["scopes"]) == ("acme", ["commands:read"])
+    assert again.status_code == 409
+    assert new["id"] in again.json()["detail"]
+    for text in (made["key"], new["key"]):
+        async with broker.client(text) as client:
+            assert (await client.get("/v1/commands")).status_code == 200
+    listed = {key["id"]: key for key in (await acme.get("/v1/keys")).json()["items"]}
+    assert (listed[made["id"]]["state"], listed[made["id"]]["replaced_by"]) == ("expires_soon", new["id"])
+    assert (listed[new["id"]]["state"], listed[new["id"]]["name"]) == ("active", "web shop")
+
+
+async def test_without_grace_a_replaced_key_is_refused_at_once(broker: Broker, acme: httpx2.AsyncClient) -> None:
+    made = (await acme.post("/v1/keys", json={"scopes": ["commands:read"]})).json()
+    async with broker.client(made["key"]) as client:
+        assert (await client.get("/v1/commands")).status_code == 200
+        assert (await acme.post(f"/v1/keys/{made['id']}/rotate", json={"grace": 0})).status_code == 201
+        answer = await client.get("/v1/commands")
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "credential_expired")
+
+
+async def test_nobody_gets_more_rights_or_another_name_by_replacing_a_key(
+    broker: Broker, acme: httpx2.AsyncClient
+) -> None:
+    theirs, text = new_key("acme", ["commands:read"], time.time(), owner="bob")
+    await broker.store.add_key(theirs, sha256_of(text))
+    mine = (await acme.post("/v1/keys", json={"scopes": ["*"]})).json()
+    async with broker.client(await broker.key("acme", "tenant:admin", "commands:read")) as client:
+        more = await client.post(f"/v1/keys/{mine['id']}/rotate")
+        another = await client.post(f"/v1/keys/{theirs.id}/rotate")
+        named = await client.post("/v1/keys", json={"scopes": ["commands:read"], "owner": "bob"})
+        unknown = await client.post("/v1/keys/0123456789ab/rotate")
+
+    assert [answer.status_code for answer in (more, another, named, unknown)] == [403, 403, 403, 404]
+    async with broker.client(await broker.key(None), **{"Outhaul-Tenant": "acme"}) as admin:
+        assert (await admin.post("/v1/keys", json={"scopes": ["commands:read"], "owner": "bob"})).status_code == 201
+
+
+@pytest.mark.parametrize("grace", [-1, 31 * 86_400])
+async def test_a_grace_has_bounds(acme: httpx2.AsyncClient, grace: float) -> None:
+    made = (await acme.post("/v1/keys", json={"scopes": ["commands:read"]})).json()
+    assert (await acme.post(f"/v1/keys/{made['id']}/rotate", json={"grace": grace})).status_code == 400
+
+
+async def test_credentials_that_say_two_things_are_refused(broker: Broker) -> None:
+    key = await broker.key("acme")
+    twice = httpx2.Headers([("authorization", f"Bearer {key}"), ("authorization", f"Bearer {key}")])
+    async with broker.client() as client:
+        assert (await client.get("/v1/commands", headers=twice)).status_code == 400

@@ -344,6 +344,7 @@ async def test_a_replay_is_checked_like_any_submission(acme: httpx2.AsyncClient,
     await broker.store.set_tenant_state("acme", "suspended")
     suspended = await acme.post(f"/v1/commands/{one.id}/replay")
     await broker.store.set_tenant_state("acme", "active")
+    broker.credentials.forget()
     broker.commands.refuses = True
     refused = await acme.post(f"/v1/commands/{one.id}/replay")
 
