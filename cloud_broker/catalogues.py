@@ -46,6 +46,7 @@ class _Connection(msgspec.Struct, frozen=True):
 class _Document(msgspec.Struct, frozen=True):
     operations: list[_Operation]
     connections: list[_Connection]
+    keys: dict[str, str] = {}
 
 
 class CatalogueInvalid(ValueError):
@@ -142,10 +143,16 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What one agent may be asked, and what each of its connections takes."""
+    """
+    What one agent may be asked, and what each of its connections takes.
+
+    Attributes:
+        seals: whether parameters and results can be sealed.
+    """
 
     operations: Mapping[str, Operation]
     connections: Mapping[str, Connection]
+    seals: bool = False
 
 
 def read(document: bytes) -> Catalogue:
@@ -162,6 +169,7 @@ def read(document: bytes) -> Catalogue:
     return Catalogue(
         operations={entry.name: Operation(entry) for entry in parsed.operations},
         connections={entry.name: _limits(entry) for entry in parsed.connections},
+        seals="seal" in parsed.keys,
     )
 
 

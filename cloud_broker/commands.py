@@ -46,7 +46,9 @@ class Submission:
 
     Attributes:
         agent: by name; exactly one of agent and group.
-        params: JSON bytes of an object.
+        params: JSON bytes of an object, or the text of what is sealed.
+        sealed: whether they are sealed to the agent, which is named then; nobody here can check them.
+        seal_to: the caller's public key that the result is to be sealed to, or "".
         ttl_s: seconds until it may not start any more.
     """
 
@@ -61,16 +63,18 @@ class Submission:
     priority: int = 0
     traceparent: str = ""
     key_id: str = ""
+    sealed: bool = False
+    seal_to: str = ""
 
 
 # Not what is about the request only: its idempotency key, its trace, the key that it came with.
-_THE_WORK: Final = ("operation", "agent", "group", "ttl_s", "correlation_id", "ordering_key", "priority")
+_THE_WORK: Final = ("operation", "agent", "group", "ttl_s", "correlation_id", "ordering_key", "priority", "seal_to")
 
 
 def fingerprint(submission: Submission) -> str:
     """Return a digest that two submissions share only if they ask for the same."""
     asked = {name: getattr(submission, name) for name in _THE_WORK}
-    asked["params"] = _EXACT.decode(submission.params)
+    asked["params"] = submission.params.decode() if submission.sealed else _EXACT.decode(submission.params)
     return hashlib.sha256(_CANONICAL.encode(asked)).hexdigest()
 
 
@@ -114,7 +118,8 @@ class Commands:
         if self._router.stopping:
             raise Unavailable("the broker is stopping and takes no commands; ask again", retry_after_s=5.0)
         operation = await self._operation(scope, submission)
-        _check(operation, submission.params)
+        if not submission.sealed:
+            _check(operation, submission.params)
         now = time.time()
         return Command(
             id=new_id("cmd", int(now * 1000), os.urandom),
@@ -134,6 +139,8 @@ class Commands:
             priority=submission.priority,
             traceparent=submission.traceparent,
             key_id=submission.key_id,
+            sealed=submission.sealed,
+            seal_to=submission.seal_to,
         )
 
     def take(self, command: Command) -> None:
@@ -217,7 +224,8 @@ class Commands:
             if result is not None:
                 columns = await result.set_begun(index)
                 if columns is not None:
-                    return RowReader(columns, functools.partial(result.chunks, index))
+                    chunks = functools.partial(result.chunks, index)
+                    return RowReader(columns, chunks, result.sets[index].sealed)
             # Queued, or an attempt that ended: the command goes on, or has ended.
             await self._router.changed(entry, result)
         command = await self.get(scope, command_id)
@@ -246,6 +254,8 @@ class Commands:
             )
         for line in known:
             if line.catalogue is not None and submission.operation in line.catalogue.operations:
+                if submission.seal_to and not line.catalogue.seals:
+                    raise Conflict(f"{line.agent} has no keys of its own, so nothing can be sealed: update its program")
                 return line.catalogue.operations[submission.operation]
         names = sorted({name for line in known if line.catalogue is not None for name in line.catalogue.operations})
         raise OperationNotFound(

@@ -201,6 +201,9 @@ def _again(original: Command, by: str, ttl_s: float | None, traceparent: str) ->
         priority=original.priority,
         traceparent=traceparent or original.traceparent,
         key_id=by,
+        # What was sealed stays so: it was sealed to this agent, and its result goes to the key that it names.
+        sealed=original.sealed,
+        seal_to=original.seal_to,
     )
 
 

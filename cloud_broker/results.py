@@ -22,7 +22,7 @@ from typing import BinaryIO, Final
 from cloud_broker.errors import ResultGone
 from cloud_broker.store.base import RowSetInfo
 from cloud_broker.tenants import Scope
-from protocol import limits
+from protocol import limits, sealing
 from protocol.framing import Buffer
 from protocol.messages import RowSetBegins, RowSetDone
 
@@ -38,6 +38,7 @@ READ_BYTES: Final = 262_144  # bytes per read; a few chunks, so that a fast read
 class _Set:
     columns: tuple[dict[str, str], ...]
     offset: int
+    sealed: bool
     end: int | None = None
     rows: int = 0
     bytes: int = 0
@@ -109,7 +110,7 @@ class LiveResult:
             {"name": column.name, "type": column.type[:MAX_TYPE_CHARS], "source_type": column.source_type}
             for column in message.columns
         )
-        self.sets.append(_Set(columns, message.offset))
+        self.sets.append(_Set(columns, message.offset, message.format == sealing.FORMAT))
         self._notify()
 
     def append(self, data: Buffer, rows: int, stored: Callable[[int], None]) -> None:
@@ -311,7 +312,7 @@ class LiveResult:
 
     def row_sets(self) -> tuple[RowSetInfo, ...]:
         """Return the row sets so far."""
-        return tuple(RowSetInfo(s.columns, s.offset, s.bytes, s.rows) for s in self.sets)
+        return tuple(RowSetInfo(s.columns, s.offset, s.bytes, s.rows, s.sealed) for s in self.sets)
 
     async def set_begun(self, index: int) -> tuple[dict[str, str], ...] | None:
         """Wait until a row set begins and return its columns; ``None`` if the result ends without it."""
@@ -360,10 +361,16 @@ class LiveResult:
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """Rows of one row set on their way to a caller."""
+    """
+    Rows of one row set on their way to a caller.
+
+    Attributes:
+        sealed: whether they are a part as in ``protocol/sealing.py``, and not NDJSON.
+    """
 
     columns: tuple[dict[str, str], ...]
     chunks: Callable[[], AsyncIterator[bytes]]
+    sealed: bool = False
 
 
 class Results:
@@ -409,7 +416,7 @@ class Results:
                     position += len(data)
                     yield data
 
-        return RowReader(info.columns, chunks)
+        return RowReader(info.columns, chunks, info.sealed)
 
     def remove(self, scope: Scope, command_id: str) -> None:
         """Remove a large result, if there is one."""

@@ -15,6 +15,7 @@ from cloud_broker.api.auth import caller
 from cloud_broker.api.bodies import ENVELOPE_BYTES, Body, answer, read
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import Services, services
+from cloud_broker.api.turnstile import visit
 from cloud_broker.api.views import CommandView, ListView, command_view
 from cloud_broker.commands import Submission
 from cloud_broker.errors import (
@@ -33,6 +34,7 @@ from cloud_broker.errors import (
 )
 from cloud_broker.store.base import Command, CommandFilter
 from cloud_broker.tenants import Scope
+from protocol import sealing
 from protocol.states import FINAL, CommandState
 
 MAX_WAIT_S: Final = 300  # seconds of one request; who wants to wait longer asks again
@@ -43,6 +45,7 @@ MAX_PRIORITY: Final = 100
 MAX_PAGE: Final = 200  # commands in one part of a list
 
 NULL: Final = msgspec.Raw(b"null")
+NOT_GIVEN: Final = msgspec.Raw(b"")
 ID: Final = re.compile(r"cmd_[0-9a-hjkmnp-tv-z]{26}")
 
 router = APIRouter(prefix="/v1/commands", tags=["commands"])
@@ -59,26 +62,28 @@ class NewCommand(Body, frozen=True):
         agent: by name; this or group.
         group: any live agent of it; this or agent.
         params: of the operation; they reach the agent as they are written here, digit for digit.
+        sealed: the parameters as text that only the agent can read, in place of params; ``seal_to`` is wanted then.
+        seal_to: the caller's public key, ``x25519:BASE64``: the result is sealed to it, nobody else can read it.
         correlation_id: the caller's own word for what this belongs to; in every log.
         ttl: seconds until it may not start any more.
         ordering_key: commands with the same one run one after another.
         priority: -100 to 100; higher ones go first.
         signature: comes with a later release.
-        seal_to: comes with a later release.
     """
 
     operation: str
     agent: str | None = None
     group: str | None = None
     params: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})] = msgspec.field(
-        default_factory=lambda: msgspec.Raw(b"{}")
+        default_factory=lambda: NOT_GIVEN
     )
+    sealed: str | None = None
+    seal_to: str | None = None
     correlation_id: str | None = None
     ttl: float | None = None
     ordering_key: str | None = None
     priority: int = 0
     signature: msgspec.Raw = msgspec.field(default_factory=lambda: NULL)
-    seal_to: msgspec.Raw = msgspec.field(default_factory=lambda: NULL)
 
 
 EXAMPLE: Final = {
@@ -154,6 +159,7 @@ async def submit(request: Request) -> Response:
         wait_s = min(wait_s, MAX_WAIT_S)
         told["Preference-Applied"] = f"wait={wait_s}"
         if command.state not in FINAL:
+            visit(request).rest()
             command = await there.commands.wait(who.scope, command.id, wait_s)
     status = 200 if command.state in FINAL else 202
     return answer(await view(there, who.scope, command), status, told)
@@ -207,6 +213,7 @@ async def look(
     who = await caller(request, "commands:read")
     there = services(request)
     if wait > 0:
+        visit(request).rest()
         command = await there.commands.wait(who.scope, command_id, min(wait, MAX_WAIT_S))
     else:
         command = await there.commands.get(who.scope, command_id)
@@ -260,17 +267,13 @@ def checked_ttl(ttl_s: float) -> float:
 
 def _submission(wanted: NewCommand, request: Request, limit: int, key_id: str) -> Submission:
     """Check what needs no knowledge of agents."""
-    params = bytes(wanted.params)
-    if len(params) > limit:
-        raise RequestTooLarge(f"params: {len(params)} bytes; at most {limit} are taken here.", limit=limit)
-    if not params.startswith(b"{"):
-        raise RequestInvalid(f"params: wants an object, found {params[:20].decode(errors='replace')}.")
+    params = _params(wanted, limit)
     if (wanted.agent is None) == (wanted.group is None):
         found = "neither" if wanted.agent is None else "both"
         raise RequestInvalid(f"wants exactly one of agent and group, found {found}.")
-    for name in ("signature", "seal_to"):
-        if getattr(wanted, name) != NULL:
-            raise RequestInvalid(f"{name}: comes with a later release; leave it away.")
+    if wanted.signature != NULL:
+        raise RequestInvalid("signature: comes with a later release; leave it away.")
+    _check_sealing(wanted)
     for name in ("operation", "agent", "group", "correlation_id", "ordering_key"):
         text = getattr(wanted, name)
         if text is not None and not 1 <= len(text) <= MAX_TEXT_CHARS:
@@ -290,4 +293,37 @@ def _submission(wanted: NewCommand, request: Request, limit: int, key_id: str) -
         priority=wanted.priority,
         traceparent=headers.traceparent(request.headers.get("traceparent")),
         key_id=key_id,
+        sealed=wanted.sealed is not None,
+        seal_to=wanted.seal_to or "",
     )
+
+
+def _params(wanted: NewCommand, limit: int) -> bytes:
+    """Return the parameters, sealed or not."""
+    given = bytes(wanted.params)
+    if given and wanted.sealed is not None:
+        raise RequestInvalid("wants exactly one of params and sealed, found both.")
+    name, params = ("params", given or b"{}") if wanted.sealed is None else ("sealed", wanted.sealed.encode())
+    if len(params) > limit:
+        raise RequestTooLarge(f"{name}: {len(params)} bytes; at most {limit} are taken here.", limit=limit)
+    if wanted.sealed is None and not params.startswith(b"{"):
+        raise RequestInvalid(f"params: wants an object, found {params[:20].decode(errors='replace')}.")
+    return params
+
+
+def _check_sealing(wanted: NewCommand) -> None:
+    if wanted.sealed is None and wanted.seal_to is None:
+        return
+    if wanted.agent is None:
+        raise RequestInvalid("group: what is sealed is sealed to one agent's key, so wants agent in its place.")
+    if wanted.seal_to is None:
+        raise RequestInvalid("sealed: wants seal_to as well, the key that the answer is sealed to.")
+    for name, text, bytes_of in (
+        ("seal_to", wanted.seal_to, sealing.key_bytes),
+        ("sealed", wanted.sealed, sealing.params_bytes),
+    ):
+        try:
+            if text is not None:
+                bytes_of(text)
+        except ValueError as exc:
+            raise RequestInvalid(f"{name}: {exc}.") from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -30,6 +30,7 @@ from cloud_broker.errors import (
 
 NDJSON: Final = "application/x-ndjson"
 CSV: Final = "text/csv"
+SEALED: Final = "application/octet-stream"
 FORMATS: Final = {"ndjson": NDJSON, "csv": CSV}
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ router = APIRouter(prefix="/v1/commands", tags=["commands"])
         media={
             NDJSON: {"schema": {"type": "string"}, "example": '{"no":"4711","total":"12.50"}\n'},
             CSV: {"schema": {"type": "string"}, "example": "no,total\r\n4711,12.50\r\n"},
+            SEALED: {"schema": {"type": "string", "format": "binary"}},
         },
         problems=[CommandNotFound, RowSetNotFound, NotAcceptable, ResultGone, StoreUnavailable],
     ),
@@ -56,20 +58,34 @@ async def rows(
     format: Annotated[Literal["ndjson", "csv"] | None, Query(description="Goes before Accept.")] = None,
 ) -> Response:
     """
-    Stream one row set: one JSON object per line, or CSV.
+    Stream one row set: one JSON object per line, or CSV; a sealed one as it is.
 
     It waits for the row set to begin and may be read while the command runs, at the reader's own pace.
     A result that is cut ends the connection inside the body.
     """
     who = await caller(request, "commands:read")
     accept = request.headers.getlist("accept")
-    media_type = FORMATS[format] if format else headers.choose(accept, list(FORMATS.values()))
-    if media_type is None:
+    asked = [FORMATS[format]] if format else accept
+    if headers.choose(asked, [NDJSON, CSV, SEALED]) is None:
         raise NotAcceptable(f"rows come as {NDJSON} or {CSV}; Accept allows neither: {', '.join(accept)[:200]}.")
     if request.scope["http_version"] == "1.0":
         raise RequestInvalid("rows need HTTP/1.1: with HTTP/1.0 a cut result looks like a whole one.")
     reader = await services(request).commands.open_rows(who.scope, command_id, set)
-    return _Rows(reader, media_type, command_id)
+    return _Rows(reader, _media_type(reader, asked), command_id)
+
+
+def _media_type(reader: RowReader, asked: Sequence[str]) -> str:
+    """Return what the rows are written as; raises ``NotAcceptable``."""
+    found = headers.choose(asked, [SEALED] if reader.sealed else list(FORMATS.values()))
+    if found is not None:
+        return found
+    if reader.sealed:
+        raise NotAcceptable(
+            f"these rows are sealed: only who has the caller's key can read them, for instance `outhaul commands rows "
+            f"ID --seal-key FILE`. They come as {SEALED}, which Accept does not allow.",
+            sealed=True,
+        )
+    raise NotAcceptable(f"these rows are not sealed: they come as {NDJSON} or {CSV}, and Accept allows neither.")
 
 
 class _Rows(Response):

@@ -22,11 +22,15 @@ class RowReader(Protocol):
 
     @property
     def columns(self) -> tuple[dict[str, str], ...]:
-        """Dicts with ``name``, ``type``, ``source_type``, in order."""
+        """Dicts with ``name``, ``type``, ``source_type``, in order; none where it is sealed."""
+
+    @property
+    def sealed(self) -> bool:
+        """Whether only the caller can read them: a part as in ``protocol/sealing.py``."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """
-        Yield NDJSON in arbitrary pieces, also while the command still runs.
+        Yield NDJSON, or what is sealed, in arbitrary pieces, also while the command still runs.
 
         Raises:
             ResultGone: the result is cut; what came so far is not all of it.

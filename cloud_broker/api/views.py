@@ -21,11 +21,12 @@ class ColumnView(msgspec.Struct, frozen=True):
     type: str
 
 
-class RowSetView(msgspec.Struct, frozen=True):
-    """One row set; ``rows`` is how many there are, so far or in all."""
+class RowSetView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One row set; ``rows`` is how many there are, so far or in all. The columns of a sealed one are in it."""
 
     columns: list[ColumnView]
     rows: int
+    sealed: bool = False
 
 
 class ErrorView(msgspec.Struct, frozen=True):
@@ -72,11 +73,14 @@ class CommandView(msgspec.Struct, frozen=True):
         not_before: while it waits for another try: when that comes at the earliest.
         attempts: how often it was sent to an agent.
         expires_at: it may not start after this.
-        outputs: OUT parameters, SOAP body or file receipt, as the agent wrote them.
+        outputs: OUT parameters, SOAP body or file receipt, as the agent wrote them; of a sealed result
+            ``{"sealed": text}``, with the ERP's error text and the warnings in it.
         error: why it did not succeed; while it waits for another try, why the last one failed.
         replay_of: id of the command that this one does again.
         replayed_by: id of the command that does this one again.
         resolution: what a person found out of one that was in doubt.
+        sealed: whether only the agent can read the parameters.
+        seal_to: the caller's public key that the result is sealed to.
         warnings: what the caller should know besides, such as a type that a driver is known to spoil.
     """
 
@@ -103,6 +107,8 @@ class CommandView(msgspec.Struct, frozen=True):
     replay_of: str | None
     replayed_by: str | None
     resolution: ResolutionView | None
+    sealed: bool
+    seal_to: str | None
     links: CommandLinks
 
 
@@ -268,12 +274,14 @@ def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[R
         replay_of=command.replay_of,
         replayed_by=command.replayed_by,
         resolution=_resolution(command.resolution),
+        sealed=command.sealed,
+        seal_to=command.seal_to or None,
         links=CommandLinks(here, f"{here}/rows", f"{here}/cancel", f"{here}/timeline"),
     )
 
 
 def _row_set(info: RowSetInfo) -> RowSetView:
-    return RowSetView([ColumnView(column["name"], column["type"]) for column in info.columns], info.rows)
+    return RowSetView([ColumnView(column["name"], column["type"]) for column in info.columns], info.rows, info.sealed)
 
 
 def _resolution(found: Resolution | None) -> ResolutionView | None:

@@ -144,12 +144,14 @@ class RowSetInfo:
         offset: bytes of the whole result before it.
         bytes: its length.
         rows: how many.
+        sealed: whether only the caller can read them; then there are no columns here.
     """
 
     columns: tuple[dict[str, str], ...]
     offset: int
     bytes: int
     rows: int
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ class Command:
         agent: by name; set at submission, or at dispatch where a group was asked.
         effect: of the operation, as the catalogue had it at submission.
         connection: the operation's, for its limit of commands at once.
-        params: JSON bytes of an object.
+        params: JSON bytes of an object, or text that only the agent can read.
         fingerprint: SHA-256 over operation, addressee and params; tells one use of an idempotency key from another.
         epoch: number of the last attempt that was sent; 0 before the first.
         journal: the agent's ``journal`` at the last attempt.

@@ -42,6 +42,8 @@ MEMBERS = [
     "replay_of",
     "replayed_by",
     "resolution",
+    "sealed",
+    "seal_to",
     "links",
 ]
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
@@ -254,7 +256,7 @@ BAD_BODIES = [
     (b'{"agent":"a","operation":"o","ttl":"60"}', "ttl"),
     (b'{"agent":"a","operation":"o","priority":101}', "priority"),
     (b'{"agent":"a","operation":"o","signature":"x"}', "signature: comes with a later release"),
-    (b'{"agent":"a","operation":"o","seal_to":{}}', "seal_to: comes with a later release"),
+    (b'{"agent":"a","operation":"o","seal_to":{}}', "seal_to"),
     (b'{"agent":"a","operation":"","params":{}}', "operation"),
 ]
 

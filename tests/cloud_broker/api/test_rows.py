@@ -69,6 +69,48 @@ async def test_other_formats_are_406(broker: Broker, acme: httpx2.AsyncClient, a
     assert answer.json()["code"] == "not_acceptable"
 
 
+SEALED = bytes(range(256))
+
+
+async def sealed_rows() -> AsyncIterator[bytes]:
+    yield SEALED
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/octet-stream", "application/json, application/*;q=0.1"])
+async def test_sealed_rows_come_as_they_are(broker: Broker, acme: httpx2.AsyncClient, accept: str) -> None:
+    path = await rows_of(broker, acme, Rows((), sealed_rows, sealed=True))
+
+    answer = await acme.get(path, headers={"Accept": accept})
+
+    assert (answer.status_code, answer.content) == (200, SEALED)
+    assert answer.headers["content-type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("query", "accept"),
+    [("", "application/x-ndjson"), ("", "text/csv"), ("?format=csv", "*/*"), ("?format=ndjson", "")],
+)
+async def test_sealed_rows_are_never_taken_for_others(
+    broker: Broker, acme: httpx2.AsyncClient, query: str, accept: str
+) -> None:
+    path = await rows_of(broker, acme, Rows((), sealed_rows, sealed=True))
+
+    answer = await acme.get(path + query, headers={"Accept": accept})
+
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["sealed"]) == (406, "not_acceptable", True)
+    assert "--seal-key" in problem["detail"]
+
+
+async def test_rows_in_clear_are_never_taken_for_sealed_ones(broker: Broker, acme: httpx2.AsyncClient) -> None:
+    path = await rows_of(broker, acme, Rows(pieces=two_rows))
+
+    answer = await acme.get(path, headers={"Accept": "application/octet-stream"})
+
+    assert answer.status_code == 406
+    assert "are not sealed" in answer.json()["detail"]
+
+
 async def test_rows_are_sent_while_others_are_still_to_come(broker: Broker, acme: httpx2.AsyncClient) -> None:
     more = asyncio.Event()
 
