@@ -11,22 +11,28 @@ import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Final
 
 import uvicorn
 
 from cloud_broker import RELEASE, tokens
+from cloud_broker.anchors import TELL_S
 from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
-from cloud_broker.certificates import AGENT_LIFE_S, Authority, renew_server, server_context
+from cloud_broker.authority import Terms
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
 from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import Peer, Transport
 from cloud_broker.link.conversation import Conversation
+from cloud_broker.link.identification import Identification
+from cloud_broker.link.terminators import Terminators
+from cloud_broker.link.tls import Door, server_context
 from cloud_broker.link.websocket import listen
-from cloud_broker.renewals import GRACE_S, Renewals
+from cloud_broker.notary import Notary
+from cloud_broker.renewals import Renewals
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.results import Results
 from cloud_broker.retries import Schedule
@@ -35,6 +41,7 @@ from cloud_broker.settings import ConfigError, Settings, split_address
 from cloud_broker.store.base import Store
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import Scope
+from cloud_broker.trust import Trust
 from protocol import limits
 from protocol.messages import Limits
 
@@ -80,7 +87,7 @@ async def _serve(settings: Settings) -> None:
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Services]:
     """Start a broker; it is stopped when the context is left."""
-    authority = Authority.load(settings.data_dir)
+    trust = Trust.of(settings)
     store = open_store(settings)
     await store.open()
     try:
@@ -89,7 +96,7 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         router = Router(store, results, time.time, Schedule(retries.attempts, retries.first, retries.most))
         await router.start()
         try:
-            async with _listening(settings, authority, store, router, results) as services:
+            async with _listening(settings, trust, store, router, results) as services:
                 yield services
         finally:
             await router.stop()
@@ -99,11 +106,13 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
 
 @contextlib.asynccontextmanager
 async def _listening(
-    settings: Settings, authority: Authority, store: Store, router: Router, results: Results
+    settings: Settings, trust: Trust, store: Store, router: Router, results: Results
 ) -> AsyncIterator[Services]:
     link_host, link_port = split_address(settings.link.listen)
     hosts = sorted({link_host, split_address(settings.link.url.removeprefix("wss://"))[0], "localhost"})
-    tls = await asyncio.to_thread(server_context, authority, hosts, time.time())
+    door = await asyncio.to_thread(Door, partial(_context, settings, trust, hosts))
+    terms = Terms(settings.certificates.life, settings.certificates.trust_domain)
+    who = Identification(trust, terms.trust_domain, Terminators(settings.link.terminators))
     own = Limits(
         stream_window_bytes=limits.STREAM_WINDOW_BYTES,
         link_window_bytes=limits.LINK_WINDOW_BYTES,
@@ -111,21 +120,22 @@ async def _listening(
         sends_again=limits.SENDS_AGAIN,
     )
 
-    renewals = Renewals(store, lambda: authority, AGENT_LIFE_S, GRACE_S, time.time)
-    desk = AgentDesk(store, router, time.time, renewals)
+    renewals = Renewals(store, trust, terms, settings.certificates.grace, time.time)
+    notary = Notary(store.note_soon)
+    desk = AgentDesk(store, router, time.time, renewals, notary)
 
     async def converse(transport: Transport, peer: Peer) -> None:
         await Conversation(transport, peer, desk, release=RELEASE, own=own).serve()
 
     async def issue_token(scope: Scope, agent: str, group: str | None, ttl_s: float) -> tuple[str, float]:
-        return await tokens.new_token(store, authority, settings, scope.tenant, agent, group, ttl_s)
+        return await tokens.new_token(store, trust, settings, scope.tenant, agent, group, ttl_s)
 
     async def revoke_agent(scope: Scope, agent: str) -> bool:
         found = await store.revoke_agent(scope, agent, time.time())
         router.revoke(scope, agent)
         return found
 
-    admission = Admission(store, authority)
+    admission = Admission(store, trust, renewals, terms)
     commands = Commands(store, router, results)
     dead_letters = DeadLetters(store, commands)
     replay_runs = ReplayRuns(store, dead_letters)
@@ -143,7 +153,7 @@ async def _listening(
     async with contextlib.AsyncExitStack() as link:
         with _taken(settings.link.listen, "link.listen"):
             await link.enter_async_context(
-                listen(link_host, link_port, tls, admission.admit, converse, admission.enrol)
+                listen(link_host, link_port, door.context, who, admission.admit, converse, admission.enrol)
             )
         chores = [
             asyncio.create_task(every(seconds, chore), name=name)
@@ -151,7 +161,9 @@ async def _listening(
                 ("tidy what is past its retention", TIDY_S, lambda: _tidy(settings, store, results)),
                 ("look again at who is linked", LOOK_AGAIN_S, lambda: _look_again(router, admission)),
                 ("keep how far the agents' journals have come", POSITIONS_S, desk.keep_positions),
-                ("renew the server's certificate", DAY_S, lambda: _renew(authority, hosts, tls)),
+                ("tell agents where the audit trail stands", TELL_S, desk.tell_audit),
+                ("show the server's certificate of today", DAY_S, lambda: asyncio.to_thread(door.change)),
+                ("see whether the authorities changed", LOOK_AGAIN_S, lambda: _look_at_trust(trust, door, desk)),
             )
         ]
         await replay_runs.start()
@@ -250,5 +262,20 @@ async def _look_again(router: Router, admission: Admission) -> None:
             link.end("revoked", refusal)
 
 
-async def _renew(authority: Authority, hosts: list[str], tls: ssl.SSLContext) -> None:
-    await asyncio.to_thread(renew_server, tls, authority, hosts, time.time())
+def _context(settings: Settings, trust: Trust, hosts: list[str]) -> ssl.SSLContext:
+    link = settings.link
+    own = (link.certificate, link.key) if link.certificate is not None and link.key is not None else None
+    try:
+        return server_context(trust.issuing, hosts, time.time(), trusted=trust.for_clients, own=own)
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+        if own is None:
+            raise
+        raise ConfigError(f"link.certificate = {str(own[0])!r}: can't be used with {str(own[1])!r}: {exc}") from exc
+
+
+async def _look_at_trust(trust: Trust, door: Door, desk: AgentDesk) -> None:
+    """Take over what `outhaul-broker authority` changed."""
+    if await asyncio.to_thread(trust.look_again):
+        await asyncio.to_thread(door.change)
+        desk.tell_trust()
+        log.info("the authorities are %s now", trust.ours.phase, extra={"event": "authorities_changed"})

@@ -11,14 +11,16 @@ import hashlib
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from cloud_broker import catalogues, retries
+from cloud_broker.anchors import Anchors, head_of
+from cloud_broker.audit import Act
 from cloud_broker.catalogues import CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
 from cloud_broker.late_answers import LateAnswers
@@ -26,6 +28,7 @@ from cloud_broker.lineage import Verdict
 from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.base import Peer
 from cloud_broker.link.conversation import Conversation, Greeting, Refused
+from cloud_broker.notary import Notary
 from cloud_broker.renewals import Renewals
 from cloud_broker.router import Router, full_jitter
 from cloud_broker.settlement import REPEATABLE, Decision, doubt, error_of, resume_at, settle
@@ -37,6 +40,7 @@ from protocol.framing import Buffer
 from protocol.messages import (
     RENEWAL,
     Accepted,
+    Beat,
     Cancel,
     Chunk,
     Completed,
@@ -49,6 +53,7 @@ from protocol.messages import (
     Resume,
     RowSetBegins,
     Started,
+    Trust,
     Trusts,
 )
 from protocol.plain_text import plain
@@ -72,16 +77,24 @@ class AgentDesk:
 
     Args:
         renewals: of the agents' certificates; without it this broker offers none.
+        notary: notes who is there in the audit trail; a new one if there is none yet.
     """
 
     def __init__(
-        self, store: Store, router: Router, now: Callable[[], float], renewals: Renewals | None = None
+        self,
+        store: Store,
+        router: Router,
+        now: Callable[[], float],
+        renewals: Renewals | None = None,
+        notary: Notary | None = None,
     ) -> None:
         self._store = store
         self._router = router
         self._now = now
         self._renewals = renewals
         self._late = LateAnswers(store, router, now)
+        self._notary = notary or Notary(store.note_soon)
+        self._anchors = Anchors(store, self._notary, now=now)
 
     def _line(self, link: Conversation) -> Line:
         return self._router.line_of(link.peer.tenant, link.peer.agent)
@@ -110,7 +123,24 @@ class AgentDesk:
             raise Refused("revoked", greeted.refusal)
         if greeted.promoted:
             log.info("%s/%s: its next certificate is in force", peer.tenant, peer.agent, extra=_of(peer, "promoted"))
-        return Greeting((RENEWAL,), greeted.given)
+        return Greeting((RENEWAL,), greeted.given, greeted.trust)
+
+    async def audit(self, link: Conversation) -> str:
+        return await self._anchors.head(link.peer.tenant)
+
+    async def tell_audit(self) -> None:
+        """Tell the agents where the audit trail stands."""
+        await self._anchors.tell(self._router.links())
+
+    def _note(self, link: Conversation, action: str, detail: Mapping[str, Any]) -> None:
+        actor = f"agent:{link.peer.agent}"
+        self._notary.note(Act(link.peer.tenant, actor, action, actor, self._now(), detail=detail))
+
+    def tell_trust(self) -> None:
+        """Tell every agent whom to trust from now on."""
+        for link in self._router.links():
+            if self._renewals is not None and RENEWAL in link.features and not link.peer.own_pki:
+                link.say(Trust(self._renewals.bundle))
 
     async def renew(self, link: Conversation, message: Renew, csr: bytes) -> None:
         assert self._renewals is not None  # noqa: S101 - the session lets it through with the feature only
@@ -147,6 +177,8 @@ class AgentDesk:
                 "address": link.peer.address,
             },
         )
+        serial, release, address = link.peer.serial, hello.release[:MAX_SYSTEM_CHARS], link.peer.address
+        self._note(link, "agent_linked", {"certificate": serial, "release": release, "address": address})
         known = await self._store.agent(Scope(line.tenant), line.agent)
         if line.link is not link:
             # A later link has told more of it.
@@ -157,6 +189,7 @@ class AgentDesk:
             if not line.journal:
                 line.journal, line.position = known.journal, known.position
         self._journal(line, hello)
+        self._anchors.heard(link.peer, hello.journal, hello.position, hello.head, put_back=line.put_back)
         await self._store.agent_seen(
             Scope(line.tenant),
             line.agent,
@@ -217,6 +250,10 @@ class AgentDesk:
                 line.digest = ""
                 log.warning("a catalogue was not kept: %s", exc, extra={"event": "note_lost", "agent": line.agent})
         self._router.dispatch(line)
+
+    def beat(self, link: Conversation, message: Beat) -> None:
+        if self._line(link).link is link and link.hello is not None:
+            self._anchors.beat(link.peer, link.hello.journal, message.head)
 
     def holding(self, link: Conversation, holding: Holding) -> None:
         line = self._line(link)
@@ -439,6 +476,7 @@ class AgentDesk:
 
     async def left(self, link: Conversation) -> None:
         line = self._line(link)
+        self._note(link, "agent_unlinked", {})
         if line.link is link:
             line.link = None
             log.info(
@@ -489,6 +527,8 @@ class AgentDesk:
             warnings=tuple(warning[: limits.MAX_ERROR_CHARS] for warning in message.warnings[: limits.MAX_WARNINGS]),
             result=kept,  # type: ignore[arg-type]  # mypy does not see a literal through two conditions
             inline=inline if kept == "inline" else None,
+            by=f"agent:{entry.command.agent}",
+            head=head_of(message),
         )
 
 

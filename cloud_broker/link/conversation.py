@@ -16,6 +16,7 @@ from protocol.framing import Buffer
 from protocol.messages import (
     Accepted,
     AnyMessage,
+    Beat,
     Catalogue,
     Chunk,
     Completed,
@@ -27,6 +28,7 @@ from protocol.messages import (
     Renew,
     RowSetBegins,
     Started,
+    Trust,
     Trusts,
     Welcome,
 )
@@ -47,10 +49,16 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What Welcome tells this agent besides; see there."""
+    """
+    What Welcome tells this agent besides; see there.
+
+    Attributes:
+        trust: the authorities of a ``Trust`` to follow it; empty where the agent trusts those already.
+    """
 
     features: tuple[str, ...] = ()
     lineage: str = ""
+    trust: tuple[str, ...] = ()
 
 
 class Desk(Protocol):
@@ -58,6 +66,9 @@ class Desk(Protocol):
 
     async def greeting(self, link: Conversation, hello: Hello) -> Greeting:
         """Return what to welcome an agent with, or raise ``Refused``."""
+
+    async def audit(self, link: Conversation) -> str:
+        """Return where the tenant's audit trail stands, as ``NUMBER:HASH``, or ""."""
 
     async def joined(self, link: Conversation, hello: Hello) -> None:
         """The agent greeted; an older link of the same agent is superseded."""
@@ -70,6 +81,9 @@ class Desk(Protocol):
 
     def condition(self, link: Conversation, message: Condition) -> None:
         """How it is."""
+
+    def beat(self, link: Conversation, message: Beat) -> None:
+        """Where its journal stands."""
 
     async def renew(self, link: Conversation, message: Renew, csr: bytes) -> None:
         """It asks for its next certificate."""
@@ -130,6 +144,11 @@ class Conversation:
     def open(self) -> bool:
         """Whether anything can still be said."""
         return self._session.stage is Stage.OPEN and not self._closing.is_set()
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What both sides can do besides; nothing before the greeting."""
+        return self._session.features
 
     def say(self, message: AnyMessage, payload: Buffer = b"") -> None:
         """Queue a message; without effect once the link has ended."""
@@ -238,6 +257,8 @@ class Conversation:
             await self._greet(message)
         elif isinstance(message, Condition):
             self._desk.condition(self, message)
+        elif isinstance(message, Beat):
+            self._desk.beat(self, message)
         elif isinstance(message, Holding):
             self._desk.holding(self, message)
         elif isinstance(message, Catalogue):
@@ -260,6 +281,7 @@ class Conversation:
         if self._session.stage is Stage.CLOSED:
             # Said goodbye to meanwhile, by a broker that stops for instance.
             return
+        audit = await self._desk.audit(self)
         self.hello, self.given = hello, greeting.lineage
         self._session.welcome(
             Welcome(
@@ -271,7 +293,10 @@ class Conversation:
                 agent=self.peer.agent,
                 time=time.time(),
                 lineage=greeting.lineage,
+                audit=audit,
             )
         )
+        if greeting.trust:
+            self._session.say(Trust(list(greeting.trust)))
         self._wake.set()
         await self._desk.joined(self, hello)
