@@ -9,14 +9,17 @@ from typing import Final
 import pyodbc
 
 from agent.connectors.base import Finding
-from agent.connectors.odbc.dialects import Dialect
+from agent.connectors.odbc.dialects import Dialect, Query
 from agent.connectors.odbc.once import INSTEAD, Once
+from agent.connectors.odbc.pins import called, flaw, pin_of, shown
 from agent.connectors.odbc.sqlstates import diagnose
 from agent.connectors.odbc.statements import StatementError, parse
 from agent.errors import CommandError, SourceFailed
+from agent.leaving import Leaving, columns_missing
 from agent.settings import ProcedureOperation, SqlOperation
 
 _POINTER_BYTES: Final = struct.calcsize("P")
+DESCRIBE_S: Final = 10.0  # seconds that a database has to describe a result
 _SAMPLE: Final = "Zürich €, Łódź, 東京, 😀"
 
 
@@ -64,6 +67,62 @@ def operation(
     except pyodbc.Error as exc:
         found = diagnose(exc.args, hide)
         return Finding(subject, False, f"{found.message} ({found.code})", "correct the statement, or grant the rights")
+
+
+def limits(
+    name: str, operation: SqlOperation | ProcedureOperation, dialect: Dialect, hide: Sequence[str]
+) -> Iterator[Finding]:
+    """Yield what the operator's own limits on it come to; leaves a transaction open that is to be rolled back."""
+    subject = f"operation {name}"
+    try:
+        if isinstance(operation, ProcedureOperation):
+            yield from _pin(f"{subject}: parameters", name, operation, dialect)
+        if operation.columns is not None:
+            dialect.connection.rollback()
+            dialect.begin(read_only=True, timeout_s=DESCRIBE_S)
+            yield _columns(f"{subject}: columns", name, operation, dialect)
+    except pyodbc.Error as exc:
+        found = diagnose(exc.args, hide)
+        yield Finding(subject, None, f"its columns or parameters can't be looked up: {found.message} ({found.code})")
+
+
+def _pin(subject: str, name: str, operation: ProcedureOperation, dialect: Dialect) -> Iterator[Finding]:
+    routine = called(operation, dialect)
+    if operation.pin is not None:
+        wrong = flaw(name, operation, routine)
+        fix = f'look at what changed; then pin = "{pin_of(routine)}"' if routine is not None else "take the pin out"
+        yield Finding(subject, False, wrong, fix) if wrong else Finding(subject, True, "is as it was pinned")
+    elif routine is not None:
+        yield Finding(subject, None, f'pin = "{pin_of(routine)}" would hold it to {shown(routine)}')
+
+
+def _columns(subject: str, name: str, operation: SqlOperation | ProcedureOperation, dialect: Dialect) -> Finding:
+    leaving = Leaving(operation)
+    for param, declared in operation.params.items():
+        if declared.direction != "in":
+            leaving.lets(param)
+    sure = True
+    for query in _queries(operation, dialect):
+        names = (
+            [field.column.name for field in query.fields]
+            if query.fields is not None
+            else dialect.result_names(query.sql, query.values)
+        )
+        sure = sure and names is not None
+        for column in names or ():
+            leaving.lets(column)
+    missing = leaving.missing()
+    if not missing:
+        return Finding(subject, True, f"only {', '.join(operation.columns or ())} leave")
+    if sure:
+        return Finding(subject, False, columns_missing(name, missing), "correct `columns`, or what the source returns")
+    return Finding(subject, None, f"whether it returns {', '.join(missing)} shows when it runs, before its commit")
+
+
+def _queries(operation: SqlOperation | ProcedureOperation, dialect: Dialect) -> list[Query]:
+    if isinstance(operation, ProcedureOperation):
+        return [dialect.invoke(operation, dict.fromkeys(operation.params)).query]
+    return [Query(one.sql, [None] * len(one.names)) for one in parse(operation.sql, dialect.syntax)]
 
 
 def ledger(subject: str, once: Once, hide: Sequence[str]) -> Finding:

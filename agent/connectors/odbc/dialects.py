@@ -157,6 +157,18 @@ class Dialect:
         """As ``find``, asking the database."""
         return None
 
+    def fitting(self, operation: ProcedureOperation, routines: Sequence[Routine]) -> Routine | None:
+        """Return the one of ``routines`` that a call runs; ``None`` where that is not sure."""
+        return routines[0] if len(routines) == 1 else None
+
+    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
+        """
+        Return the columns of a statement's result without running it; ``None`` where they can't be told so.
+
+        Call it where nothing can be written: a database may run the functions in a statement that it describes.
+        """
+        return None
+
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         """
         Return how a procedure is called.

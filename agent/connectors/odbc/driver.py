@@ -18,6 +18,7 @@ from agent.connectors.odbc.ledger import Summary
 from agent.connectors.odbc.leftovers import Leftovers
 from agent.connectors.odbc.mariadb import MariaDB
 from agent.connectors.odbc.once import INSTEAD, Once, TransactionEnded, repeated
+from agent.connectors.odbc.pins import Pins
 from agent.connectors.odbc.postgresql import PostgreSQL
 from agent.connectors.odbc.reading import Reader
 from agent.connectors.odbc.sqlite import SQLite
@@ -78,6 +79,7 @@ class OdbcDriver(Driver):
         self._connection: pyodbc.Connection | None = None
         self._dialect: Dialect = Dialect()
         self._once: Once | None = None
+        self._pins = Pins()
         self._cursor: pyodbc.Cursor | None = None
         self._cancelled = False
         self._late = False
@@ -170,6 +172,8 @@ class OdbcDriver(Driver):
         once: Once | None = None
         leftovers: Leftovers | None = None
         try:
+            if self._pins.check(call.operation, operation, self._dialect):
+                self._rollback()
             once = self._once_for(call, operation)
             leftovers = self._leftovers_for(operation)
             self._dialect.begin(read_only=operation.effect == READ_EFFECT, timeout_s=statement_s)
@@ -466,6 +470,9 @@ class OdbcDriver(Driver):
                     found = check.once_only(name, known, once) or found
                 yield found
                 self._rollback()
+                if found.ok:
+                    yield from check.limits(name, known, self._dialect, self._hidden)
+                    self._rollback()
 
 
 def _connect_fix(found: Diagnosis) -> str:

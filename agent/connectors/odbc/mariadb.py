@@ -254,13 +254,21 @@ class MariaDB(Dialect):
         parts = [bare(part) for part in split_name(name)]
         return (parts[-2] if len(parts) > 1 else None), parts[-1]
 
+    def fitting(self, operation: ProcedureOperation, routines: Sequence[Routine]) -> Routine | None:
+        return next((routine for routine in routines if _fits(routine, operation)), None)
+
+    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
+        if first_word(sql, self.syntax) != "SELECT":
+            return None
+        return [column.name for column in describe(self.connection.execute(f"({sql}\n) LIMIT 0", *values))]
+
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         routines = self.find(operation.procedure)
         if not routines:
             raise SourceFailed(
                 f"there is no procedure or function {operation.procedure} that this account may run", touched=False
             )
-        routine = next((r for r in routines if _fits(r, operation)), None)
+        routine = self.fitting(operation, routines)
         if routine is None:
             raise SourceFailed(mismatch(operation, routines), touched=False)
         outputs = out_names(operation)

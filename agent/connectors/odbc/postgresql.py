@@ -213,6 +213,14 @@ class PostgreSQL(Dialect):
         rows = self.connection.execute(BODIES, parts[-1], schema, schema).fetchall()
         return "\n;".join(str(row[0]) for row in rows)
 
+    def fitting(self, operation: ProcedureOperation, routines: Sequence[Routine]) -> Routine | None:
+        return next((routine for routine in routines if pairs_of(routine, operation) is not None), None)
+
+    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
+        if first_word(sql, self.syntax) not in _SELECTS:
+            return None
+        return [column.name for column in self._columns(sql, values)]
+
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         routines = self.find(operation.procedure)
         if not routines:
@@ -221,11 +229,11 @@ class PostgreSQL(Dialect):
                 "its schema and the account's rights",
                 touched=False,
             )
-        for routine in routines:
-            pairs = pairs_of(routine, operation)
-            if pairs is not None:
-                return invocation(operation, routine, pairs, values, self._query)
-        raise SourceFailed(mismatch(operation, routines), touched=False)
+        routine = self.fitting(operation, routines)
+        pairs = pairs_of(routine, operation) if routine is not None else None
+        if routine is None or pairs is None:
+            raise SourceFailed(mismatch(operation, routines), touched=False)
+        return invocation(operation, routine, pairs, values, self._query)
 
     def fetch(self, cursor_name: str, count: int) -> str:
         quoted = cursor_name.replace('"', '""')

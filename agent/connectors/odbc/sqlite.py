@@ -12,8 +12,8 @@ import pyodbc
 from agent.connectors.base import Column, ColumnType
 from agent.connectors.odbc import types
 from agent.connectors.odbc.dialects import UNLIMITED, Dialect, Routine, plain_time
-from agent.connectors.odbc.metadata import Described
-from agent.connectors.odbc.statements import Syntax
+from agent.connectors.odbc.metadata import Described, describe
+from agent.connectors.odbc.statements import Syntax, first_word
 from agent.connectors.odbc.types import Field
 
 LOCK_WAIT_MS: Final = 2000  # for another's lock; the driver's default is 100 s, in which it hears no cancel
@@ -70,6 +70,12 @@ class SQLite(Dialect):
 
     def explain(self, sql: str) -> str | None:
         return f"EXPLAIN {sql}"
+
+    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
+        if first_word(sql, self.syntax) not in ("SELECT", "WITH", "VALUES"):
+            return None
+        described = f"SELECT * FROM ({sql}\n) LIMIT 0"  # noqa: S608 # the operator's own statement
+        return [column.name for column in describe(self.connection.execute(described, *values))]
 
     def look_up(self, procedure: str) -> list[Routine] | None:
         return []
