@@ -181,6 +181,73 @@ WRITES: Final[tuple[Point, ...]] = (
     Point("broker.fsync.before", "os:fsync", "a large result can't be forced to the disk"),
 )
 
+# Along the life of an agent's certificate.
+RENEWAL: Final[tuple[Point, ...]] = (
+    *_both(
+        "agent.request",
+        "agent.certificates:pending",
+        "it is to be asked for a certificate, and nothing is kept",
+        "the key and the request are kept",
+    ),
+    Point("agent.renew.before", "agent.renewal:Renewals._ask", "nobody was asked"),
+    Point("agent.renewed.before", "agent.renewal:Renewals.heard", "the broker has answered, and nothing is kept"),
+    *_both(
+        "agent.beside",
+        "agent.succession:write_beside",
+        "the new certificate is in memory only",
+        "the new certificate is whole beside the old one",
+    ),
+    *_both(
+        "agent.prove", "agent.renewal:prove", "the new one is not proven", "the new one is proven, and not in force"
+    ),
+    *_both(
+        "agent.switch",
+        "agent.succession:put_in_force",
+        "the old one is in force still",
+        "the new one is in force, and no link came with it",
+    ),
+    *_both(
+        "agent.welcomed",
+        "agent.renewal:Renewals.welcomed",
+        "the broker took it, and the agent has written nothing down",
+        "all is written down and not said",
+    ),
+    *_both("agent.lineage", "agent.lineage:Lineage.keep", "the lineage is given", "the lineage is kept"),
+    *_both("agent.settled", "agent.succession:settle", "the old one is there still", "the old one is gone"),
+    *_both("agent.back", "agent.succession:go_back", "the new one was refused", "the other one takes its place"),
+    *_both(
+        "agent.recover",
+        "agent.recovery:recover",
+        "the certificate has run out, and nobody was asked",
+        "another is in force",
+    ),
+    *_both(
+        "broker.renew",
+        "cloud_broker.renewals:Renewals.renew",
+        "an agent asks, and nothing is kept",
+        "the next certificate is kept, and the agent has no answer",
+    ),
+    *_both(
+        "broker.greet",
+        "cloud_broker.renewals:Renewals.greet",
+        "an agent comes, perhaps with its next certificate",
+        "it is in force, the lineage is kept, and the agent was not told",
+    ),
+    Point("broker.kept.before", "cloud_broker.renewals:Renewals.has_kept", "the agent has its lineage, unnoted"),
+    *_both(
+        "broker.recover",
+        "cloud_broker.renewals:Renewals.recover",
+        "an agent comes with what has run out",
+        "it has another, and was not told",
+    ),
+    *_both(
+        "broker.identity",
+        "cloud_broker.store.base:Store.change_identity",
+        "something about an agent's certificates is to be kept",
+        "something about an agent's certificates is kept",
+    ),
+)
+
 # Waits that are minutes at a site; the lab has seconds. Set before anything else is imported, or looked up when used.
 TIMERS: Final[dict[str, float]] = {
     "protocol.limits:BEAT_S": 0.4,
@@ -196,6 +263,10 @@ TIMERS: Final[dict[str, float]] = {
     "agent.connectors.sessions:STOP_S": 1.0,
     "agent.attempts:JOURNAL_RETRY_S": 0.2,
     "agent.inquiry:LONGEST_PAUSE_S": 0.5,
+    "agent.renewal:ANSWER_S": 3.0,
+    "agent.renewal:WORD_S": 0.5,
+    "agent.renewal:LEAST_PAUSE_S": 0.2,
+    "agent.exchange:ANSWER_S": 3.0,
     "agent.journal.writer:PROBE_S": 0.3,
     "agent.journal.writer:SOON_S": 0.3,
     "agent.spool:ROOM_S": 0.2,
@@ -207,4 +278,4 @@ TIMERS: Final[dict[str, float]] = {
 
 def point(name: str) -> Point:
     """Return a point by name; raises ``KeyError``."""
-    return {found.name: found for found in (*POINTS, *WRITES)}[name]
+    return {found.name: found for found in (*POINTS, *WRITES, *RENEWAL)}[name]

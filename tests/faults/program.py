@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
-from tests.faults.points import POINTS, TIMERS, WRITES, Point, Program
+from tests.faults.points import POINTS, RENEWAL, TIMERS, WRITES, Point, Program
 
 ROOT: Final = Path(__file__).parents[2]
 ANY: Final = "*"
@@ -44,16 +45,19 @@ class Arming:
         point: name of the point; ``*`` for all.
         hit: at which passing of it, counted by each process from 1.
         action: ``kill`` the process; ``orphan``: kill the agent and let its driver go on; ``fail``: raise ``errno``
-            for some seconds; ``note``: tell only that it was passed.
+            for some seconds; ``cut`` all its connections; ``raise`` what ``error`` names; ``note``: tell only that it
+            was passed.
         errno: for ``fail``.
         seconds: for ``fail``.
+        error: for ``raise``: ``module:Class`` of an error that takes a text.
     """
 
     point: str
     hit: int = 1
-    action: Literal["kill", "orphan", "fail", "note"] = "kill"
+    action: Literal["kill", "orphan", "fail", "cut", "raise", "note"] = "kill"
     errno: int = 0
     seconds: float = 0.0
+    error: str = ""
 
 
 def arm(folder: Path, arming: Arming | None) -> None:
@@ -92,6 +96,7 @@ class Lab:
 
         Raises:
             OSError: a write is to fail there.
+            Exception: that which is to be raised there.
         """
         arming = self._armed()
         if arming is None or arming.point not in (place.name, ANY):
@@ -105,6 +110,11 @@ class Lab:
             self._fail(arming, place)
         elif self._passed == arming.hit and self._claim():
             self._tell(place.name)
+            if arming.action == "cut":
+                return cut_connections()
+            if arming.action == "raise":
+                module, _, name = arming.error.partition(":")
+                raise getattr(importlib.import_module(module), name)(f"the lab says no at {place.name}")
             os.kill(os.getppid() if arming.action == "orphan" else os.getpid(), signal.SIGKILL)
 
     def _claim(self) -> bool:
@@ -142,6 +152,15 @@ class Lab:
         # Not os.write, which may be a point itself.
         with os.fdopen(descriptor, "ab") as file:
             file.write(f"{name}\n".encode())
+
+
+def cut_connections() -> None:
+    """End all TCP connections of this process, as a line does that is cut."""
+    for entry in os.scandir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as found:
+            if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
+                found.getpeername()  # raises for one that listens
+                found.shutdown(socket.SHUT_RDWR)
 
 
 def around(lab: Lab, method: Callable[..., Any], points: list[Point]) -> Callable[..., Any]:
@@ -198,7 +217,7 @@ def _implementations(base: type) -> Iterator[type]:
 def install(lab: Lab, program: Program) -> None:
     """Put the points of one program around its methods."""
     by_target: dict[str, list[Point]] = {}
-    for place in (*POINTS, *WRITES):
+    for place in (*POINTS, *WRITES, *RENEWAL):
         # Of a driver process's points only those of the driver that it has.
         if place.program == program and (program != "worker" or place.target.partition(":")[0] in sys.modules):
             by_target.setdefault(place.target, []).append(place)

@@ -8,13 +8,13 @@ import random
 import pytest
 
 from tests.faults import workload
-from tests.faults.points import POINTS, TIMERS, WRITES, Point
+from tests.faults.points import POINTS, RENEWAL, TIMERS, WRITES, Point
 from tests.faults.program import MODULES, Arming, places
 from tests.faults.site import Lab, until
 from tests.faults.workload import OF_SYSTEM, PROBE
 
 
-@pytest.mark.parametrize("point", [*POINTS, *WRITES], ids=lambda point: point.name)
+@pytest.mark.parametrize("point", [*POINTS, *WRITES, *RENEWAL], ids=lambda point: point.name)
 def test_a_point_is_around_a_method_that_is_there(point: Point) -> None:
     importlib.import_module(MODULES[point.program])
     found = list(places(point.target))
@@ -30,7 +30,7 @@ def test_a_timer_of_the_lab_is_one_of_the_programs(timer: str) -> None:
 
 
 def test_no_point_has_the_name_of_another() -> None:
-    names = [point.name for point in (*POINTS, *WRITES)]
+    names = [point.name for point in (*POINTS, *WRITES, *RENEWAL)]
     assert len(names) == len(set(names))
 
 
