@@ -110,8 +110,9 @@ def _signers(settings: Settings) -> Iterator[Problem]:
                 public_key_bytes(signer.key)
             except SignatureMalformed as exc:
                 yield place, f"key: {exc}"
-            begins, ends = (moment and moment.timestamp() for moment in (signer.not_before, signer.not_after))
-            if begins is not None and ends is not None and ends <= begins:
+            begins, ends = signer.not_before, signer.not_after
+            # As times of the clock where one of them has no offset, which are not compared with others otherwise.
+            if begins is not None and ends is not None and ends.timestamp() <= begins.timestamp():
                 yield place, "not_after: wants a time after not_before"
     for name, operation in settings.operations.items():
         for number, allowed in enumerate(operation.allow or ()):

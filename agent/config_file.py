@@ -17,7 +17,7 @@ from agent import config_checks, toml_lines
 from agent.config_checks import Problem, nearest
 from agent.errors import ConfigError
 from agent.parameters import SHOWN_CHARS
-from agent.settings import OPERATION_KINDS, Settings
+from agent.settings import OPERATION_KINDS, SIGNER_KEY, Settings
 
 Where = toml_lines.Path
 
@@ -75,14 +75,16 @@ def parse(text: str, name: str) -> Settings:
         ConfigError: as ``load``.
     """
     try:
-        raw = tomllib.loads(text)
+        raw = _tuples(tomllib.loads(text))
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(_syntax(str(exc), text, name)) from exc
     except RecursionError as exc:
         raise ConfigError(f"{name}: wants fewer lists within lists") from exc
+    except ValueError as exc:  # int() refuses more digits than sys.get_int_max_str_digits()
+        raise ConfigError(f"{name}: a number has more digits than can be read") from exc
     try:
         # Strict, so that max_concurrent = "8" is an error; strict pydantic wants tuples for our tuples.
-        settings = Settings.model_validate(_tuples(raw), strict=True)
+        settings = Settings.model_validate(raw, strict=True)
     except ValidationError as exc:
         # The cause is left out: pydantic's own text shows values, of which one may be a password.
         raise ConfigError(_report(_translated(exc.errors(include_url=False), raw), text, name)) from None
@@ -183,7 +185,8 @@ def _message(error: ErrorDetails, place: Where, raw: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return f"wants {context['expected']}, found {found}"
     if kind == "string_pattern_mismatch":
-        return f"wants {_PATTERNS.get(str(place[-1]), _NAME)}, found {found}"
+        wanted = _PATTERNS.get(str(place[-1])) or _PATTERNS.get(context["pattern"], _NAME)
+        return f"wants {wanted}, found {found}"
     if kind in _WANTS:
         return f"wants {_WANTS[kind].format(**context)}, found {found}"
     return f"{error['msg']}, found {found}"
@@ -193,6 +196,8 @@ _PATTERNS: Final = {
     "proxy": "'system', 'none', 'http://…' or 'socks5h://…'",
     "url": "'wss://host:port'",
     "procedure": "the name of a procedure, such as 'sales.create_order'",
+    "pin": "sha256: and 64 hex digits, as `check` shows them",
+    SIGNER_KEY: "ed25519: and the 32 bytes of a public key in base64, as `outhaul keygen` prints it",
 }
 _WANTS: Final = {
     "string_type": "text in quotes",

@@ -13,7 +13,7 @@ import pytest
 from agent.connectors.base import Call, Column, Connector, Outputs, Piece, Remark, RowSet
 from agent.dispatcher import Dispatcher
 from agent.inquiry import Inquiry
-from agent.journal.base import Claim, Resolution
+from agent.journal.base import Claim, Resolution, Shown
 from agent.journal.memory import MemoryJournal
 from agent.settings import Settings
 from agent.spool import SpoolFolder
@@ -219,10 +219,10 @@ async def test_a_cancel_while_the_claim_is_on_its_way_to_the_disk_is_no_stop_of_
     reached, go = asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryJournal):
-        async def begin(self, claim: Claim) -> None:
+        async def begin(self, claim: Claim, shown: Shown | None = None) -> None:
             reached.set()
             await go.wait()
-            await super().begin(claim)
+            await super().begin(claim, shown)
 
     plant.dispatcher._journal = plant.dispatcher._attempts._journal = Slow()
     plant.offer("a")
