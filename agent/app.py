@@ -21,7 +21,7 @@ from agent.connectors.sessions import DriverConnector
 from agent.connectors.synthetic import SyntheticConnector
 from agent.conversation import Conversation
 from agent.dispatcher import Dispatcher
-from agent.errors import CommandError, JournalUnavailable, SecretError, SourceUnavailable
+from agent.errors import CommandError, EnrolmentError, JournalUnavailable, SecretError, SourceUnavailable
 from agent.journal.file import FileJournal
 from agent.journal.resolutions import resolutions, take_resolution
 from agent.keys import AgentKeys, open_keys
@@ -36,6 +36,7 @@ from agent.renewal import Renewals
 from agent.sealing import Seals
 from agent.secrets import SecretStore, open_store, resolve
 from agent.settings import CallOperation
+from agent.signatures import Signatures
 from agent.spool import SpoolFolder
 from agent.status import Status
 
@@ -133,6 +134,7 @@ class Agent:
         self._loaded = loaded
         settings = loaded.settings
         self._keys = keys
+        self._known = ("", settings.agent)
         self._connectors = connectors(loaded, secrets)
         self._described: dict[str, dict[str, Any]] = {}
         self._conversation: Conversation | None = None
@@ -141,7 +143,8 @@ class Agent:
         self._anchors = Anchors(journal)
         spool = SpoolFolder(state_dir(loaded) / "spool")
         seals = Seals(keys.seal, self._who)
-        self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, seals)
+        signatures = Signatures(settings, self._who, keys)
+        self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, signatures, seals)
         self._papers: Papers = MemoryPapers()
         if dialer is None:
             files = own_files(loaded)
@@ -175,6 +178,7 @@ class Agent:
             await journal.close()
             raise
         agent = cls(loaded, journal, secrets, keys, dialer=dialer)
+        await agent._know_itself()
         await agent._hear_resolutions()  # before anybody is asked who knows less
         await agent._control.look()  # before anything is asked or run
         agent.dispatcher.recover()
@@ -213,6 +217,7 @@ class Agent:
             await self.journal.close()
 
     async def _converse(self, transport: Transport) -> Ended:
+        await self._know_itself()
         self._conversation = conversation = Conversation(
             transport,
             self.dispatcher,
@@ -234,8 +239,17 @@ class Agent:
 
     def _who(self) -> tuple[str, str]:
         """Return tenant and name as the certificate has them; a broker's word for them is not asked."""
-        found = own_identity.find(self._loaded)
-        return ("", self._loaded.settings.agent) if found is None else (found.tenant, found.agent)
+        return self._known
+
+    async def _know_itself(self) -> None:
+        """Look at the identity again, which may have become another one."""
+        try:
+            found = await asyncio.to_thread(own_identity.find, self._loaded)
+        except EnrolmentError as exc:
+            log.error("%s", exc, extra={"event": "identity_unreadable"})
+            return
+        if found is not None:
+            self._known = (found.tenant, found.agent)
 
     def _tell_condition(self) -> None:
         if self._conversation is not None:

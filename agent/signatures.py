@@ -8,6 +8,7 @@ signed is compared with what came.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -51,20 +52,18 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class Signatures:
-    """
-    The signatures of one agent.
+    """The signatures of one agent."""
 
-    Attributes:
-        tenant: whose agent this is, as its certificate says; may change with another identity.
-    """
-
-    def __init__(self, settings: Settings, tenant: str = "", keys: AgentKeys | None = None) -> None:
+    def __init__(
+        self, settings: Settings, who: Callable[[], tuple[str, str]] = lambda: ("", ""), keys: AgentKeys | None = None
+    ) -> None:
         """
         Args:
+            who: returns tenant and name of the agent as it knows them itself, not as a broker says.
             keys: the agent's own; without them it proves nothing.
         """
-        self.tenant = tenant
         self._settings = settings
+        self._who = who
         self._keys = keys
 
     def check(self, run: Run, params: bytes, operation: Operation, now: float) -> Signed | None:
@@ -111,8 +110,8 @@ class Signatures:
         """Return ``completed`` with the agent's signature; as it is where the agent has no keys."""
         if self._keys is None:
             return completed
-        agent = self._settings.agent
-        payload = signing.result_payload(self.tenant, agent, operation, completed, outputs, int(now))
+        tenant, agent = self._who()
+        payload = signing.result_payload(tenant, agent, operation, completed, outputs, int(now))
         signed = signing.signing_input(signing.RESULT, agent, payload)
         return msgspec.structs.replace(completed, proof=signing.compact(signed, self._keys.sign.sign(signed)))
 
@@ -145,13 +144,14 @@ class Signatures:
                 f"it was made for the group {_shown(claims.group)}, which this agent does not serve (policy.groups); "
                 "an operator adds the group there"
             )
+        tenant, agent = self._who()
         try:
             digest = signing.sealed_digest(params) if run.sealed else signing.params_digest(params)
         except NotCanonical as exc:
             raise _invalid(f"the parameters can't be compared: {exc}") from exc
         for name, signed, here in (
-            ("tenant", claims.tenant, self.tenant),
-            ("agent", claims.agent, self._settings.agent if claims.agent is not None else None),
+            ("tenant", claims.tenant, tenant),
+            ("agent", claims.agent, agent if claims.agent is not None else None),
             ("group", claims.group, run.group if claims.group is not None else None),
             ("operation", claims.operation, run.operation),
             ("version", claims.version, operation.version),

@@ -55,8 +55,12 @@ version    = "2026-01"
 SETTINGS = parse(FILE, "agent.toml")
 
 
+def who() -> tuple[str, str]:
+    return "acme", "plant-1"
+
+
 def check(command: Run, params: bytes = PARAMS, now: float = NOW, settings: Settings = SETTINGS) -> Signed | None:
-    return Signatures(settings, "acme").check(command, params, settings.operations[command.operation], now)
+    return Signatures(settings, who).check(command, params, settings.operations[command.operation], now)
 
 
 def refused(kind: type[errors.SignatureError], command: Run, params: bytes = PARAMS, now: float = NOW) -> str:
@@ -160,7 +164,9 @@ def test_parameters_that_two_readers_could_take_differently_are_refused() -> Non
 
 def test_another_tenants_agent_of_the_same_name_refuses() -> None:
     with pytest.raises(errors.SignatureInvalid, match="tenant: signed for 'acme', and here it is 'globex'"):
-        Signatures(SETTINGS, "globex").check(run(SHOP.sign()), PARAMS, SETTINGS.operations["order"], NOW)
+        Signatures(SETTINGS, lambda: ("globex", "plant-1")).check(
+            run(SHOP.sign()), PARAMS, SETTINGS.operations["order"], NOW
+        )
 
 
 def test_an_agent_that_does_not_know_whose_it_is_takes_none() -> None:
@@ -343,7 +349,7 @@ def test_a_key_is_good_for_its_time_and_the_next_one_takes_over() -> None:
 def test_an_end_is_proved_with_the_agents_key(tmp_path: Any) -> None:
     keys = open_keys(tmp_path, open_store(Settings(agent="plant-1", state_dir=str(tmp_path))))
     completed = Completed("cmd_1", 2, "succeeded", position=7, head="ab")
-    proved = Signatures(SETTINGS, "acme", keys).proved("order", completed, b"{}", NOW + 0.9)
+    proved = Signatures(SETTINGS, who, keys).proved("order", completed, b"{}", NOW + 0.9)
     jws = signing.parse(proved.proof, signing.RESULT)
     assert jws.kid == "plant-1"
     public = Ed25519PublicKey.from_public_bytes(signing.public_key_bytes(keys.public["sign"]))
@@ -355,4 +361,4 @@ def test_an_end_is_proved_with_the_agents_key(tmp_path: Any) -> None:
 
 def test_without_keys_nothing_is_proved() -> None:
     completed = Completed("cmd_1", 1, "succeeded")
-    assert Signatures(SETTINGS, "acme").proved("order", completed, b"{}", NOW) is completed
+    assert Signatures(SETTINGS, who).proved("order", completed, b"{}", NOW) is completed
