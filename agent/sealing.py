@@ -116,8 +116,13 @@ class ResultSeal:
 
     def end(self, completed: Completed, outputs: bytes) -> tuple[Completed, bytes]:
         """Return the end of a command as the broker may see it: all that came from the source is sealed."""
-        error = {"message": completed.error_message, "source_code": completed.source_code}
+        error = {
+            "code": completed.error_code,
+            "message": completed.error_message,
+            "source_code": completed.source_code,
+        }
         document = {
+            "outcome": completed.outcome,
             "outputs": msgspec.Raw(outputs) if outputs else None,
             "error": error if completed.error_code else None,
             "warnings": completed.warnings,

@@ -146,6 +146,7 @@ class AgentView(msgspec.Struct, frozen=True):
         version: of its program, as it last said.
         system: its operating system, as it last said.
         catalogue_digest: SHA-256 of its catalogue, hex; null before its first link.
+        keys: its own public keys as it told them, ``sign`` and ``seal``; null before its first link.
     """
 
     tenant: str
@@ -161,6 +162,7 @@ class AgentView(msgspec.Struct, frozen=True):
     last_seen_at: str | None
     revoked_at: str | None
     catalogue_digest: str | None
+    keys: dict[str, str] | None
 
 
 class OperationView(msgspec.Struct, frozen=True):
@@ -314,7 +316,15 @@ def agent_view(agent: Agent, condition: AgentCondition) -> AgentView:
         last_seen_at=time_or_none(agent.last_seen_at),
         revoked_at=time_or_none(agent.revoked_at),
         catalogue_digest=agent.catalogue_digest or None,
+        keys=_keys.decode(agent.catalogue).keys if agent.catalogue is not None else None,
     )
+
+
+class _Catalogue(msgspec.Struct, frozen=True):
+    keys: dict[str, str] | None = None
+
+
+_keys = msgspec.json.Decoder(_Catalogue)
 
 
 def tenant_view(tenant: Tenant) -> TenantView:

@@ -189,8 +189,9 @@ def test_all_that_the_source_said_is_sealed_in_the_end(seals: Seals) -> None:
     assert "only the caller can read it" in told.error_message
     assert (told.source_code, told.warnings) == ("", [])
     assert Caller().end(outputs) == {
+        "outcome": "rejected",
         "outputs": {"order_no": "4711"},
-        "error": {"message": "customer C042 is blocked", "source_code": "P0001"},
+        "error": {"code": "source_rejected", "message": "customer C042 is blocked", "source_code": "P0001"},
         "warnings": ["C042 is late"],
         "row_sets": [3],
     }
@@ -201,6 +202,6 @@ def test_a_success_has_no_error_and_each_attempt_a_key_of_its_own(seals: Seals) 
     ends = [seal.end(Completed("cmd_1", 2, "succeeded"), b"") for seal in told if seal is not None]
     assert [completed.error_message for completed, _ in ends] == ["", ""]
     assert [Caller().end(outputs) for _, outputs in ends] == [
-        {"outputs": None, "error": None, "warnings": [], "row_sets": []}
+        {"outcome": "succeeded", "outputs": None, "error": None, "warnings": [], "row_sets": []}
     ] * 2
     assert ends[0][1] != ends[1][1]

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_broker.api.csv_rows import csv_of, header_line, row_writer
+from cloud_broker.api.csv_rows import csv_of
 from cloud_broker.errors import ResultGone
+from protocol.csv_text import header_line, row_writer
 
 
 async def converted(columns: Sequence[dict[str, str]], pieces: Sequence[bytes]) -> bytes:
