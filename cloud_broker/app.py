@@ -19,6 +19,7 @@ import uvicorn
 from cloud_broker import RELEASE, tokens
 from cloud_broker.anchors import TELL_S
 from cloud_broker.api.app import create_app
+from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.authority import Terms
 from cloud_broker.commands import Commands
@@ -205,19 +206,7 @@ async def _api(settings: Settings, services: Services) -> AsyncIterator[None]:
         bound = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
-    server = _Server(
-        uvicorn.Config(
-            create_app(services),
-            log_config=None,
-            access_log=False,
-            ws="none",
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=API_GRACE_S,
-            ssl_certfile=settings.api.certificate,
-            ssl_keyfile=settings.api.key,
-        )
-    )
+    server = _Server(server_of(create_app(services), settings, timeout_graceful_shutdown=API_GRACE_S))
     task = asyncio.create_task(server.serve(sockets=[bound]), name="serve the HTTP API")
     try:
         yield

@@ -82,6 +82,10 @@ def _path(value: object) -> object:
     return value
 
 
+def _ip_address(value: str) -> str:
+    return str(ipaddress.ip_address(value))
+
+
 def _tenant(value: str) -> str:
     if not NAME.match(value):
         raise ValueError(f"wants a tenant's name, found {value!r}")
@@ -181,6 +185,10 @@ class ApiSettings(Model):
     listen: Address = Field("127.0.0.1:8440", description="HTTP API; plain HTTP on loopback only.")
     certificate: Path | None = Field(None, description="PEM file of the API's certificate chain; turns HTTPS on.")
     key: Path | None = Field(None, description="PEM file of that certificate's private key.")
+    proxies: tuple[Annotated[str, AfterValidator(_ip_address)], ...] = Field(
+        ("127.0.0.1", "::1"),
+        description="Addresses of proxies before the API: what they say in X-Forwarded-For is taken for true.",
+    )
     issuers: tuple[IssuerSettings, ...] = Field((), description="OpenID providers; a table `[[api.issuers]]` for each.")
 
     @model_validator(mode="after")
@@ -300,6 +308,32 @@ class LimitSettings(Model):
         le=1_048_576,
         description="Results up to this many bytes are kept in the store, larger ones as files.",
     )
+    requests_per_s: float = Field(
+        2_000,
+        ge=0,
+        description="Requests a second of one tenant, twice as many at a stroke; beyond: 429. 0: any number.",
+    )
+    requests_at_once: int = Field(
+        1_000, ge=0, description="Requests of one tenant under way, those that wait included. 0: any number."
+    )
+    open_commands: int = Field(
+        100_000, ge=0, description="Commands of one tenant that have no end yet; beyond: 429. 0: any number."
+    )
+    wrong_keys_per_min: int = Field(
+        60, ge=0, description="Wrong keys a minute from one address, before they are not even told so. 0: any number."
+    )
+    connections: int = Field(8_192, ge=0, description="Connections to the API. 0: any number.")
+    connections_per_address: int = Field(
+        256, ge=0, description="Connections to the API from one address that is not one of api.proxies. 0: any number."
+    )
+    slow_request: Seconds = Field(
+        20.0,
+        ge=0,
+        description="Longest time for the headers of a request; its body has as long, and a second more a KiB. 0: any.",
+    )
+    slow_reader: Seconds = Field(
+        300.0, ge=0, description="An answer of which nothing is read for so long is cut. 0: never."
+    )
 
 
 class RetrySettings(Model):
@@ -382,6 +416,10 @@ def load(path: Path | None) -> Settings:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: is not TOML: {exc}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{path}: wants fewer lists within lists") from exc
+    except ValueError as exc:  # int() refuses more digits than sys.get_int_max_str_digits()
+        raise ConfigError(f"{path}: a number has more digits than can be read") from exc
     if "mqtt" in found:
         line = _line(text, ("mqtt",))
         raise ConfigError(f"{path}:{line}: mqtt: MQTT as the agents' way in comes with a later release; remove [mqtt]")

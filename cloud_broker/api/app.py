@@ -6,7 +6,19 @@ from importlib import metadata
 
 from fastapi import FastAPI
 
-from cloud_broker.api import agents, auth, commands, dead_letters, health, keys, openapi, problems, rows, tenants
+from cloud_broker.api import (
+    agents,
+    auth,
+    commands,
+    dead_letters,
+    health,
+    keys,
+    openapi,
+    problems,
+    rows,
+    tenants,
+    turnstile,
+)
 from cloud_broker.api.services import Services
 from cloud_broker.credentials import Credentials
 from cloud_broker.openid import Providers
@@ -24,6 +36,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     auth.install(app, Credentials(services.store, Providers(services.settings.api.issuers)))
     problems.install(app)
+    turnstile.install(app, services.settings.limits)
     openapi.install(app)
     for part in (commands, rows, dead_letters, agents, tenants, keys, health):
         app.include_router(part.router)

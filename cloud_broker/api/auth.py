@@ -7,8 +7,16 @@ from typing import Final
 
 from fastapi import FastAPI, Request
 
+from cloud_broker.api.turnstile import turnstile, visit
 from cloud_broker.credentials import Credential, Credentials
-from cloud_broker.errors import Forbidden, RequestInvalid, TenantNotNamed, TenantSuspended
+from cloud_broker.errors import (
+    CredentialExpired,
+    Forbidden,
+    RequestInvalid,
+    TenantNotNamed,
+    TenantSuspended,
+    Unauthenticated,
+)
 from cloud_broker.tenants import Scope
 
 TENANT_HEADER: Final = "outhaul-tenant"
@@ -47,9 +55,9 @@ async def caller(request: Request, wanted: str | None, *, new_work: bool = False
         new_work: whether a suspended tenant may not do it.
 
     Raises:
-        Unauthenticated, Forbidden, TenantNotNamed, TenantSuspended
+        Unauthenticated, Forbidden, TenantNotNamed, TenantSuspended, TooManyRequests
     """
-    key = await holder(request, wanted)
+    key = await _known(request, wanted)
     named = _one(request, TENANT_HEADER)
     if key.tenants is not None and named is not None and named not in key.tenants:
         raise Forbidden(f"The key is not for the tenant that Outhaul-Tenant names: {named!r}.")
@@ -57,6 +65,7 @@ async def caller(request: Request, wanted: str | None, *, new_work: bool = False
         named = key.tenants[0]
     if named is None:
         raise TenantNotNamed("The key is for several tenants: name one with the Outhaul-Tenant header.")
+    await visit(request).enter(named)
     tenant = await credentials(request).tenant(named)
     if tenant is None:
         raise TenantNotNamed(f"There is no tenant {named!r}.")
@@ -72,11 +81,31 @@ async def holder(request: Request, wanted: str | None) -> Credential:
     Raises:
         Unauthenticated, Forbidden
     """
+    key = await _known(request, wanted)
+    one = key.tenants[0] if key.tenants is not None and len(key.tenants) == 1 else None
+    # No tenant has a space in its name.
+    await visit(request).enter(one or f"key {key.id}")
+    return key
+
+
+async def _known(request: Request, wanted: str | None) -> Credential:
     _only_known_query(request)
-    key = await credentials(request).of(_one(request, "authorization") or "")
+    key = await _shown(request)
     if wanted is not None:
         need(key, wanted)
     return key
+
+
+async def _shown(request: Request) -> Credential:
+    shown = _one(request, "authorization")
+    try:
+        return await credentials(request).of(shown or "")
+    except Unauthenticated as exc:
+        await visit(request).enter_as_nobody()
+        # One that has expired was good; to show none is no try.
+        if shown is None or isinstance(exc, CredentialExpired):
+            raise
+        raise turnstile(request).wrong(request.client.host if request.client else "", exc) from exc
 
 
 def need(key: Credential, wanted: str) -> None:

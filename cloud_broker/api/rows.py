@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -18,6 +18,7 @@ from cloud_broker.api.csv_rows import MEDIA_TYPE as CSV_WITH_HEADER
 from cloud_broker.api.csv_rows import csv_of
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import RowReader, services
+from cloud_broker.api.turnstile import visit
 from cloud_broker.errors import (
     BrokerError,
     CommandNotFound,
@@ -70,8 +71,10 @@ async def rows(
         raise NotAcceptable(f"rows come as {NDJSON} or {CSV}; Accept allows neither: {', '.join(accept)[:200]}.")
     if request.scope["http_version"] == "1.0":
         raise RequestInvalid("rows need HTTP/1.1: with HTTP/1.0 a cut result looks like a whole one.")
+    here = visit(request)
+    here.rest()
     reader = await services(request).commands.open_rows(who.scope, command_id, set)
-    return _Rows(reader, _media_type(reader, asked), command_id)
+    return _Rows(reader, _media_type(reader, asked), command_id, here.stream_turn)
 
 
 def _media_type(reader: RowReader, asked: Sequence[str]) -> str:
@@ -91,12 +94,15 @@ def _media_type(reader: RowReader, asked: Sequence[str]) -> str:
 class _Rows(Response):
     """A body that ends only if the rows do, and stops as soon as nobody reads it."""
 
-    def __init__(self, reader: RowReader, media_type: str, command_id: str) -> None:
+    def __init__(
+        self, reader: RowReader, media_type: str, command_id: str, turn: Callable[[], Awaitable[None]]
+    ) -> None:
         content_type = CSV_WITH_HEADER if media_type == CSV else media_type
         super().__init__(None, 200, {"Cache-Control": "no-store", "Content-Type": content_type})
         del self.headers["content-length"]
         self._pieces = csv_of(reader.columns, reader.chunks()) if media_type == CSV else reader.chunks()
         self._command_id = command_id
+        self._turn = turn
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         streaming = asyncio.create_task(self._stream(scope, receive, send), name=f"rows of {self._command_id}")
@@ -121,7 +127,7 @@ class _Rows(Response):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                     # Neither rows that are at hand nor a fast reader, nor one that is gone, make us wait:
                     # without this, nobody else would have a turn.
-                    await asyncio.sleep(0)
+                    await self._turn()
         except BrokerError as exc:
             if not started:
                 await problems.answer(exc)(scope, receive, send)

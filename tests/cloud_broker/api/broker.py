@@ -16,6 +16,7 @@ import httpx2
 import uvicorn
 
 from cloud_broker.api.app import create_app
+from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.commands import Submission
 from cloud_broker.conditions import AgentCondition, condition
@@ -214,7 +215,7 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
     app = create_app(
         Services(settings, store, commands, issue_token, revoke_agent, lambda: link["listening"], dead_letters, runs)
     )
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none", lifespan="off")
+    config = server_of(app, settings, host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     listener = config.bind_socket()
     serving = asyncio.create_task(server.serve([listener]), name="api under test")

@@ -1,0 +1,146 @@
+"""Before a request is served: its tenant's allowance, and its turn among the tenants."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from typing import Final
+
+from fastapi import FastAPI, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cloud_broker.allowances import Allowances, Standing, WrongKeys
+from cloud_broker.errors import TooManyWrongKeys, Unauthenticated
+from cloud_broker.fairness import Gate
+from cloud_broker.settings import LimitSettings
+
+# Requests that are worked on at once. Enough to fill the store's transactions; few enough that one round of the
+# event loop stays short, whatever is waiting outside.
+AT_ONCE: Final = 24
+EACH: Final = 18  # of one tenant: some places are always free for who has none
+STREAMS: Final = 4  # row streams that go on in one round of the event loop
+NOBODY: Final = ""  # the line of those who showed no good key; no tenant has such a name
+VISIT: Final = "outhaul.visit"
+
+log = logging.getLogger(__name__)
+
+
+class Turnstile:
+    """What all requests of one application go through."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self.allowances = Allowances(limits.requests_per_s, limits.requests_at_once)
+        self.requests = Gate(AT_ONCE, EACH)
+        self.streams = Gate(STREAMS, STREAMS)
+        self._wrong = WrongKeys(limits.wrong_keys_per_min)
+
+    def wrong(self, address: str, refusal: Unauthenticated) -> Unauthenticated | TooManyWrongKeys:
+        """Count a request without a good key; return what it is answered."""
+        wait_s = self._wrong.note(address, time.monotonic())
+        if wait_s <= 0:
+            return refusal
+        return TooManyWrongKeys(
+            "Too many wrong keys came from this address; good ones are taken from it all the same.",
+            retry_after_s=wait_s,
+        )
+
+
+class Visit:
+    """One request, from its coming to its going."""
+
+    def __init__(self, turnstile: Turnstile) -> None:
+        self._turnstile = turnstile
+        self._tenant: str | None = None
+        self._line: str | None = None
+        self._standing: Standing | None = None
+
+    async def enter(self, tenant: str) -> None:
+        """
+        Count for a tenant and wait for its turn; again changes nothing.
+
+        Raises:
+            TooManyRequests, TooManyAtOnce
+        """
+        if self._tenant is None:
+            self._standing = self._turnstile.allowances.enter(tenant, time.monotonic())
+            self._tenant = tenant
+            await self._turn(tenant)
+
+    async def enter_as_nobody(self) -> None:
+        """Wait for the turn of those who showed no good key."""
+        await self._turn(NOBODY)
+
+    async def _turn(self, line: str) -> None:
+        await self._turnstile.requests.enter(line)
+        self._line = line
+
+    def rest(self) -> None:
+        """Give the turn to another: what comes now waits for somebody else, or is paced by itself."""
+        if self._line is not None:
+            self._turnstile.requests.leave(self._line)
+            self._line = None
+
+    async def stream_turn(self) -> None:
+        """Wait until a stream of rows may go on for one round of the event loop."""
+        async with self._turnstile.streams.place(self._tenant or NOBODY):
+            await asyncio.sleep(0)
+
+    def leave(self) -> None:
+        """The request has ended, however it did."""
+        self.rest()
+        if self._tenant is not None:
+            self._turnstile.allowances.leave(self._tenant)
+            self._tenant = None
+
+    def told(self, message: Message) -> Message:
+        """Return the beginning of an answer with what is left of the tenant's rate."""
+        if self._standing is None or message["type"] != "http.response.start":
+            return message
+        size, window_s, left = self._standing.size, math.ceil(self._standing.window_s), self._standing.left
+        said = [
+            (b"ratelimit-policy", f'"requests";q={size};w={window_s}'.encode()),
+            (b"ratelimit", f'"requests";r={left};t={window_s}'.encode()),
+        ]
+        return {**message, "headers": [*message.get("headers", ()), *said]}
+
+
+def install(app: FastAPI, limits: LimitSettings) -> Turnstile:
+    """Let all requests of ``app`` go through a turnstile."""
+    made = Turnstile(limits)
+    app.state.turnstile = made
+    app.add_middleware(_Visits, turnstile=made)
+    return made
+
+
+def turnstile(request: Request) -> Turnstile:
+    """Return what all requests go through."""
+    found: Turnstile = request.app.state.turnstile
+    return found
+
+
+def visit(request: Request) -> Visit:
+    """Return the visit that a request is."""
+    found: Visit = request.scope[VISIT]
+    return found
+
+
+class _Visits:
+    def __init__(self, app: ASGIApp, turnstile: Turnstile) -> None:
+        self._app = app
+        self._turnstile = turnstile
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        one = scope[VISIT] = Visit(self._turnstile)
+
+        async def tell(message: Message) -> None:
+            await send(one.told(message))
+
+        try:
+            await self._app(scope, receive, tell)
+        finally:
+            one.leave()
