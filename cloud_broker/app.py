@@ -122,17 +122,18 @@ async def _listening(
     )
 
     renewals = Renewals(store, trust, terms, settings.certificates.grace, time.time)
-    notary = Notary(store.note_soon)
-    desk = AgentDesk(store, router, time.time, renewals, notary)
+    desk = AgentDesk(store, router, time.time, renewals, Notary(store.note_soon))
 
     async def converse(transport: Transport, peer: Peer) -> None:
         await Conversation(transport, peer, desk, release=RELEASE, own=own).serve()
 
-    async def issue_token(scope: Scope, agent: str, group: str | None, ttl_s: float) -> tuple[str, float]:
-        return await tokens.new_token(store, trust, settings, scope.tenant, agent, group, ttl_s)
+    async def issue_token(
+        scope: Scope, agent: str, group: str | None, ttl_s: float, by: str
+    ) -> tuple[str, float]:
+        return await tokens.new_token(store, trust, settings, scope.tenant, agent, group, ttl_s, by)
 
-    async def revoke_agent(scope: Scope, agent: str) -> bool:
-        found = await store.revoke_agent(scope, agent, time.time())
+    async def revoke_agent(scope: Scope, agent: str, by: str) -> bool:
+        found = await store.revoke_agent(scope, agent, time.time(), by=by)
         router.revoke(scope, agent)
         return found
 

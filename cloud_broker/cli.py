@@ -17,9 +17,11 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from cloud_broker import RELEASE, logs, tokens
+from cloud_broker import RELEASE, authorities, logs, tokens
 from cloud_broker.api.views import agent_view, key_view, tenant_view, time_text
-from cloud_broker.certificates import Authority, CertificateInvalid
+from cloud_broker.authority import Authority
+from cloud_broker.audit import operator
+from cloud_broker.certificates import CertificateInvalid
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.keys import DEFAULT_GRACE_S, MAX_GRACE_S, new_key, sha256_of, state, successor
@@ -27,6 +29,7 @@ from cloud_broker.settings import ConfigError, Settings, find_file, load
 from cloud_broker.store.base import ApiKey, Exists, Store
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import NAME, SCOPES, Scope
+from cloud_broker.trust import Trust
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?")
 _SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -194,10 +197,10 @@ def init(settings: Settings, out: Out) -> None:
                     "`outhaul-broker key create --all-tenants --scope '*'` makes another administrator key"
                 )
             # Found without a key if an earlier init was stopped half way.
-            if not (settings.data_dir / "ca.crt").exists():
+            if not authorities.are_in(settings.data_dir):
                 Authority.create(settings.data_dir, time.time())
             key, text = new_key(None, ["*"], time.time())
-            await store.add_key(key, sha256_of(text))
+            await store.add_key(key, sha256_of(text), by=operator())
             return text
         finally:
             await store.close()
@@ -219,7 +222,7 @@ def init(settings: Settings, out: Out) -> None:
 @with_settings
 def serve(settings: Settings, out: Out) -> None:
     """Run the broker in the foreground, until it is told to stop."""
-    if not (settings.data_dir / "ca.crt").exists() or not settings.store_file.exists():
+    if not authorities.are_in(settings.data_dir) or not settings.store_file.exists():
         raise Failure(f"{settings.data_dir}: no broker was set up here; run `outhaul-broker init` first")
     logs.configure(settings.log)
     # Imported here: the web framework takes longer to import than any other command takes to run.
@@ -247,7 +250,7 @@ def tenant() -> None:
 def create_tenant(settings: Settings, out: Out, name: str) -> None:
     """Create a tenant."""
     try:
-        made = _in_store(settings, lambda store: store.create_tenant(name, time.time()))
+        made = _in_store(settings, lambda store: store.create_tenant(name, time.time(), by=operator()))
     except Exists as exc:
         raise Failure(str(exc)) from exc
     out.facts(_plain(tenant_view(made)), f"Tenant {name} is there.")
@@ -280,7 +283,7 @@ def resume(settings: Settings, out: Out, name: str) -> None:
 def _set_state(settings: Settings, out: Out, name: str, state: Any) -> None:
     async def change(store: Store) -> None:
         await _known_tenant(store, name)
-        await store.set_tenant_state(name, state)
+        await store.set_tenant_state(name, state, by=operator())
 
     _in_store(settings, change)
     out.facts({"name": name, "state": state}, f"Tenant {name} is {state}.")
@@ -320,7 +323,7 @@ def create_key(
     async def keep(store: Store) -> None:
         if tenant is not None:
             await _known_tenant(store, tenant)
-        await store.add_key(made, sha256_of(text))
+        await store.add_key(made, sha256_of(text), by=operator())
 
     _in_store(settings, keep)
     out.facts({"id": made.id, "key": text}, f"{text}\n\nThe key is shown now and never again. Its id is {made.id}.")
@@ -354,7 +357,7 @@ def rotate_key(settings: Settings, out: Out, key_id: str, grace: float) -> None:
             raise Failure(f"there is no key {key_id!r}; `outhaul-broker key list` shows those there are")
         now = time.time()
         made, text = successor(old, now)
-        if state(old, now) == "expired" or not await store.rotate_key(key_id, made, sha256_of(text), now + grace):
+        if state(old, now) == "expired" or not await store.rotate_key(key_id, made, sha256_of(text), now + grace, by=operator()):
             raise Failure(f"the key {key_id} is revoked, expired or replaced already; create a new one")
         return made, text
 
@@ -372,7 +375,7 @@ def rotate_key(settings: Settings, out: Out, key_id: str, grace: float) -> None:
 @with_settings
 def revoke_key(settings: Settings, out: Out, key_id: str) -> None:
     """Refuse a key from now on."""
-    if not _in_store(settings, lambda store: store.revoke_key(key_id, time.time())):
+    if not _in_store(settings, lambda store: store.revoke_key(key_id, time.time(), by=operator())):
         raise Failure(f"there is no key {key_id!r}; `outhaul-broker key list` shows those there are")
     out.facts({"id": key_id, "revoked": True}, f"Key {key_id} is revoked.")
 
@@ -395,8 +398,7 @@ def create_token(settings: Settings, out: Out, tenant: str, agent: str, group: s
 
     async def make(store: Store) -> tuple[str, float]:
         await _known_tenant(store, tenant)
-        authority = Authority.load(settings.data_dir)
-        return await tokens.new_token(store, authority, settings, tenant, agent, group, ttl)
+        return await tokens.new_token(store, Trust.of(settings), settings, tenant, agent, group, ttl, operator())
 
     text, expires_at = _in_store(settings, make)
     until = time_text(expires_at)
@@ -435,7 +437,7 @@ def list_agents(settings: Settings, out: Out, tenant: str | None) -> None:
 @with_settings
 def revoke_agent(settings: Settings, out: Out, tenant: str, name: str) -> None:
     """Take an agent's certificate back; it can't link again without a new token."""
-    if not _in_store(settings, lambda store: store.revoke_agent(Scope(tenant), name, time.time())):
+    if not _in_store(settings, lambda store: store.revoke_agent(Scope(tenant), name, time.time(), by=operator())):
         raise Failure(f"tenant {tenant!r} has no agent {name!r}; `outhaul-broker agent list` shows those there are")
     out.facts({"tenant": tenant, "name": name, "revoked": True}, f"Agent {name} of {tenant} is revoked.")
 

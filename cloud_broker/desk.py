@@ -57,6 +57,7 @@ from protocol.messages import (
     Trusts,
 )
 from protocol.plain_text import plain
+from protocol.signing import MAX_PROOF_CHARS, SignatureMalformed, check_shape
 from protocol.states import CommandState
 
 log = logging.getLogger(__name__)
@@ -390,7 +391,7 @@ class AgentDesk:
         if outputs:
             try:
                 _OUTPUTS.decode(outputs)
-            except msgspec.DecodeError as exc:
+            except (ValueError, RecursionError) as exc:
                 raise RemoteProtocolError(f"{message.id}: outputs that are no JSON object: {exc}") from exc
         line = self._line(link)
         if line.link is not link:
@@ -529,7 +530,17 @@ class AgentDesk:
             inline=inline if kept == "inline" else None,
             by=f"agent:{entry.command.agent}",
             head=head_of(message),
+            proof=_proof(message),
         )
+
+
+def _proof(message: Completed) -> str:
+    """Return the agent's signature, which is for the caller to check, if it can be one."""
+    try:
+        check_shape(message.proof, MAX_PROOF_CHARS)
+    except SignatureMalformed:
+        return ""
+    return message.proof
 
 
 def _of(peer: Peer, event: str) -> dict[str, str]:

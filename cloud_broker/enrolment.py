@@ -10,7 +10,8 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import Final
 
-from cloud_broker.certificates import Authority, CertificateInvalid, end_of, same_key
+from cloud_broker.authority import DEFAULT_TERMS, Authority, Terms
+from cloud_broker.certificates import CertificateInvalid, end_of, same_key
 from cloud_broker.store.base import Agent, Store, Token
 from protocol.messages import Enrol, Enrolled
 
@@ -85,6 +86,7 @@ async def enrol(
     *,
     source: str = "",
     wrong: WrongSecrets = _WRONG_SECRETS,
+    terms: Terms = DEFAULT_TERMS,
 ) -> tuple[Enrolled, bytes]:
     """
     Return the answer and the certificate (DER) for an agent that shows a token.
@@ -96,6 +98,7 @@ async def enrol(
         now: seconds since 1970.
         source: the address it comes from, without its port.
         wrong: counts wrong secrets; one for the process unless a test gives its own.
+        terms: of the certificate.
 
     Raises:
         EnrolmentRefused: with the reason for the person at the agent.
@@ -112,7 +115,7 @@ async def enrol(
         raise EnrolmentRefused(f"a request id wants 1 to {MAX_REQUEST_CHARS} characters")
     try:
         if token.spent_at is None:
-            issued = await _first(store, authority, token, message.request, csr, now)
+            issued = await _first(store, authority, token, message.request, csr, now, terms)
             if issued is not None:
                 return issued
             # Two requests with one token at the same moment: the other was first.
@@ -123,11 +126,11 @@ async def enrol(
 
 
 async def _first(
-    store: Store, authority: Authority, token: Token, request: str, csr: bytes, now: float
+    store: Store, authority: Authority, token: Token, request: str, csr: bytes, now: float, terms: Terms
 ) -> tuple[Enrolled, bytes] | None:
     if now >= token.expires_at:
         raise EnrolmentRefused(f"this token expired on {_when(token.expires_at)}; {_NEW_TOKEN}")
-    certificate, serial, not_after = authority.sign_agent(csr, token.tenant, token.agent, now)
+    certificate, serial, not_after = authority.sign_agent(csr, token.tenant, token.agent, now, terms)
     agent = Agent(
         tenant=token.tenant,
         name=token.agent,
@@ -135,6 +138,7 @@ async def _first(
         serial=serial,
         not_after=not_after,
         enrolled_at=now,
+        issuer=authority.fingerprint,
     )
     if not await store.spend_token(token.id, agent, request, certificate, now):
         return None

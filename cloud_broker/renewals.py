@@ -7,6 +7,7 @@ then that is in force, and the old one is refused from there on. So whatever is 
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,21 +15,31 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from cloud_broker import lineage
-from cloud_broker.certificates import Authority, CertificateInvalid, same_key
+from cloud_broker.authority import Terms
+from cloud_broker.certificates import CertificateInvalid, end_of, identity_of, same_key
 from cloud_broker.lineage import Verdict
 from cloud_broker.link.base import Peer
 from cloud_broker.standing import refusal, serials
 from cloud_broker.store.base import Agent, NextCertificate, Store
 from cloud_broker.tenants import Scope
-from protocol.messages import Hello, Renew, Renewed
+from cloud_broker.trust import Trust
+from protocol import signing
+from protocol.messages import Enrolled, Hello, Recover, Renew, Renewed
 
 MAX_REQUEST_CHARS: Final = 100  # of the agent's request id, which is kept
 AT_ONCE: Final = 10  # new certificates that one agent may be given in a row
 PART: Final = 1_000  # then one in this part of a certificate's life
 MAX_PACED: Final = 10_000  # agents remembered; the oldest is forgotten
 MAX_TRUSTS: Final = 16  # authorities that an agent may say it trusts; there are two during a change
-GRACE_S: Final = 90 * 86_400.0  # seconds; a plant that was off for a summer comes back without a visit
+MAX_CERTIFICATE_CHARS: Final = 24_000  # of one in base64
+SUSPENDED_S: Final = 3_600.0  # seconds until an agent of a suspended tenant asks again
+_OWN_PKI: Final = "this agent's certificates come from the operator's own PKI; renew it there"
 TWO_ALIVE: Final = (
     "two machines use the identity of this agent, so both are stopped; find out which is the copy, and enrol the "
     "other again with a new token"
@@ -48,6 +59,10 @@ class RenewalRefused(Exception):
         super().__init__(reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class RecoveryForged(Exception):
+    """Who asks for a certificate holds none that was ours; the text is for people."""
 
 
 class Pace:
@@ -78,12 +93,14 @@ class Greeted:
         verdict: who it is.
         promoted: whether its next certificate came into force.
         refusal: why it may not be linked, or ``None``.
+        trust: the authorities that it is to be told of; empty where it trusts those already.
     """
 
     given: str
     verdict: Verdict
     promoted: bool
     refusal: str | None
+    trust: tuple[str, ...] = ()
 
 
 class Renewals:
@@ -91,21 +108,24 @@ class Renewals:
     Gives next certificates, and puts them in force.
 
     Args:
-        issuing: returns the authority that issues now.
-        life_s: of a certificate, seconds.
-        grace_s: seconds after its end in which an agent may still recover with it.
+        trust: has the authority that issues.
+        terms: of the certificates.
+        grace_s: seconds after its end in which an agent may still recover with one.
         now: seconds since 1970.
     """
 
-    def __init__(
-        self, store: Store, issuing: Callable[[], Authority], life_s: float, grace_s: float, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, trust: Trust, terms: Terms, grace_s: float, now: Callable[[], float]) -> None:
         self._store = store
-        self._issuing = issuing
-        self._life_s = life_s
+        self._trust = trust
+        self._terms = terms
         self._grace_s = grace_s
         self._now = now
         self._pace = Pace()
+
+    @property
+    def bundle(self) -> list[str]:
+        """Whom agents are to trust, as messages have it."""
+        return self._trust.bundle
 
     async def renew(self, peer: Peer, message: Renew, csr: bytes) -> tuple[Renewed, bytes]:
         """Return the answer to an agent that asks on its link, and its next certificate (DER)."""
@@ -124,15 +144,17 @@ class Renewals:
         """
         if not 1 <= len(request) <= MAX_REQUEST_CHARS:
             raise RenewalRefused(f"a request id wants 1 to {MAX_REQUEST_CHARS} characters")
+        if not self._trust.issues:
+            raise RenewalRefused(_OWN_PKI)
         known = await self._store.agent(scope, name)
         try:
             if known is not None and known.next is not None and _repeats(known.next, request, csr):
                 return known.next
-            wait_s = self._pace.wait_s(scope.tenant, name, self._life_s / PART, self._now())
+            wait_s = self._pace.wait_s(scope.tenant, name, self._terms.life_s / PART, self._now())
             if wait_s:
                 raise RenewalRefused("this agent was given many certificates in a short time", wait_s)
-            authority = self._issuing()
-            der, serial, not_after = authority.sign_agent(csr, scope.tenant, name, self._now(), self._life_s)
+            authority = self._trust.issuing
+            der, serial, not_after = authority.sign_agent(csr, scope.tenant, name, self._now(), self._terms)
             fresh = NextCertificate(serial, not_after, authority.fingerprint, request, der)
             kept = await self._store.change_identity(scope, name, partial(_give, fresh=fresh, shown=shown, csr=csr))
         except CertificateInvalid as exc:
@@ -140,6 +162,32 @@ class Renewals:
         if kept is None or kept.next is None:
             raise RenewalRefused("this broker knows no such agent; enrol again with a new token")
         return kept.next
+
+    async def recover(self, message: Recover, csr: bytes) -> tuple[Enrolled, bytes]:
+        """
+        Return the answer, and the next certificate (DER), for an agent whose certificate has run out.
+
+        Raises:
+            RecoveryForged: it does not hold the key of a certificate of ours.
+            RenewalRefused: it does, and gets none.
+        """
+        der = proven(message, csr)
+        try:
+            tenant, name, serial = identity_of(der, self._terms.trust_domain)
+        except CertificateInvalid as exc:
+            raise RecoveryForged(str(exc)) from exc
+        if not self._trust.issuer_of(der):
+            raise RecoveryForged("no authority of this broker issued this certificate")
+        ended = end_of(der)
+        if self._now() > ended + self._grace_s:
+            raise RenewalRefused(
+                f"this certificate ran out more than {self._grace_s / 86_400:g} days ago; enrol again with a new token"
+            )
+        known = await self._store.tenant(tenant)
+        if known is not None and known.state != "active":
+            raise RenewalRefused("the tenant is suspended", SUSPENDED_S)
+        following = await self._next(Scope(tenant), name, serial, message.request, csr)
+        return Enrolled(tenant, name, following.not_after, self._trust.bundle), following.certificate
 
     async def greet(self, peer: Peer, hello: Hello) -> Greeted:
         """
@@ -162,7 +210,8 @@ class Renewals:
             return Greeted("", Verdict.SAME, False, refused)
         (known,) = before
         promoted = known.next is not None and peer.serial == known.next.serial
-        return Greeted(fresh, lineage.judge(known.lineage, _shown(hello)), promoted, refused)
+        trust = () if known.own_pki or self._trust.wanted == set(hello.trusts) else tuple(self._trust.bundle)
+        return Greeted(fresh, lineage.judge(known.lineage, _shown(hello)), promoted, refused, trust)
 
     async def has_kept(self, peer: Peer, given: str) -> None:
         """Note that an agent has the text that it was given."""
@@ -182,7 +231,9 @@ class Renewals:
 
 def greeted(agent: Agent, peer: Peer, hello: Hello, fresh: str, now: float) -> Agent:
     """Return an agent as it is after a greeting that is answered with the text ``fresh``."""
-    if agent.next is not None and peer.serial == agent.next.serial:
+    if agent.own_pki:
+        agent = replace(agent, serial=peer.serial, not_after=peer.not_after)
+    elif agent.next is not None and peer.serial == agent.next.serial:
         following = agent.next
         agent = replace(
             agent, serial=following.serial, not_after=following.not_after, issuer=following.issuer, next=None
@@ -193,6 +244,27 @@ def greeted(agent: Agent, peer: Peer, hello: Hello, fresh: str, now: float) -> A
     return replace(
         agent, lineage=lineage.follow(agent.lineage, shown, fresh), trusts=told_trusts(hello.trusts) or agent.trusts
     )
+
+
+def proven(message: Recover, csr: bytes) -> bytes:
+    """
+    Return the certificate (DER) that an agent shows, having seen that it holds its key.
+
+    Raises:
+        RecoveryForged: it does not, or it is no certificate.
+    """
+    if len(message.certificate) > MAX_CERTIFICATE_CHARS or len(message.signature) > MAX_CERTIFICATE_CHARS:
+        raise RecoveryForged("a certificate or a signature that is too long")
+    try:
+        der = base64.b64decode(message.certificate, validate=True)
+        key = x509.load_der_x509_certificate(der).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise RecoveryForged("this certificate has no key of ours")
+        signature = base64.b64decode(message.signature, validate=True)
+        key.verify(signature, signing.recovery(message.request, csr), ec.ECDSA(hashes.SHA256()))
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as exc:
+        raise RecoveryForged("this is not signed with the key of a certificate") from exc
+    return der
 
 
 def told_trusts(authorities: list[str]) -> tuple[str, ...]:
@@ -206,6 +278,8 @@ def _shown(hello: Hello) -> str:
 
 def _give(agent: Agent, fresh: NextCertificate, shown: str, csr: bytes) -> Agent:
     """Return the agent with its next certificate; two requests may come at the same moment."""
+    if agent.own_pki:
+        raise RenewalRefused(_OWN_PKI)
     if agent.revoked_at is not None:
         raise RenewalRefused("this agent was revoked; enrol again with a new token")
     if shown not in serials(agent):

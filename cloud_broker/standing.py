@@ -20,7 +20,10 @@ def refusal(tenant: Tenant | None, agent: Agent | None, peer: Peer, now: float) 
         return f"this agent was revoked: {agent.revoked_reason or _AGAIN}"
     if peer.not_after <= now:
         return "this certificate has run out; a running agent renews it by itself"
-    if peer.serial not in serials(agent):
+    if peer.own_pki != agent.own_pki:
+        registered = "the operator's own PKI" if agent.own_pki else "this broker's authority"
+        return f"this agent's certificates come from {registered}, and this one does not"
+    if not agent.own_pki and peer.serial not in serials(agent):
         return f"this certificate was replaced by a newer one; {_AGAIN}"
     return None
 

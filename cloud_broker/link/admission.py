@@ -6,33 +6,47 @@ import asyncio
 import logging
 import time
 
-from cloud_broker.certificates import Authority
+import msgspec
+
+from cloud_broker.authority import DEFAULT_TERMS, Terms
 from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol
 from cloud_broker.link.base import LinkLost, Peer, Transport
+from cloud_broker.renewals import RecoveryForged, RenewalRefused, Renewals
 from cloud_broker.standing import refusal
 from cloud_broker.store.base import Store
 from cloud_broker.tenants import Scope
+from cloud_broker.trust import Trust
 from protocol import codec, limits
 from protocol.codec import Record
 from protocol.errors import RemoteProtocolError
-from protocol.messages import Enrol, Goodbye
+from protocol.messages import Enrol, Enrolled, Goodbye, Recover
 
 log = logging.getLogger(__name__)
 
 
 class Admission:
-    """Looks peers up in the store."""
+    """
+    Looks peers up in the store.
 
-    def __init__(self, store: Store, authority: Authority) -> None:
+    Attributes:
+        wrong: what was tried without right.
+    """
+
+    def __init__(self, store: Store, trust: Trust, renewals: Renewals, terms: Terms = DEFAULT_TERMS) -> None:
         self._store = store
-        self._authority = authority
-        self._wrong = WrongSecrets()
+        self._trust = trust
+        self._renewals = renewals
+        self._terms = terms
+        self.wrong = WrongSecrets()
 
     async def admit(self, peer: Peer) -> str | None:
         """Return why a peer with a good certificate may not link, or ``None``."""
         tenant = await self._store.tenant(peer.tenant)
         agent = await self._store.agent(Scope(peer.tenant), peer.agent)
-        return refusal(tenant, agent, peer, time.time())
+        refused = refusal(tenant, agent, peer, time.time())
+        if refused is None and peer.issuer and not self._trust.trusts(peer.issuer):
+            return "the authority that issued this certificate was replaced; enrol again with a new token"
+        return refused
 
     async def enrol(self, transport: Transport) -> None:
         """Carry one enrolment: one message each way, then the end."""
@@ -50,26 +64,58 @@ class Admission:
             records = codec.decode(await transport.receive())
         except RemoteProtocolError as exc:
             return Record(Goodbye(code="protocol", reason=str(exc)))
-        if len(records) != 1 or not isinstance(records[0].message, Enrol):
-            return Record(Goodbye(code="protocol", reason="an enrolment is one Enrol"))
+        message, csr = records[0].message, bytes(records[0].payload)
+        if len(records) != 1 or not isinstance(message, Enrol | Recover):
+            return Record(Goodbye(code="protocol", reason="an enrolment is one Enrol or one Recover"))
         source = transport.address.rpartition(":")[0]
+        event = "enrolled" if isinstance(message, Enrol) else "recovered"
         try:
-            enrolled, certificate = await enrol(
-                self._store,
-                self._authority,
-                records[0].message,
-                bytes(records[0].payload),
-                time.time(),
-                source=source,
-                wrong=self._wrong,
-            )
-        except EnrolmentRefused as exc:
+            if isinstance(message, Recover):
+                enrolled, certificate = await self._recover(message, csr, source)
+            else:
+                enrolled, certificate = await self.enrolled(message, csr, source)
+        except (EnrolmentRefused, RenewalRefused) as exc:
             log.warning("enrolment refused: %s", exc.reason, extra={"event": "enrolment_refused", "address": source})
             return Record(Goodbye(code="refused", reason=exc.reason, retry_after_s=exc.retry_after_s))
         log.info(
-            "enrolled %s/%s",
+            "%s %s/%s",
+            event,
             enrolled.tenant,
             enrolled.agent,
-            extra={"event": "enrolled", "tenant": enrolled.tenant, "agent": enrolled.agent, "address": source},
+            extra={"event": event, "tenant": enrolled.tenant, "agent": enrolled.agent, "address": source},
         )
         return Record(enrolled, certificate)
+
+    async def enrolled(self, message: Enrol, csr: bytes, source: str) -> tuple[Enrolled, bytes]:
+        """
+        Return the answer and the certificate (DER) for an agent that shows a token.
+
+        Raises:
+            EnrolmentRefused: it gets none.
+        """
+        if not self._trust.issues:
+            raise EnrolmentRefused(
+                "this broker issues no certificates; register the agent with `outhaul-broker agent add`, and give it "
+                "one of your own PKI"
+            )
+        answer, certificate = await enrol(
+            self._store,
+            self._trust.issuing,
+            message,
+            csr,
+            time.time(),
+            source=source,
+            wrong=self.wrong,
+            terms=self._terms,
+        )
+        return msgspec.structs.replace(answer, authorities=self._trust.bundle), certificate
+
+    async def _recover(self, message: Recover, csr: bytes, source: str) -> tuple[Enrolled, bytes]:
+        wait_s = self.wrong.wait_s(source, time.time())
+        if wait_s:
+            raise EnrolmentRefused(f"too many wrong requests from this address; try again in {wait_s:.0f} s", wait_s)
+        try:
+            return await self._renewals.recover(message, csr)
+        except RecoveryForged as exc:
+            self.wrong.note(source, time.time())
+            raise EnrolmentRefused(f"{exc}; enrol again with a new token") from exc

@@ -20,6 +20,8 @@ class Peer:
         serial: of the certificate, hex.
         address: for logs.
         not_after: end of the certificate, seconds since 1970.
+        issuer: fingerprint of the authority of ours that issued it, or "".
+        own_pki: whether an authority of the operator's own did.
     """
 
     tenant: str
@@ -27,6 +29,8 @@ class Peer:
     serial: str
     address: str
     not_after: float = math.inf
+    issuer: str = ""
+    own_pki: bool = False
 
 
 class Transport(abc.ABC):

@@ -8,13 +8,15 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
+from weakref import WeakKeyDictionary
 
 import websockets
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from cloud_broker.certificates import CertificateInvalid, end_of, identity_of
+from cloud_broker.certificates import CertificateInvalid
 from cloud_broker.link.base import LinkLost, Peer, Transport
+from cloud_broker.link.identification import Identification, NotFromHere
 from protocol import limits
 
 log = logging.getLogger(__name__)
@@ -26,10 +28,9 @@ CLOSE_S = 2.0  # seconds; a peer that does not answer the closing handshake is n
 class WebsocketTransport(Transport):
     """A websocket as a transport."""
 
-    def __init__(self, connection: ServerConnection) -> None:
+    def __init__(self, connection: ServerConnection, address: str) -> None:
         self._connection = connection
-        host, port = (connection.remote_address or ("?", 0))[:2]
-        self.address = f"{host}:{port}"
+        self.address = address
 
     async def send(self, data: bytes) -> None:
         try:
@@ -49,20 +50,14 @@ class WebsocketTransport(Transport):
         await self._connection.close(1000, reason.encode()[:120].decode(errors="ignore"))
 
 
-def peer_of(connection: ServerConnection) -> Peer | None:
-    """
-    Return who is at the other end, or ``None`` without a certificate.
-
-    Raises:
-        CertificateInvalid: the certificate is ours but names no agent.
-    """
-    tls: ssl.SSLObject | None = connection.transport.get_extra_info("ssl_object")
-    certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-    if not certificate:
-        return None
-    tenant, agent, serial = identity_of(certificate)
+def _where(connection: ServerConnection) -> tuple[str, int]:
     host, port = (connection.remote_address or ("?", 0))[:2]
-    return Peer(tenant, agent, serial, f"{host}:{port}", end_of(certificate))
+    return str(host), int(port)
+
+
+def _seen(connection: ServerConnection) -> bytes | None:
+    tls: ssl.SSLObject | None = connection.transport.get_extra_info("ssl_object")
+    return tls.getpeercert(binary_form=True) if tls is not None else None
 
 
 async def _prove(connection: ServerConnection, peer: Peer) -> None:
@@ -77,6 +72,7 @@ async def listen(
     host: str,
     port: int,
     tls: ssl.SSLContext,
+    who: Identification,
     admit: Callable[[Peer], Awaitable[str | None]],
     converse: Callable[[Transport, Peer], Awaitable[None]],
     enrol: Callable[[Transport], Awaitable[None]],
@@ -88,10 +84,14 @@ async def listen(
     changes.
 
     Args:
+        who: tells who is at the other end.
         admit: returns why a peer with a good certificate may not come in, or ``None``.
         converse: carries one link to its end.
         enrol: carries one enrolment to its end.
     """
+
+    # Who was let in; a connection that ends before it is handled takes its entry with it.
+    peers: WeakKeyDictionary[ServerConnection, Peer] = WeakKeyDictionary()
 
     async def before(connection: ServerConnection, request: Request) -> Response | None:
         path = request.path.partition("?")[0]
@@ -100,7 +100,9 @@ async def listen(
         if path not in ("/link", "/prove"):
             return connection.respond(HTTPStatus.NOT_FOUND, "Outhaul: agents come in at /link, enrolment at /enrol.\n")
         try:
-            peer = peer_of(connection)
+            peer = who.peer(*_where(connection), _seen(connection), request.headers)
+        except NotFromHere as exc:
+            return connection.respond(HTTPStatus.BAD_REQUEST, f"{exc}\n")
         except CertificateInvalid as exc:
             return connection.respond(HTTPStatus.FORBIDDEN, f"{exc}\n")
         if peer is None:
@@ -109,15 +111,19 @@ async def listen(
         if refusal is not None:
             log.warning("agent refused", extra={"event": "agent_refused", "agent": peer.agent, "reason": refusal})
             return connection.respond(HTTPStatus.FORBIDDEN, f"{refusal}\n")
+        peers[connection] = peer
         return None
 
     async def handle(connection: ServerConnection) -> None:
-        transport = WebsocketTransport(connection)
-        path = connection.request.path.partition("?")[0] if connection.request is not None else ""
+        host, port = _where(connection)
+        request = connection.request
+        address = who.address(host, request.headers) if request is not None else host
+        transport = WebsocketTransport(connection, f"{address}:{port}")
+        path = request.path.partition("?")[0] if request is not None else ""
         if path == "/enrol":
             await enrol(transport)
             return
-        peer = peer_of(connection)
+        peer = peers.get(connection)
         if peer is not None and path == "/prove":
             await _prove(connection, peer)
         elif peer is not None:

@@ -19,7 +19,7 @@ from agent import identity
 from agent.enrolment import enroll, parse_token
 from agent.errors import EnrolmentError, LinkError, SecretError, TokenRefused
 from agent.link.websocket import WebsocketDialer
-from cloud_broker.certificates import Authority
+from cloud_broker.authority import Authority
 from config.dev.databases import free_port
 from tests.agent.link.broker import AGENT, TENANT, broker, secrets_in, settings_of
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import json
 import ssl
 import time
@@ -21,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from cloud_broker.api.services import Services
 from cloud_broker.app import running
-from cloud_broker.certificates import Authority
+from cloud_broker.authority import Authority
 from cloud_broker.settings import ApiSettings, LinkSettings, Settings
 from cloud_broker.tenants import Scope
 from config.dev.databases import free_port
@@ -129,6 +130,10 @@ class PlainAgent:
     def serial(self) -> str:
         return f"{x509.load_der_x509_certificate(self.certificate).serial_number:040x}"
 
+    @property
+    def trusts(self) -> list[str]:
+        return [hashlib.sha256(der).hexdigest() for der in self.authorities]
+
     def context(self, *, shown: bool = True) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -158,7 +163,7 @@ class PlainAgent:
         """A link that was welcomed."""
         async with self.dial() as connection:
             link = Link(connection)
-            yield link, await link.greet(**told)
+            yield link, await link.greet(**{"trusts": self.trusts} | told)
 
     async def ask(self, message: AnyMessage, payload: bytes) -> tuple[AnyMessage, bytes]:
         """Ask something at /enrol, as one without a certificate."""

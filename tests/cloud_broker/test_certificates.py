@@ -15,15 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from cloud_broker.certificates import (
-    DAY_S,
-    MAX_CSR_BYTES,
-    Authority,
-    CertificateInvalid,
-    end_of,
-    identity_of,
-    same_key,
-)
+from cloud_broker.authority import DAY_S, Authority
+from cloud_broker.certificates import MAX_CSR_BYTES, CertificateInvalid, end_of, identity_of, same_key
 from tests.agent.link.certificates import csr
 
 NOW = 1_800_000_000.0

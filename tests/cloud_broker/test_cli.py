@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography import x509
 
-from cloud_broker.certificates import Authority
+from cloud_broker.authority import Authority
 from cloud_broker.cli import main
 from cloud_broker.keys import sha256_of
 from cloud_broker.settings import Settings

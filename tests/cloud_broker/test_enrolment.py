@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud_broker.certificates import Authority, identity_of
+from cloud_broker.authority import Authority
+from cloud_broker.certificates import identity_of
 from cloud_broker.enrolment import MAX_SOURCES, EnrolmentRefused, WrongSecrets, enrol, new_token
 from cloud_broker.store.base import Token
 from cloud_broker.store.sqlite import SqliteStore

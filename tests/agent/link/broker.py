@@ -13,13 +13,18 @@ from pathlib import Path
 from agent.secrets.base import SecretStore
 from agent.secrets.vault import VaultKeyring, VaultStore
 from agent.settings import Settings
-from cloud_broker.certificates import Authority, server_context
+from cloud_broker.authority import DEFAULT_TERMS, Authority
+from cloud_broker.certificates import TRUST_DOMAIN
 from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol, new_token
 from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import LinkLost, Peer, Transport
+from cloud_broker.link.identification import Identification
+from cloud_broker.link.tls import server_context
 from cloud_broker.link.websocket import listen
+from cloud_broker.renewals import Renewals
 from cloud_broker.store.base import Token
 from cloud_broker.store.sqlite import SqliteStore
+from cloud_broker.trust import Trust
 from protocol import codec
 from protocol.codec import Record
 from protocol.messages import Enrol, Enrolled, Goodbye
@@ -89,7 +94,8 @@ async def broker(
     there = Broker("", authority, store)
     wrong = WrongSecrets()
 
-    admission = Admission(store, authority)
+    trust = Trust(folder)
+    admission = Admission(store, trust, Renewals(store, trust, DEFAULT_TERMS, 90 * 86_400.0, time.time))
 
     async def admit(peer: Peer) -> str | None:
         return there.refuse or await admission.admit(peer)
@@ -117,7 +123,9 @@ async def broker(
 
     context = tls if tls is not None else await asyncio.to_thread(server_context, authority, hosts, now)
     try:
-        async with listen("127.0.0.1", port, context, admit, link, enrolment) as bound:
+        async with listen(
+            "127.0.0.1", port, context, Identification(trust, TRUST_DOMAIN), admit, link, enrolment
+        ) as bound:
             there.url = f"wss://127.0.0.1:{bound}"
             yield there
     finally:

@@ -15,7 +15,8 @@ from agent.link.base import Transport
 from agent.link.proxy import proxy_for
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import SecretStore
-from cloud_broker.certificates import Authority, server_context
+from cloud_broker.authority import Authority
+from cloud_broker.link.tls import server_context
 from config.dev.databases import free_port
 from config.dev.proxies import http_proxy, socks_proxy
 from tests.agent.link.broker import broker, secrets_in, settings_of

@@ -23,9 +23,10 @@ from agent.enrolment import enroll
 from agent.errors import EnrolmentError, LinkError, LinkRefused
 from agent.link.websocket import SUBPROTOCOL, UNSENT_BYTES, WebsocketDialer, open_websocket
 from agent.secrets import SecretStore
-from cloud_broker.certificates import Authority, renew_server, server_context
+from cloud_broker.authority import Authority, Terms
 from cloud_broker.link.base import Peer
 from cloud_broker.link.base import Transport as BrokerTransport
+from cloud_broker.link.tls import Door, server_context
 from config.dev.databases import free_port
 from protocol import limits
 from tests.agent.link.broker import AGENT, TENANT, Broker, broker, secrets_in, settings_of
@@ -54,7 +55,7 @@ class Site:
     def has_certificate(self, *, life_s: float, now: float, tenant: str = TENANT) -> None:
         """Give the agent another certificate for its key."""
         csr = csr_of(self.who.folder / "agent.key", self.who.passphrase)
-        certificate, _, _ = self.authority.sign_agent(csr, tenant, AGENT, now, life_s)
+        certificate, _, _ = self.authority.sign_agent(csr, tenant, AGENT, now, Terms(life_s))
         (self.who.folder / "agent.crt").write_text(ssl.DER_cert_to_PEM_cert(certificate))
 
     async def dial(self, timeout_s: float = 10.0) -> None:
@@ -249,13 +250,14 @@ async def test_a_host_that_the_certificate_does_not_name_is_not_trusted(site: Si
 @pytest.mark.parametrize("off_s", [-800 * 86_400.0, 800 * 86_400.0])
 async def test_a_certificate_out_of_its_time_speaks_of_the_clock(site: Site, off_s: float) -> None:
     (site.authority.folder / "server.crt").unlink()
-    then = time.time() + off_s
-    context = server_context(site.authority, [HOST], then)
-    async with up(site, tls=context):
+    clock = [time.time() + off_s]
+    door = Door(lambda: server_context(site.authority, [HOST], clock[0]))
+    async with up(site, tls=door.context):
         with pytest.raises(LinkError, match=r"valid from 20\d\d-.*this machine's clock, which says 20\d\d-"):
             await site.dial()
         # A new certificate on the running port is enough; nothing is started anew.
-        renew_server(context, site.authority, [HOST], time.time())
+        clock[0] = time.time()
+        door.change()
         await site.dial()
 
 
