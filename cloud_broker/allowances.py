@@ -42,7 +42,7 @@ class Bucket:
 
     def _fill(self, now: float) -> None:
         self.used = max(0.0, self.used - max(0.0, now - self.at) * self.rate_per_s)
-        self.at = now
+        self.at = max(self.at, now)
 
 
 @dataclass(frozen=True, slots=True)

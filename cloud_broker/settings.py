@@ -332,7 +332,7 @@ class LimitSettings(Model):
         description="Longest time for the headers of a request; its body has as long, and a second more a KiB. 0: any.",
     )
     slow_reader: Seconds = Field(
-        300.0, ge=0, description="An answer of which nothing is read for so long is cut. 0: never."
+        300.0, ge=0, description="An answer of which next to nothing is read for so long is cut. 0: never."
     )
 
 

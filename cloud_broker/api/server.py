@@ -34,7 +34,7 @@ MAX_HEAD_BYTES: Final = 32_768  # of path and headers; the longest token of an i
 MAX_FIELDS: Final = 100  # headers, and trailers
 MAX_IGNORED_BYTES: Final = 1_048_576  # of a body after its answer was given
 MIN_BODY_RATE: Final = 1_024.0  # bytes a second that a body comes with beyond its first seconds
-LINGER_S: Final = 5.0  # seconds that a closed connection has for its last bytes
+LINGER_S: Final = 2.0  # seconds that the other side has to read why, and again for the last bytes
 READER_TICK_S: Final = 5.0  # seconds between two looks at a reader that stopped
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Guarded(HttpToolsProtocol):
         self._reader_watch: asyncio.TimerHandle | None = None
         self._unread = 0
         self._idle_since = 0.0
+        self._refused = False
         self._last_resort: asyncio.TimerHandle | None = None
 
     # --- connections ------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class Guarded(HttpToolsProtocol):
     # --- what comes -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         if self._phase == "idle":
             self._await("head")
@@ -234,17 +235,36 @@ class Guarded(HttpToolsProtocol):
 
     def _refuse(self, error: BrokerError) -> None:
         """Answer for the application, if it has not begun to, and close."""
-        if not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-                self.transport.write(_raw(answer(error), self.server_state.default_headers))
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not begun:
+            self.transport.write(_raw(answer(error), self.server_state.default_headers))
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The application must not answer a second time.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if begun or isinstance(error, TooManyConnections):
             self._close()
+            return
+        # A connection that is closed with something unread in it loses its answer too: what comes is passed over.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._last_resort = self.loop.call_later(LINGER_S, self._close)
 
     def _close(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
-        if self._last_resort is None:
-            # Closing waits for what is still to be sent, and its reader may never read it.
-            self._last_resort = self.loop.call_later(LINGER_S, self.transport.abort)
+        # Closing waits for what is still to be sent, and its reader may never read it.
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+        self._last_resort = self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def eof_received(self) -> None:
+        if self._refused:
+            self._close()
+        super().eof_received()
 
 
 def _raw(response: Response, default_headers: list[tuple[bytes, bytes]]) -> bytes:
