@@ -117,7 +117,7 @@ class PlainAgent:
     @classmethod
     async def enrolled(cls, folder: Path, services: Services, name: str = "plant-1") -> PlainAgent:
         """One that showed a token."""
-        text, _ = await services.issue_token(ACME, name, None, 60.0)
+        text, _ = await services.issue_token(ACME, name, None, 60.0, "test")
         body = text.partition(".")[2]
         token = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         made = cls(folder, token["url"], [base64.b64decode(token["ca"])])

@@ -114,7 +114,7 @@ async def greet(link: ClientConnection, *held: dict[str, Any]) -> None:
 async def read_token(services: Services) -> dict[str, str]:
     """A token, taken apart."""
     await services.store.create_tenant("acme", time.time())
-    text, _ = await services.issue_token(ACME, "plant-1", None, 60.0)
+    text, _ = await services.issue_token(ACME, "plant-1", None, 60.0, "test")
     prefix, _, body = text.partition(".")
     assert prefix == "oht1"
     token: dict[str, str] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
