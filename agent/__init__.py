@@ -2,6 +2,7 @@
 
 from typing import Final, NoReturn
 
+from agent import discretion
 from protocol.start import start
 
 RELEASE: Final = "0.1.0"
@@ -9,4 +10,5 @@ RELEASE: Final = "0.1.0"
 
 def main() -> NoReturn:
     """Run ``outhaul-agent``."""
+    discretion.begin()
     start("outhaul-agent", "agent.cli", "agent")

@@ -34,7 +34,7 @@ from agent.parameters import takes_anything
 from agent.pauses import Pause
 from agent.renewal import Renewals
 from agent.sealing import Seals
-from agent.secrets import SecretStore, open_store, resolve
+from agent.secrets import SecretStore, open_store, resolve, secret_values
 from agent.settings import CallOperation
 from agent.signatures import Signatures
 from agent.spool import SpoolFolder
@@ -79,6 +79,7 @@ def connectors(loaded: Loaded, secrets: SecretStore | None) -> dict[str, Connect
     for name, connection in loaded.settings.connections.items():
         try:
             resolved = resolve(connection, secrets) if secrets is not None else connection
+            values = secret_values(connection, secrets) if secrets is not None else ()
         except SecretError as exc:
             log.error("connection %s can't be used: %s", name, exc, extra={"event": "secret_missing"})
             made[name] = Unusable(name, str(exc))
@@ -91,6 +92,7 @@ def connectors(loaded: Loaded, secrets: SecretStore | None) -> dict[str, Connect
             },
             base_dir=str(loaded.base_dir),
             state_dir=str(state_dir(loaded)),
+            secrets=values,
         )
         made[name] = (
             SyntheticConnector(setup)

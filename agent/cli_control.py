@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ def status(config: Path | None, as_json: bool) -> None:
         for line in _lines(facts):
             click.echo(plain(line))
     if not facts["running"]:
-        raise click.exceptions.Exit(NOT_REACHABLE)
+        sys.exit(NOT_REACHABLE)
 
 
 @click.command()
@@ -83,7 +84,7 @@ def resume(connection: str | None, config: Path | None, as_json: bool) -> None:
     except OSError as exc:
         raise _not_written(state_dir, exc) from exc
     if not there:
-        click.echo(f"{name or 'nothing'} was not paused", err=True)
+        click.echo(f"{name} was not paused" if name else "nothing was paused", err=True)
     names = [name] if name else list(loaded.settings.connections)
     obeyed = _obeyed(state_dir, lambda status: not any(status[one].paused for one in names if one in status))
     _told("resumed", name, obeyed, as_json)
@@ -138,7 +139,7 @@ def _told(word: str, name: str, obeyed: bool | None, as_json: bool) -> None:
             f"{word} {what}, but the agent has not said within {OBEYED_S:g} s that it obeys; see: outhaul-agent status",
             err=True,
         )
-        raise click.exceptions.Exit(FAILED)
+        sys.exit(FAILED)
 
 
 # --- status ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from agent.discretion import hushed
 from agent.settings import Log
 from protocol.plain_text import plain
 
@@ -30,7 +31,7 @@ class TextFormatter(logging.Formatter):
         text = plain(f"{time} {record.levelname:<7} {record.getMessage()}{' ' if told else ''}{told}")
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        return text
+        return hushed(text)
 
 
 class JsonFormatter(logging.Formatter):
@@ -46,7 +47,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return hushed(json.dumps(line, default=str, ensure_ascii=False))
 
 
 def set_up(settings: Log) -> None:

@@ -93,7 +93,8 @@ Bound = Annotated[float | int | str | None, BeforeValidator(iso)]
 class Model(BaseModel):
     """Unknown keys are errors; nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Without the input: it may hold a password that should not stand there.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 # --- parameters ---------------------------------------------------------------------------------

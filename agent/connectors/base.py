@@ -151,6 +151,7 @@ class DriverSetup:
         operations: those that use it, by name.
         base_dir: folder of the operator's file; relative paths start there.
         state_dir: folder the agent may write to.
+        secrets: the values in ``connection`` that nothing may tell.
     """
 
     name: str
@@ -158,6 +159,7 @@ class DriverSetup:
     operations: Mapping[str, Operation] = field(default_factory=dict)
     base_dir: str = "."
     state_dir: str = "."
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 class Driver(abc.ABC):

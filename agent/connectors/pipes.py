@@ -8,6 +8,7 @@ import msgspec
 
 from agent import errors
 from agent.connectors.base import Column, Finding
+from agent.discretion import hushed
 
 
 class Said(msgspec.Struct, frozen=True, tag_field="kind"):
@@ -15,7 +16,12 @@ class Said(msgspec.Struct, frozen=True, tag_field="kind"):
 
 
 class Setup(Said, frozen=True):
-    """First word to a driver process: which driver, and ``DriverSetup`` as JSON. Secrets come only this way."""
+    """
+    First word to a driver process: which driver, and ``DriverSetup`` as JSON. Secrets come only this way.
+
+    Attributes:
+        secrets: the values among them, which no word back may hold.
+    """
 
     driver: str
     name: str
@@ -23,6 +29,7 @@ class Setup(Said, frozen=True):
     operations: dict[str, dict[str, Any]]
     base_dir: str
     state_dir: str
+    secrets: tuple[str, ...] = ()
 
 
 class Do(Said, frozen=True):
@@ -135,7 +142,7 @@ FROM_DRIVER: Final = msgspec.json.Decoder(FromDriver)
 
 def failure(error: errors.CommandError) -> Failed:
     """Put an error into words for the pipe."""
-    return Failed(type(error).__name__, error.message, error.source_code, error.touched, error.may_work_later)
+    return Failed(type(error).__name__, hushed(error.message), error.source_code, error.touched, error.may_work_later)
 
 
 def error_of(failed: Failed) -> errors.CommandError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -26,6 +28,8 @@ OVERTIME_S: Final = 2.0  # seconds the driver has past its timeout to stop by it
 STOP_S: Final = 3.0  # seconds it has after it was asked; then its process is ended
 OPEN_S: Final = 30.0  # seconds to start the process and connect, besides the driver's own login timeout
 ASK_S: Final = 60.0  # seconds for describe, check and settle
+# The enrolment token, the way to the vault's key, and proxies with their passwords.
+_PRIVATE: Final = re.compile(r"^OUTHAUL_TOKEN$|^CREDENTIALS_DIRECTORY$|_proxy$", re.IGNORECASE)
 if sys.platform == "win32":
     # A console of its own without a window: not the agent's, and none that opens where the agent is a service.
     _CONSOLE: Final = subprocess.CREATE_NO_WINDOW
@@ -39,6 +43,11 @@ def worker_command() -> list[str]:
         return [sys.executable, "worker"]
     # -P: the process runs in the folder of the operator's file, where no module may be looked for.
     return [sys.executable, "-P", "-m", "agent.connectors.worker"]
+
+
+def _environment() -> dict[str, str]:
+    """Return our environment without what may hold a secret that is no driver's business."""
+    return {key: value for key, value in os.environ.items() if not _PRIVATE.search(key)}
 
 
 class Session:
@@ -85,6 +94,7 @@ class Session:
             # Ctrl-C on the agent's terminal must not reach drivers: the agent lets them finish, then ends them itself.
             start_new_session=True,
             creationflags=_CONSOLE,
+            env=_environment(),
         )
         session = cls(process)
         session.say(
@@ -98,6 +108,7 @@ class Session:
                 },
                 base_dir=setup.base_dir,
                 state_dir=setup.state_dir,
+                secrets=setup.secrets,
             )
         )
         return session
@@ -122,7 +133,7 @@ class Session:
                 # It is on its way out: a command that it were given now would seem to have died with it.
                 self.end(message.message)
             return message, payload
-        except (RemoteProtocolError, msgspec.DecodeError) as exc:
+        except (RemoteProtocolError, ValueError) as exc:
             self.end(f"the driver's process said what can't be read ({exc}), and was ended")
             raise DriverCrashed(self.ended or "") from exc
         except (asyncio.IncompleteReadError, ConnectionError) as exc:

@@ -14,13 +14,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import BinaryIO, Final, NoReturn
 
 import msgspec
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
+from agent import discretion
 from agent.connectors import pipes
 from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Piece, Ready, Remark, Rows, RowSet
+from agent.discretion import hushed
 from agent.errors import Cancelled, CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable, TimedOut
 from agent.leaving import too_many
 from agent.settings import Connection, Operation
@@ -29,8 +32,10 @@ from protocol.framing import Buffer
 
 PART_BYTES: Final = limits.MAX_MESSAGE_BYTES // 2  # of rows in one word to the agent
 
-_CONNECTION: TypeAdapter[Connection] = TypeAdapter(Connection)
-_OPERATION: TypeAdapter[Operation] = TypeAdapter(Operation)
+# An error of these would otherwise show what was given, secrets in their places.
+_DISCREET: Final = ConfigDict(hide_input_in_errors=True)
+_CONNECTION: TypeAdapter[Connection] = TypeAdapter(Connection, config=_DISCREET)
+_OPERATION: TypeAdapter[Operation] = TypeAdapter(Operation, config=_DISCREET)
 
 
 def load(name: str) -> Callable[[DriverSetup], Driver]:
@@ -69,6 +74,7 @@ class Worker:
         setup, _ = self._asked.get()
         if not isinstance(setup, pipes.Setup):
             raise TypeError(f"the first word must be Setup, not {type(setup).__name__}")
+        discretion.keep_quiet_about(setup.secrets)
         driver_setup = DriverSetup(
             name=setup.name,
             connection=_CONNECTION.validate_python(setup.connection),
@@ -113,7 +119,7 @@ class Worker:
             return b"" if schema is None else pipes.ENCODER.encode(schema)
         elif isinstance(asked, pipes.Check):
             for finding in driver.check(asked.operation):
-                self._tell(pipes.Found(finding))
+                self._tell(pipes.Found(replace(finding, detail=hushed(finding.detail), fix=hushed(finding.fix))))
         return b""
 
     def _opened(self, name: str, setup: DriverSetup) -> Driver:
@@ -146,7 +152,7 @@ class Worker:
                 elif isinstance(piece, Outputs):
                     self._tell_outputs(piece)
                 elif isinstance(piece, Remark):
-                    self._tell(pipes.Remarked(piece.message))
+                    self._tell(pipes.Remarked(hushed(piece.message)))
                 elif isinstance(piece, Ready):
                     self._wait_for_leave(pieces, call, end)
         finally:
@@ -226,6 +232,7 @@ def _call(asked: pipes.Do | pipes.Find, params: bytes) -> Call:
 
 def main() -> None:
     """Take standard input and output for the agent alone; what drivers print goes to standard error."""
+    discretion.begin()  # before the first secret comes
     said = os.fdopen(os.dup(0), "rb")
     say = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

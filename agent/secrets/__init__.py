@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.secrets.base import SecretStore
-from agent.secrets.resolve import resolve, resolve_url, secret_names
+from agent.secrets.resolve import resolve, resolve_url, secret_names, secret_values
 from agent.settings import Settings
 
-__all__ = ["SecretStore", "open_store", "resolve", "resolve_url", "secret_names"]
+__all__ = ["SecretStore", "open_store", "resolve", "resolve_url", "secret_names", "secret_values"]
 
 
 def open_store(settings: Settings, base_dir: Path = Path()) -> SecretStore:

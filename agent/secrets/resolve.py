@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from agent.discretion import keep_quiet_about
 from agent.errors import SecretError
 from agent.secrets.base import SecretStore
 from agent.settings import OdbcConnection
@@ -52,10 +53,21 @@ def secret_names(value: Any) -> set[str]:
     return set(SECRET.findall(value)) if isinstance(value, str) else set()
 
 
+def secret_values(value: Any, store: SecretStore) -> tuple[str, ...]:
+    """
+    Return the values of all secrets in a text, a model, or what they are made of.
+
+    Raises:
+        SecretError: as ``resolve``.
+    """
+    return tuple(_value(name, store) for name in sorted(secret_names(value)))
+
+
 def _value(name: str, store: SecretStore) -> str:
     value = store.get(name)
     if value is None:
         raise SecretError(f"the secret {name!r} is missing; set it with: outhaul-agent secret set {name}")
+    keep_quiet_about([value])
     return value
 
 

@@ -176,17 +176,32 @@ def children(pid: int) -> list[int]:
 
 def listening(pid: int) -> list[int]:
     """Return the TCP ports that a process listens on."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            inodes.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    try:
+        inodes, theirs = _sockets(pid), set[str]()
+    except PermissionError:
+        # An agent's process can be looked into by root only: whatever of ours is of no other process is its own.
+        inodes, theirs = set(), set()
+        for process in Path("/proc").iterdir():
+            if process.name.isdecimal():
+                with contextlib.suppress(OSError):
+                    theirs |= _sockets(int(process.name))
     ports = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             words = line.split()
-            if words[3] == "0A" and words[9] in inodes:
+            own = words[9] in inodes if inodes else int(words[7]) == os.getuid() and words[9] not in theirs
+            if words[3] == "0A" and own:
                 ports.append(int(words[1].rpartition(":")[2], 16))
     return ports
+
+
+def _sockets(pid: int) -> set[str]:
+    """Return the numbers of a process's sockets."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    return found
 
 
 def refuses(port: int) -> bool:
