@@ -16,7 +16,7 @@ from typing import Final
 
 import uvicorn
 
-from cloud_broker import RELEASE, tokens
+from cloud_broker import RELEASE, start_note, tokens
 from cloud_broker.anchors import TELL_S
 from cloud_broker.api.app import create_app
 from cloud_broker.api.server import config as server_of
@@ -96,11 +96,13 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
         retries = settings.retries
         router = Router(store, results, time.time, Schedule(retries.attempts, retries.first, retries.most))
         await router.start()
+        store.note_soon(start_note.started(settings, time.time()))
         try:
             async with _listening(settings, trust, store, router, results) as services:
                 yield services
         finally:
             await router.stop()
+            store.note_soon(start_note.stopped(time.time()))
     finally:
         await store.close()
 
@@ -127,9 +129,7 @@ async def _listening(
     async def converse(transport: Transport, peer: Peer) -> None:
         await Conversation(transport, peer, desk, release=RELEASE, own=own).serve()
 
-    async def issue_token(
-        scope: Scope, agent: str, group: str | None, ttl_s: float, by: str
-    ) -> tuple[str, float]:
+    async def issue_token(scope: Scope, agent: str, group: str | None, ttl_s: float, by: str) -> tuple[str, float]:
         return await tokens.new_token(store, trust, settings, scope.tenant, agent, group, ttl_s, by)
 
     async def revoke_agent(scope: Scope, agent: str, by: str) -> bool:

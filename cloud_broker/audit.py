@@ -205,6 +205,13 @@ def time_text(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
+def caller(key_id: str) -> str:
+    """Return who an id of a credential stands for, as an actor: an API key, or the subject of a token."""
+    if not key_id:
+        return "broker"
+    return f"key:{key_id}" if ":" not in key_id else f"subject:{key_id}"
+
+
 def operator() -> str:
     """Return who sits at the command line, as an actor; also where they act for the broker's account."""
     try:

@@ -17,10 +17,12 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from cloud_broker import RELEASE, authorities, logs, tokens
+from cloud_broker import RELEASE, audit_lines, audit_verify, authorities, logs, tokens
 from cloud_broker.api.views import agent_view, key_view, tenant_view, time_text
-from cloud_broker.authority import Authority
 from cloud_broker.audit import operator
+from cloud_broker.audit_check import by_chain
+from cloud_broker.audit_lines import LineInvalid
+from cloud_broker.authority import Authority
 from cloud_broker.certificates import CertificateInvalid
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.errors import StoreUnavailable
@@ -357,7 +359,9 @@ def rotate_key(settings: Settings, out: Out, key_id: str, grace: float) -> None:
             raise Failure(f"there is no key {key_id!r}; `outhaul-broker key list` shows those there are")
         now = time.time()
         made, text = successor(old, now)
-        if state(old, now) == "expired" or not await store.rotate_key(key_id, made, sha256_of(text), now + grace, by=operator()):
+        if state(old, now) == "expired" or not await store.rotate_key(
+            key_id, made, sha256_of(text), now + grace, by=operator()
+        ):
             raise Failure(f"the key {key_id} is revoked, expired or replaced already; create a new one")
         return made, text
 
@@ -440,6 +444,56 @@ def revoke_agent(settings: Settings, out: Out, tenant: str, name: str) -> None:
     if not _in_store(settings, lambda store: store.revoke_agent(Scope(tenant), name, time.time(), by=operator())):
         raise Failure(f"tenant {tenant!r} has no agent {name!r}; `outhaul-broker agent list` shows those there are")
     out.facts({"tenant": tenant, "name": name, "revoked": True}, f"Agent {name} of {tenant} is revoked.")
+
+
+@main.command("verify-audit")
+@click.option("--tenant", type=Name(), help="Only this tenant's chain.")
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="An earlier export, or what `outhaul-agent journal anchors` printed; may be given again.",
+)
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Check this export instead of the broker's store.",
+)
+@with_settings
+def verify_audit(
+    settings: Settings, out: Out, tenant: str | None, against: tuple[Path, ...], export: Path | None
+) -> None:
+    """Check the audit trail from its beginning; the first record that does not fit is named.
+
+    The chain by itself shows what was changed, removed or moved inside of it. That it was cut at its end, or written
+    anew as a whole, only what somebody kept elsewhere can show: give it with --against.
+    """
+    try:
+        kept = by_chain(one for path in against for one in audit_lines.kept(path.read_bytes().splitlines()))
+        if export is None:
+            chains = _in_store(settings, lambda store: audit_verify.of_store(store, kept, tenant))
+        else:
+            found = audit_verify.of_export(export.read_bytes().splitlines(), kept)
+            chains = [chain for chain in found if tenant in (None, chain.tenant)]
+    except LineInvalid as exc:
+        raise WrongWords(str(exc)) from exc
+    ok = all(chain.misfit is None for chain in chains)
+    document = {"ok": ok, "chains": [_chain_facts(chain) for chain in chains]}
+    out.facts(document, "\n".join(map(_chain_text, chains)) or "there is no audit trail yet")
+    if not ok:
+        raise SystemExit(Failure.exit_code)
+
+
+def _chain_facts(chain: audit_verify.Chain) -> dict[str, Any]:
+    misfit = chain.misfit and {"number": chain.misfit.number, "what": chain.misfit.what}
+    return {"tenant": chain.tenant, "records": chain.records, "head": chain.head, "misfit": misfit}
+
+
+def _chain_text(chain: audit_verify.Chain) -> str:
+    name = chain.tenant or "the broker's own"
+    if chain.misfit is None:
+        return f"{click.style('ok', fg='green')}      {name}: {chain.records} records, head {chain.head}"
+    return f"{click.style('FAILED', fg='red')}  {name}: record {chain.misfit.number}: {chain.misfit.what}"
 
 
 def _plain(view: Any) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Submission:
         sealed: whether they are sealed to the agent, which is named then; nobody here can check them.
         seal_to: the caller's public key that the result is to be sealed to, or "".
         ttl_s: seconds until it may not start any more.
+        signature: of the caller, or "". It is for the agent; nobody here could check it without being believed.
     """
 
     operation: str
@@ -65,6 +66,7 @@ class Submission:
     key_id: str = ""
     sealed: bool = False
     seal_to: str = ""
+    signature: str = ""
 
 
 # Not what is about the request only: its idempotency key, its trace, the key that it came with.
@@ -75,6 +77,9 @@ def fingerprint(submission: Submission) -> str:
     """Return a digest that two submissions share only if they ask for the same."""
     asked = {name: getattr(submission, name) for name in _THE_WORK}
     asked["params"] = submission.params.decode() if submission.sealed else _EXACT.decode(submission.params)
+    if submission.signature:
+        # That it is signed, not how: who asks again may sign anew, and gets the same command back.
+        asked["signed"] = True
     return hashlib.sha256(_CANONICAL.encode(asked)).hexdigest()
 
 
@@ -141,6 +146,7 @@ class Commands:
             key_id=submission.key_id,
             sealed=submission.sealed,
             seal_to=submission.seal_to,
+            signature=submission.signature,
         )
 
     def take(self, command: Command) -> None:
@@ -155,7 +161,7 @@ class Commands:
             return None
         try:
             same = earlier.fingerprint == fingerprint(submission)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             same = False
         if not same:
             raise _reused(submission)
@@ -186,7 +192,7 @@ class Commands:
             return await self.get(scope, command_id)
         return await self._router.wait(entry, timeout_s)
 
-    async def cancel(self, scope: Scope, command_id: str) -> Command:
+    async def cancel(self, scope: Scope, command_id: str, by: str = "broker") -> Command:
         """Ask for a command to be stopped; one that has ended is returned as it is. Raises ``CommandNotFound``."""
         entry = self._router.entry(scope, command_id)
         if entry is None:
@@ -194,7 +200,7 @@ class Commands:
         if not entry.command.cancel_requested:
             asked = Step(command_id, time.time(), "cancel_requested", attempt=entry.command.epoch)
             await self._store.add_step(scope, asked)
-        await self._store.request_cancel(scope, command_id)
+        await self._store.request_cancel(scope, command_id, by=by)
         self._router.cancel(entry)
         return await self._router.wait(entry, timeout_s=1.0)
 
@@ -296,7 +302,7 @@ def _reused(submission: Submission) -> IdempotencyKeyReused:
 def _check(operation: Operation, params: bytes) -> None:
     try:
         decoded = msgspec.json.decode(params)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise ParametersInvalid(f"params: not JSON: {exc}") from exc
     if not isinstance(decoded, dict):
         raise ParametersInvalid("params: wants an object")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from cloud_broker import audit
 from cloud_broker.errors import CredentialExpired, Unauthenticated
 from cloud_broker.jwts import TokenRefused
 from cloud_broker.keys import KEY, sha256_of
@@ -38,6 +39,11 @@ class Credential:
     tenants: tuple[str, ...] | None
     scopes: tuple[str, ...]
     owner: str = ""
+
+    @property
+    def actor(self) -> str:
+        """As the audit trail names it."""
+        return audit.caller(self.id)
 
     def may(self, scope: str) -> bool:
         """Whether it has a scope."""

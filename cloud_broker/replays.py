@@ -20,6 +20,7 @@ from cloud_broker.errors import (
     IdempotencyKeyReused,
     ReplayRunNotFound,
     ResolveFirst,
+    SignatureWanted,
     StoreUnavailable,
 )
 from cloud_broker.store.base import Command, CommandFilter, IdempotencyConflict, ReplayRun, Skipped, Store
@@ -126,10 +127,10 @@ class ReplayRuns:
             raise ReplayRunNotFound(f"there is no replay {run_id!r}")
         return run
 
-    async def cancel(self, scope: Scope, run_id: str) -> ReplayRun:
+    async def cancel(self, scope: Scope, run_id: str, by: str = "broker") -> ReplayRun:
         """Stop a run after the one it is at; what it has replayed stays so. Raises ``ReplayRunNotFound``."""
         await self.get(scope, run_id)
-        if await self._store.end_replay_run(scope, run_id, "cancelled", time.time()):
+        if await self._store.end_replay_run(scope, run_id, "cancelled", time.time(), by=by):
             worker = self._workers.get(run_id)
             if worker is not None:
                 worker.halt.set()
@@ -187,6 +188,8 @@ class ReplayRuns:
             raise
         except ResolveFirst:
             return "it is in doubt: resolve it first"
+        except SignatureWanted:
+            return "it was signed: replay it by itself, with a new signature"
         except BrokerError as exc:
             return exc.detail
         except Exception:  # one command that can't be replayed must not keep the others

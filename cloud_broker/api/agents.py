@@ -112,7 +112,7 @@ async def create_token(request: Request, name: AgentName) -> Response:
             raise RequestInvalid(f"{what}: wants 1 to 64 letters, digits, '.', '_' and '-', found {text[:80]!r}.")
     if not 0 < wanted.ttl <= MAX_TTL_S:
         raise RequestInvalid(f"ttl: wants more than 0 and at most {MAX_TTL_S:.0f} seconds, found {wanted.ttl:g}.")
-    token, expires_at = await services(request).issue_token(who.scope, name, wanted.group, wanted.ttl)
+    token, expires_at = await services(request).issue_token(who.scope, name, wanted.group, wanted.ttl, who.key.actor)
     return answer(TokenView(token, time_text(expires_at)), 201)
 
 
@@ -130,7 +130,7 @@ async def revoke(request: Request, name: AgentName) -> Response:
     who = await caller(request, "agents:write")
     there = services(request)
     await _agent(there, who.scope, name)
-    await there.revoke_agent(who.scope, name)
+    await there.revoke_agent(who.scope, name, who.key.actor)
     return answer(_view(there, who.scope, await _agent(there, who.scope, name)))
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from cloud_broker.api import (
     agents,
+    audit,
     auth,
     commands,
     dead_letters,
@@ -21,6 +22,7 @@ from cloud_broker.api import (
 )
 from cloud_broker.api.services import Services
 from cloud_broker.credentials import Credentials
+from cloud_broker.notary import Notary
 from cloud_broker.openid import Providers
 
 
@@ -34,10 +36,12 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    auth.install(app, Credentials(services.store, Providers(services.settings.api.issuers)))
+    auth.install(
+        app, Credentials(services.store, Providers(services.settings.api.issuers)), Notary(services.store.note_soon)
+    )
     problems.install(app)
     turnstile.install(app, services.settings.limits)
     openapi.install(app)
-    for part in (commands, rows, dead_letters, agents, tenants, keys, health):
+    for part in (commands, rows, dead_letters, agents, tenants, keys, audit, health):
         app.include_router(part.router)
     return app

@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import FastAPI, Request
 
 from cloud_broker.api.turnstile import turnstile, visit
+from cloud_broker.audit import BROKER
 from cloud_broker.credentials import Credential, Credentials
 from cloud_broker.errors import (
     CredentialExpired,
@@ -17,6 +18,7 @@ from cloud_broker.errors import (
     TenantSuspended,
     Unauthenticated,
 )
+from cloud_broker.notary import Notary
 from cloud_broker.tenants import Scope
 
 TENANT_HEADER: Final = "outhaul-tenant"
@@ -35,14 +37,21 @@ class Caller:
     scope: Scope
 
 
-def install(app: FastAPI, credentials: Credentials) -> None:
+def install(app: FastAPI, credentials: Credentials, notary: Notary) -> None:
     """Let the routes of ``app`` know who asks."""
     app.state.credentials = credentials
+    app.state.notary = notary
 
 
 def credentials(request: Request) -> Credentials:
     """Return what checks the callers of this request's application."""
     found: Credentials = request.app.state.credentials
+    return found
+
+
+def notary(request: Request) -> Notary:
+    """Return what notes those who were not let in."""
+    found: Notary = request.app.state.notary
     return found
 
 
@@ -102,10 +111,13 @@ async def _shown(request: Request) -> Credential:
         return await credentials(request).of(shown or "")
     except Unauthenticated as exc:
         await visit(request).enter_as_nobody()
+        address = request.client.host if request.client else ""
+        if shown is not None:
+            notary(request).refused(BROKER, "login_refused", "", exc.detail, address)
         # One that has expired was good; to show none is no try.
         if shown is None or isinstance(exc, CredentialExpired):
             raise
-        raise turnstile(request).wrong(request.client.host if request.client else "", exc) from exc
+        raise turnstile(request).wrong(address, exc) from exc
 
 
 def need(key: Credential, wanted: str) -> None:

@@ -35,6 +35,7 @@ from cloud_broker.errors import (
 from cloud_broker.store.base import Command, CommandFilter
 from cloud_broker.tenants import Scope
 from protocol import sealing
+from protocol.signing import SignatureMalformed, check_shape
 from protocol.states import FINAL, CommandState
 
 MAX_WAIT_S: Final = 300  # seconds of one request; who wants to wait longer asks again
@@ -44,7 +45,6 @@ MAX_TEXT_CHARS: Final = 200  # of a name, a correlation id, an ordering key
 MAX_PRIORITY: Final = 100
 MAX_PAGE: Final = 200  # commands in one part of a list
 
-NULL: Final = msgspec.Raw(b"null")
 NOT_GIVEN: Final = msgspec.Raw(b"")
 ID: Final = re.compile(r"cmd_[0-9a-hjkmnp-tv-z]{26}")
 
@@ -68,7 +68,8 @@ class NewCommand(Body, frozen=True):
         ttl: seconds until it may not start any more.
         ordering_key: commands with the same one run one after another.
         priority: -100 to 100; higher ones go first.
-        signature: comes with a later release.
+        signature: of the caller, a compact JWS over what is asked for, which the agent checks; an Idempotency-Key is
+            wanted with it.
     """
 
     operation: str
@@ -83,7 +84,7 @@ class NewCommand(Body, frozen=True):
     ttl: float | None = None
     ordering_key: str | None = None
     priority: int = 0
-    signature: msgspec.Raw = msgspec.field(default_factory=lambda: NULL)
+    signature: str | None = None
 
 
 EXAMPLE: Final = {
@@ -233,7 +234,7 @@ async def cancel(request: Request, command_id: CommandId) -> Response:
     """Ask for a command's end. One that runs may still succeed; one that ended stays as it is."""
     who = await caller(request, "commands:write")
     there = services(request)
-    return answer(await view(there, who.scope, await there.commands.cancel(who.scope, command_id)))
+    return answer(await view(there, who.scope, await there.commands.cancel(who.scope, command_id, who.key.actor)))
 
 
 async def view(there: Services, scope: Scope, command: Command) -> CommandView:
@@ -265,14 +266,27 @@ def checked_ttl(ttl_s: float) -> float:
     return ttl_s
 
 
+def checked_signature(text: str | None, key: str | None) -> str:
+    """Return a caller's signature or ""; raises ``RequestInvalid`` for what can't be one, and for one without a key."""
+    if text is None:
+        return ""
+    try:
+        check_shape(text)
+    except SignatureMalformed as exc:
+        raise RequestInvalid(f"signature: {exc}.") from exc
+    if key is None:
+        raise RequestInvalid("signature: wants the header Idempotency-Key as well, which is part of what was signed.")
+    return text
+
+
 def _submission(wanted: NewCommand, request: Request, limit: int, key_id: str) -> Submission:
     """Check what needs no knowledge of agents."""
     params = _params(wanted, limit)
     if (wanted.agent is None) == (wanted.group is None):
         found = "neither" if wanted.agent is None else "both"
         raise RequestInvalid(f"wants exactly one of agent and group, found {found}.")
-    if wanted.signature != NULL:
-        raise RequestInvalid("signature: comes with a later release; leave it away.")
+    key = headers.idempotency_key(request.headers.getlist("idempotency-key"))
+    signature = checked_signature(wanted.signature, key)
     _check_sealing(wanted)
     for name in ("operation", "agent", "group", "correlation_id", "ordering_key"):
         text = getattr(wanted, name)
@@ -288,13 +302,14 @@ def _submission(wanted: NewCommand, request: Request, limit: int, key_id: str) -
         group=wanted.group,
         ttl_s=ttl_s,
         correlation_id=wanted.correlation_id or "",
-        idempotency_key=headers.idempotency_key(request.headers.getlist("idempotency-key")),
+        idempotency_key=key,
         ordering_key=wanted.ordering_key,
         priority=wanted.priority,
         traceparent=headers.traceparent(request.headers.get("traceparent")),
         key_id=key_id,
         sealed=wanted.sealed is not None,
         seal_to=wanted.seal_to or "",
+        signature=signature,
     )
 
 

@@ -18,6 +18,7 @@ from cloud_broker.api.commands import (
     MAX_TEXT_CHARS,
     CommandId,
     checked_cursor,
+    checked_signature,
     checked_ttl,
     seconds,
     view,
@@ -46,6 +47,7 @@ from cloud_broker.errors import (
     ReplayRunNotFound,
     RequestInvalid,
     ResolveFirst,
+    SignatureWanted,
     StoreUnavailable,
     TenantSuspended,
     Unavailable,
@@ -87,9 +89,11 @@ class Again(Body, frozen=True):
 
     Attributes:
         ttl: seconds until it may not start any more; as long as the original had, if not given.
+        signature: a new one, where the original had one; an Idempotency-Key is wanted with it.
     """
 
     ttl: float | None = None
+    signature: str | None = None
 
 
 class Wanted(Body, frozen=True):
@@ -188,6 +192,8 @@ async def resolve(request: Request, command_id: CommandId) -> Response:
             Conflict,
             NotFinished,
             ResolveFirst,
+            SignatureWanted,
+            IdempotencyKeyReused,
             AgentNotFound,
             OperationNotFound,
             ParametersInvalid,
@@ -198,6 +204,7 @@ async def resolve(request: Request, command_id: CommandId) -> Response:
         ],
         body=Again,
         example={"ttl": 600},
+        parameters=[IDEMPOTENCY_KEY],
     ),
 )
 async def replay(request: Request, command_id: CommandId) -> Response:
@@ -205,12 +212,15 @@ async def replay(request: Request, command_id: CommandId) -> Response:
     who = await caller(request, "dead-letters:write", new_work=True)
     wanted = await read(request, Again)
     there = services(request)
+    key = headers.idempotency_key(request.headers.getlist("idempotency-key"))
     command, new = await there.dead_letters.replay(
         who.scope,
         command_id,
         by=who.key.id,
         ttl_s=None if wanted.ttl is None else checked_ttl(wanted.ttl),
         traceparent=headers.traceparent(request.headers.get("traceparent")),
+        signature=checked_signature(wanted.signature, key),
+        idempotency_key=key,
     )
     place = {"Location": f"/v1/commands/{command.id}"}
     return answer(await view(there, who.scope, command), 202 if new else 200, place)
@@ -342,7 +352,7 @@ async def look_at_run(request: Request, run_id: RunId) -> Response:
 async def cancel_run(request: Request, run_id: RunId) -> Response:
     """Stop a replay in bulk; one that has ended stays as it is. Nothing is removed."""
     who = await caller(request, "dead-letters:write")
-    return answer(run_view(await services(request).replay_runs.cancel(who.scope, run_id)))
+    return answer(run_view(await services(request).replay_runs.cancel(who.scope, run_id, who.key.actor)))
 
 
 def _filter(wanted: Wanted) -> CommandFilter:

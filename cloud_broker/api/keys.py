@@ -97,7 +97,7 @@ async def create(request: Request) -> Response:
         key, text = new_key(who.scope.tenant, wanted.scopes, time.time(), wanted.ttl, name=wanted.name, owner=owner)
     except ValueError as exc:
         raise RequestInvalid(f"{exc}.") from exc
-    await services(request).store.add_key(key, sha256_of(text))
+    await services(request).store.add_key(key, sha256_of(text), by=who.key.actor)
     return answer(_new(key, text), 201)
 
 
@@ -124,7 +124,7 @@ async def rotate(request: Request, key_id: KeyId) -> Response:
         how = f"was replaced by {old.replaced_by}" if old.replaced_by else f"is {state(old, now)}"
         raise Conflict(f"The key {key_id} {how}; create a new one, or rotate the one that is in use.")
     key, text = successor(old, now)
-    if not await services(request).store.rotate_key(old.id, key, sha256_of(text), now + grace_s):
+    if not await services(request).store.rotate_key(old.id, key, sha256_of(text), now + grace_s, by=who.key.actor):
         raise Conflict(f"The key {key_id} was revoked or replaced just now.")
     credentials(request).forget()
     return answer(_new(key, text), 201)
@@ -143,7 +143,7 @@ async def revoke(request: Request, key_id: KeyId) -> Response:
     """Revoke a key of the tenant."""
     who = await caller(request, "tenant:admin")
     await _key(request, who, key_id)
-    await services(request).store.revoke_key(key_id, time.time())
+    await services(request).store.revoke_key(key_id, time.time(), by=who.key.actor)
     credentials(request).forget()
     return answer(key_view(await _key(request, who, key_id), time.time()))
 

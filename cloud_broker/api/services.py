@@ -54,7 +54,7 @@ class CommandsService(Protocol):
     async def wait(self, scope: Scope, command_id: str, timeout_s: float) -> Command:
         """Return one command once it is final, or as it is after ``timeout_s``; or raise CommandNotFound."""
 
-    async def cancel(self, scope: Scope, command_id: str) -> Command:
+    async def cancel(self, scope: Scope, command_id: str, by: str = "broker") -> Command:
         """Ask for its end and return it, whatever came of it; or raise CommandNotFound."""
 
     def waiting_for(self, scope: Scope, command: Command) -> str | None:
@@ -83,8 +83,8 @@ class Services:
     What the routes stand on.
 
     Attributes:
-        issue_token: of tenant, agent, group and seconds; returns the token's text and when it expires.
-        revoke_agent: of tenant, agent; ends its link too. Returns whether there is such an agent.
+        issue_token: of tenant, agent, group, seconds and actor; returns the token's text and when it expires.
+        revoke_agent: of tenant, agent and actor; ends its link too. Returns whether there is such an agent.
         link_listening: whether agents can dial.
         dead_letters: what went wrong, and what people do about it.
         replay_runs: replays of many dead letters.
@@ -93,8 +93,8 @@ class Services:
     settings: Settings
     store: Store
     commands: CommandsService
-    issue_token: Callable[[Scope, str, str | None, float], Awaitable[tuple[str, float]]]
-    revoke_agent: Callable[[Scope, str], Awaitable[bool]]
+    issue_token: Callable[[Scope, str, str | None, float, str], Awaitable[tuple[str, float]]]
+    revoke_agent: Callable[[Scope, str, str], Awaitable[bool]]
     link_listening: Callable[[], bool]
     dead_letters: DeadLetters
     replay_runs: ReplayRuns

@@ -64,7 +64,7 @@ async def create(request: Request) -> Response:
     if not NAME.match(name):
         raise RequestInvalid(f"name: wants 1 to 64 letters, digits, '.', '_' and '-', found {name[:80]!r}.")
     try:
-        tenant = await services(request).store.create_tenant(name, time.time())
+        tenant = await services(request).store.create_tenant(name, time.time(), by=key.actor)
     except Exists as exc:
         raise Conflict(f"There is a tenant {name!r} already.") from exc
     return answer(tenant_view(tenant), 201)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloud_broker.audit import BROKER, Act, digest, time_text
+from cloud_broker.audit import BROKER, Act, caller, digest, time_text
 from cloud_broker.store.base import Agent, ApiKey, Command, Finish, ReplayRun, Resolution, Token
 from protocol.states import CommandState
 
@@ -13,6 +13,12 @@ def key_created(key: ApiKey, by: str) -> Act:
     """Return the note of a new key."""
     detail = {"scopes": list(key.scopes), "expires_at": _time(key.expires_at)}
     return Act(key.tenant or BROKER, by, "key_created", f"key:{key.id}", key.created_at, detail=detail)
+
+
+def key_rotated(key_id: str, successor: ApiKey, ends_at: float, by: str) -> Act:
+    """Return the note of a key that got a successor."""
+    detail = {"successor": successor.id, "ends_at": time_text(ends_at), "expires_at": _time(successor.expires_at)}
+    return Act(successor.tenant or BROKER, by, "key_rotated", f"key:{key_id}", successor.created_at, detail=detail)
 
 
 def token_created(token: Token, by: str) -> Act:
@@ -48,7 +54,7 @@ def submitted(tenant: str, command: Command) -> Act:
         detail["replay_of"] = command.replay_of
     target = f"command:{command.id}"
     return Act(
-        tenant, actor(command.key_id), "command_submitted", target, command.created_at, command.correlation_id, detail
+        tenant, caller(command.key_id), "command_submitted", target, command.created_at, command.correlation_id, detail
     )
 
 
@@ -85,7 +91,7 @@ def resolved(tenant: str, command_id: str, state: CommandState, found: Resolutio
     """Return the note of what a person found out."""
     detail = {"found": found.found, "who": found.who, "note": digest(found.note), "outcome": state.value}
     target = f"command:{command_id}"
-    return Act(tenant, actor(found.by), "command_resolved", target, found.at, correlation_id, detail)
+    return Act(tenant, caller(found.by), "command_resolved", target, found.at, correlation_id, detail)
 
 
 def replayed(tenant: str, original: str, command: Command, run: str | None) -> Act:
@@ -93,7 +99,7 @@ def replayed(tenant: str, original: str, command: Command, run: str | None) -> A
     detail = {"as": command.id} | ({"run": run} if run is not None else {})
     target = f"command:{original}"
     return Act(
-        tenant, actor(command.key_id), "command_replayed", target, command.created_at, command.correlation_id, detail
+        tenant, caller(command.key_id), "command_replayed", target, command.created_at, command.correlation_id, detail
     )
 
 
@@ -101,12 +107,7 @@ def replays_begun(tenant: str, run: ReplayRun) -> Act:
     """Return the note of many that are to be done again."""
     wanted = {"operation": run.wanted.operation, "agent": run.wanted.agent, "code": run.wanted.code}
     detail = {"total": run.total, **{name: value for name, value in wanted.items() if value is not None}}
-    return Act(tenant, actor(run.by), "replays_begun", f"replays:{run.id}", run.created_at, detail=detail)
-
-
-def actor(key_id: str) -> str:
-    """Return who a command's ``key_id`` stands for; one with a colon says it itself."""
-    return key_id if ":" in key_id else f"key:{key_id}" if key_id else "broker"
+    return Act(tenant, caller(run.by), "replays_begun", f"replays:{run.id}", run.created_at, detail=detail)
 
 
 def _time(at: float | None) -> str | None:

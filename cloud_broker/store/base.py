@@ -455,7 +455,9 @@ class Store(abc.ABC):
         """Return whether there is such a key."""
 
     @abc.abstractmethod
-    async def rotate_key(self, key_id: str, successor: ApiKey, sha256: bytes, ends_at: float) -> bool:
+    async def rotate_key(
+        self, key_id: str, successor: ApiKey, sha256: bytes, ends_at: float, *, by: str = "broker"
+    ) -> bool:
         """
         In one transaction: keep ``successor``, and let the key that it replaces end then, if it would not end earlier.
 
@@ -639,6 +641,7 @@ class Store(abc.ABC):
 
         Raises:
             LookupError: there is no such command that has ended.
+            IdempotencyConflict: another command has its idempotency key.
         """
 
     @abc.abstractmethod

@@ -82,13 +82,16 @@ class SqliteStore(SqliteDeadLetters, Store):
 
         return await self._write(work)
 
-    async def rotate_key(self, key_id: str, successor: ApiKey, sha256: bytes, ends_at: float) -> bool:
+    async def rotate_key(
+        self, key_id: str, successor: ApiKey, sha256: bytes, ends_at: float, *, by: str = "broker"
+    ) -> bool:
         bound = records.bound_key(successor, sha256) | {"replaced": key_id, "ends_at": ends_at}
 
         def work(connection: sqlite3.Connection) -> bool:
             if connection.execute(QUERIES["replace_key"], bound).rowcount == 0:
                 return False
             connection.execute(QUERIES["add_key"], bound)
+            note(connection, acts.key_rotated(key_id, successor, ends_at, by))
             return True
 
         return await self._write(work)

@@ -133,7 +133,7 @@ class PlayedCommands:
         async with self._changed:
             self._changed.notify_all()
 
-    async def cancel(self, scope: Scope, command_id: str) -> Command:
+    async def cancel(self, scope: Scope, command_id: str, by: str = "broker") -> Command:
         """End it at once."""
         await self.get(scope, command_id)
         await self.finish(scope, command_id, Finish(CommandState.CANCELLED, time.time()))
@@ -204,11 +204,11 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
     commands = PlayedCommands(store)
     link = {"listening": True}
 
-    async def issue_token(scope: Scope, agent: str, group: str | None, ttl_s: float) -> tuple[str, float]:
+    async def issue_token(scope: Scope, agent: str, group: str | None, ttl_s: float, by: str) -> tuple[str, float]:
         return f"oht1.{scope.tenant}.{agent}.{group}", now + ttl_s
 
-    async def revoke_agent(scope: Scope, name: str) -> bool:
-        return await store.revoke_agent(scope, name, time.time())
+    async def revoke_agent(scope: Scope, name: str, by: str) -> bool:
+        return await store.revoke_agent(scope, name, time.time(), by=by)
 
     dead_letters = DeadLetters(store, commands)
     runs = ReplayRuns(store, dead_letters)

@@ -183,9 +183,9 @@ def _catalogue(operations: list[dict[str, Any]]) -> bytes:
     return json.dumps({"operations": [common | entry for entry in operations], "connections": [connection]}).encode()
 
 
-async def _no_token(scope: Scope, agent: str, group: str | None, ttl_s: float) -> tuple[str, float]:
+async def _no_token(scope: Scope, agent: str, group: str | None, ttl_s: float, by: str) -> tuple[str, float]:
     raise NotImplementedError("these tests enrol nobody")
 
 
-async def _no_revocation(scope: Scope, agent: str) -> bool:
+async def _no_revocation(scope: Scope, agent: str, by: str) -> bool:
     return False
