@@ -36,8 +36,11 @@ DEFERRED: Final = {
     "cloud_broker.cli": "the web framework takes longer to load than any other command takes to run",
     "cloud_broker.client.call": "rich takes longer to load than a CSV stream takes to begin",
     "cloud_broker.client.cli": "httpx2 and rich take longer to load than `--help` should take",
+    "cloud_broker.client.cli_sealing": "what seals is large, and most calls seal nothing",
+    "cloud_broker.client.cli_shows": "the same, for reading",
     "cloud_broker.client.output": "rich takes longer to load than all else",
     "cloud_broker.client.connect": "httpx2 takes longer to load than a wrong word should take to be told",
+    "cloud_broker.client.sealing": "cryptography is needed only by who seals",
     "cloud_broker.client.progress": "rich is needed on a terminal only",
 }
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
 
@@ -14,15 +15,23 @@ import httpx2
 
 from cloud_broker.client.connection import Connection, checked_header
 from cloud_broker.client.dead_letters import DeadLetterCalls, moment_text
-from cloud_broker.client.errors import NotReachable, ResultCut
+from cloud_broker.client.errors import NotReachable, ResultCut, WordsError
+from cloud_broker.client.known_agents import KnownAgent, check
+from cloud_broker.client.ndjson import whole_lines
 from cloud_broker.client.records import Agent, Command, Operation, decode
 from cloud_broker.client.requests import encoded, new_key, part
+from cloud_broker.client.sealing import SealedCall
+from cloud_broker.client.unsealed import Unsealed
 
 SILENCE_S: Final = 60.0  # seconds without a row after which we look whether the command still runs
 MAX_WAIT_S: Final = 30.0  # seconds of one request that waits; common proxies cut idle ones after 60
 
-RowFormat = Literal["ndjson", "csv"]
-MEDIA_TYPES: Final[dict[str, str]] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+RowFormat = Literal["ndjson", "csv", "sealed"]
+MEDIA_TYPES: Final[dict[str, str]] = {
+    "ndjson": "application/x-ndjson",
+    "csv": "text/csv",
+    "sealed": "application/octet-stream",
+}
 
 
 class Outhaul(DeadLetterCalls):
@@ -51,6 +60,7 @@ class Outhaul(DeadLetterCalls):
     ) -> None:
         super().__init__(Connection(url, key, tenant, silence_s, pause))
         self.url = self._connection.url
+        self.tenant = tenant
 
     def __repr__(self) -> str:
         return f"<Outhaul {self.url}>"
@@ -80,6 +90,7 @@ class Outhaul(DeadLetterCalls):
         correlation_id: str | None = None,
         ordering_key: str | None = None,
         priority: int | None = None,
+        sealed: SealedCall | None = None,
     ) -> Command:
         """
         Submit a command and return it, after at most about ``wait_s`` seconds, ended or not.
@@ -91,6 +102,7 @@ class Outhaul(DeadLetterCalls):
             params: JSON values; a Decimal is sent as a number, digit for digit, bytes as base64.
             idempotency_key: made up if ``None``; give your own to be able to repeat the call later.
             ttl_s: seconds until it may not start any more; ``None`` leaves it to the broker.
+            sealed: from ``seal``, in place of agent, operation and params; ``unsealed`` reads what comes back.
 
         Raises:
             ProblemError: the broker did not take it.
@@ -98,10 +110,12 @@ class Outhaul(DeadLetterCalls):
             NotReachable: no answer; whether it was taken is not known. The idempotency key is in the message.
         """
         body = {
-            "agent": agent,
+            "agent": agent if sealed is None else sealed.agent,
             "group": group,
-            "operation": operation,
-            "params": dict(params or {}),
+            "operation": operation if sealed is None else sealed.operation,
+            "params": dict(params or {}) if sealed is None else None,
+            "sealed": None if sealed is None else sealed.text,
+            "seal_to": None if sealed is None else sealed.seal_to,
             "ttl": ttl_s,
             "correlation_id": correlation_id,
             "ordering_key": ordering_key,
@@ -180,6 +194,40 @@ class Outhaul(DeadLetterCalls):
         """
         return decode(self._connection.ask("POST", f"/v1/commands/{part(command_id)}/cancel").content, Command)
 
+    # --- sealed calls -----------------------------------------------------------------------------
+
+    def seal(
+        self, agent: str, operation: str, params: Mapping[str, Any] | None = None, *, agent_key: str | None = None
+    ) -> SealedCall:
+        """
+        Return a call that only ``agent`` can read, and whose result only who has the returned object can.
+
+        Args:
+            agent_key: the agent's public key, ``x25519:…``; ``None`` asks the broker for it, keeps it at the first
+                sight and takes no other one later (``known_agents``).
+
+        Raises:
+            AgentKeyChanged: the broker shows another key than before.
+            WordsError: the agent has no key, or the params are no JSON values.
+        """
+        tenant, key = self.agent_seal_key(agent)[:2] if agent_key is None else (self.agent(agent).tenant, agent_key)
+        return SealedCall.of(tenant, agent, operation, encoded(dict(params or {})), key)
+
+    def agent_seal_key(self, name: str) -> tuple[str, str, Path | None]:
+        """Return an agent's tenant and key as ``seal`` takes them, and where they are kept if they are new there."""
+        found = self.agent(name)
+        keys = found.keys or {}
+        if not keys.get("seal"):
+            raise WordsError(
+                f"{name} has shown no keys: nothing can be sealed before it was linked, or with its release"
+            )
+        known = KnownAgent(found.tenant, keys.get("sign", ""), keys["seal"])
+        return found.tenant, known.seal, check(self.url, self.tenant, name, known)
+
+    def unsealed(self, call: SealedCall) -> Unsealed:
+        """Return what reads the result of a sealed call."""
+        return Unsealed(self, call)
+
     # --- rows -------------------------------------------------------------------------------------
 
     def rows(self, command_id: str, set_index: int = 0) -> Iterator[dict[str, Any]]:
@@ -196,14 +244,11 @@ class Outhaul(DeadLetterCalls):
 
     def lines(self, command_id: str, set_index: int = 0) -> Generator[bytes, None, None]:
         """Yield the rows as ``rows`` does, each as its JSON text."""
-        rest, count = b"", 0
+        count = 0
         with closing(self.stream(command_id, set_index)) as pieces:
-            for piece in pieces:
-                *lines, rest = (rest + piece).split(b"\n")
-                count += len(lines)
-                yield from lines
-        if rest:
-            raise ResultCut(f"the rows of {command_id} end in the middle of row {count + 1}")
+            for line in whole_lines(pieces, f"the rows of {command_id}"):
+                count += 1
+                yield line
         self.check_count(command_id, set_index, count)
 
     def stream(

@@ -18,6 +18,9 @@ from cloud_broker.client.records import Command
 
 if TYPE_CHECKING:
     from cloud_broker.client.api import Outhaul
+    from cloud_broker.client.unsealed import Unsealed
+
+    Reader = Outhaul | Unsealed
 
 LOOK_S: Final = 1.0  # seconds between two looks at a command that somebody watches
 UNWATCHED_LOOK_S: Final = 10.0  # seconds; nobody sees the line, so it need not change
@@ -69,7 +72,7 @@ class StillRunning(Exception):
         self.command = command
 
 
-def follow(client: Outhaul, command: Command, wishes: Wishes, progress: Progress, out: BinaryIO) -> Command:
+def follow(client: Reader, command: Command, wishes: Wishes, progress: Progress, out: BinaryIO) -> Command:
     """
     Wait for the end of ``command``, give its result to ``out`` as wished, and return the ended command.
 
@@ -119,7 +122,7 @@ def tell(text: str) -> None:
 # --- waiting ------------------------------------------------------------------------------------
 
 
-def _wait(client: Outhaul, command: Command, deadline: float | None, progress: Progress) -> Command:
+def _wait(client: Reader, command: Command, deadline: float | None, progress: Progress) -> Command:
     answered = time.monotonic()
     while not command.final:
         progress.state(command)
@@ -133,7 +136,7 @@ def _wait(client: Outhaul, command: Command, deadline: float | None, progress: P
     return command
 
 
-def _look(client: Outhaul, command: Command, deadline: float | None, look_s: float) -> Command:
+def _look(client: Reader, command: Command, deadline: float | None, look_s: float) -> Command:
     left_s = look_s if deadline is None else min(look_s, deadline - time.monotonic())
     if left_s <= 0:
         raise StillRunning(command)
@@ -144,7 +147,12 @@ def _look(client: Outhaul, command: Command, deadline: float | None, look_s: flo
 
 
 def _stream(
-    client: Outhaul, command: Command, wishes: Wishes, deadline: float | None, progress: Progress, out: BinaryIO
+    client: Outhaul | Unsealed,
+    command: Command,
+    wishes: Wishes,
+    deadline: float | None,
+    progress: Progress,
+    out: BinaryIO,
 ) -> Command:
     number, seen = wishes.set_index or 0, 0
     # The line and the rows would tear each other apart on one terminal.
@@ -182,7 +190,7 @@ def _stream(
 
 
 def _pieces(
-    client: Outhaul, command: Command, wishes: Wishes, deadline: float | None, progress: Progress
+    client: Reader, command: Command, wishes: Wishes, deadline: float | None, progress: Progress
 ) -> Iterator[bytes]:
     """Yield the rows as they come; a thread of its own waits for them, so that we can tell where the command stands."""
     ahead: queue.Queue[bytes | BaseException | None] = queue.Queue(PIECES_AHEAD)
@@ -240,7 +248,7 @@ def _tell_other_sets(command: Command, number: int, wishes: Wishes) -> None:
 # --- json ---------------------------------------------------------------------------------------
 
 
-def _document(client: Outhaul, command: Command, wishes: Wishes, out: BinaryIO) -> None:
+def _document(client: Reader, command: Command, wishes: Wishes, out: BinaryIO) -> None:
     number = wishes.set_index or 0
     out.write(b'{"command": ' + command.raw.strip() + b', "rows": [')
     if command.succeeded and (number < len(command.row_sets) or wishes.set_index is not None):
@@ -262,7 +270,7 @@ def unfinished_document(command: Command, out: BinaryIO) -> None:
 # --- tables -------------------------------------------------------------------------------------
 
 
-def _print_tables(client: Outhaul, command: Command, wishes: Wishes) -> None:
+def _print_tables(client: Reader, command: Command, wishes: Wishes) -> None:
     if not command.outputs and not command.row_sets:
         return
     # Deferred: see tables.py.

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -21,6 +22,7 @@ from cloud_broker.client.call import (
     tell_end,
     unfinished_document,
 )
+from cloud_broker.client.cli_sealing import Sealing
 from cloud_broker.client.connect import (
     DONE,
     FAILED,
@@ -58,6 +60,17 @@ FIRST_WAIT_S: Final = 1.0  # seconds; most commands end within them, and then on
 @click.option("--correlation-id", metavar="C", help="Found again in all logs, here and at the agent.")
 @click.option("--ordering-key", metavar="K", help="Commands with the same one run one after the other.")
 @click.option("--priority", type=int, metavar="N", help="Higher ones go first.")
+@click.option("--seal", is_flag=True, help="Only the agent can read the parameters, only this call the result.")
+@click.option(
+    "--seal-key",
+    "key_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep what reads the result in this new file; with an idempotency key, use it again. Means --seal.",
+)
+@click.option(
+    "--agent-keys", metavar="KEYS", help="Take no other keys of the agent than these (outhaul-agent identity)."
+)
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the command too.")
 @connected
 def call(
@@ -77,6 +90,9 @@ def call(
     correlation_id: str | None,
     ordering_key: str | None,
     priority: int | None,
+    seal: bool,
+    key_file: Path | None,
+    agent_keys: str | None,
     cancel_on_interrupt: bool,
 ) -> int:
     """Run an operation and print its result.
@@ -88,6 +104,7 @@ def call(
     outhaul call plant-1 open-invoices customer=C042
     outhaul call plant-1 drop-order order_no=4711 --rows @lines.csv
     outhaul call plant-1 open-invoices --params '{"customer": "C042"}' --format csv > invoices.csv
+    outhaul call plant-1 open-invoices customer=C042 --seal
     """
     agent, operation, values = _addressed(words, group)
     wishes = Wishes("json" if as_json else output_format, wait_s, set_index, max_rows)
@@ -97,6 +114,9 @@ def call(
     schema = _schema(client, agent, group, operation) if any(_typed(word) for word in values) else None
     given = arguments.parameters(values, schema, given, f"{agent or group} {operation}")
     key = idempotency_key if idempotency_key is not None else new_id("idem", time.time_ns() // 1_000_000, os.urandom)
+    sealing = Sealing(seal or key_file is not None, key_file, agent_keys, idempotency_key is not None, no_wait)
+    sealed = sealing.call(client, agent, operation, given)
+    reader = client if sealed is None else client.unsealed(sealed)
     progress = Progress()
     command: Command | None = None
     try:
@@ -104,6 +124,7 @@ def call(
             agent,
             operation,
             given,
+            sealed=sealed,
             group=group,
             wait_s=0.0 if no_wait or wishes.streams else min(FIRST_WAIT_S, FIRST_WAIT_S if wait_s is None else wait_s),
             idempotency_key=key,
@@ -113,20 +134,27 @@ def call(
             priority=priority,
         )
         if no_wait:
+            sealing.tell_how_to_read(command.id)
             return _submitted(command, wishes)
-        return tell_end(follow(client, command, wishes, progress, sys.stdout.buffer), progress.seconds)
+        if sealed is not None:
+            command = client.unsealed(sealed).opened(command)
+        return tell_end(follow(reader, command, wishes, progress, sys.stdout.buffer), progress.seconds)
     except StillRunning as exc:
         progress.stop()
         if wishes.format == "json":
             unfinished_document(exc.command, sys.stdout.buffer)
         tell(f"not ended yet: {in_words(exc.command)}; look again: outhaul commands {exc.command.id}")
+        sealing.tell_how_to_read(exc.command.id)
         return FAILED
     except KeyboardInterrupt:
         progress.stop()
-        return _interrupted(client, command, key, cancel_on_interrupt)
+        code = _interrupted(client, command, key, cancel_on_interrupt)
+        sealing.tell_how_to_read(command.id if command is not None else None)
+        return code
     except NotReachable as exc:
         progress.stop()
         tell(f"error: {exc}")
+        sealing.tell_how_to_read(command.id if command is not None else None)
         if command is not None:
             tell(f"the command goes on without us: outhaul commands {command.id}")
         return NOT_REACHABLE
@@ -135,6 +163,7 @@ def call(
         tell(f"the rows are not whole: {exc}")
         if command is not None:
             tell(f"to get them again: outhaul commands rows {command.id}")
+            sealing.tell_how_to_read(command.id)
         return FAILED
     finally:
         progress.stop()

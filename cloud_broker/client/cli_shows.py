@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,7 @@ from protocol.states import CommandState
 
 if TYPE_CHECKING:
     from cloud_broker.client.api import Outhaul
+    from cloud_broker.client.unsealed import Unsealed
 
 
 class CommandsGroup(click.Group):
@@ -125,13 +127,33 @@ def cancel(client: Outhaul, command_id: str, as_json: bool) -> int:
 @output_format
 @set_index
 @max_rows
+@click.option(
+    "--seal-key",
+    "key_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Reads a sealed result; what `outhaul call --seal-key FILE` kept.",
+)
 @connected
-def rows(client: Outhaul, command_id: str, output_format: Format, set_index: int | None, max_rows: int) -> int:
+def rows(
+    client: Outhaul,
+    command_id: str,
+    output_format: Format,
+    set_index: int | None,
+    max_rows: int,
+    key_file: Path | None,
+) -> int:
     """Print the result of a command, waiting for its end."""
     progress = Progress()
     try:
         wishes = Wishes(output_format, None, set_index, max_rows)
-        ended = follow(client, client.command(command_id), wishes, progress, sys.stdout.buffer)
+        reader: Outhaul | Unsealed = client
+        if key_file is not None:
+            # Deferred: see cli.py.
+            from cloud_broker.client.sealing import SealedCall
+
+            reader = client.unsealed(SealedCall.kept(key_file))
+        ended = follow(reader, reader.command(command_id), wishes, progress, sys.stdout.buffer)
         return tell_end(ended, progress.seconds)
     finally:
         progress.stop()
@@ -155,6 +177,7 @@ def _write_command(command: Command, as_json: bool) -> int:
         ("correlation id", command.correlation_id),
         ("idempotency key", command.idempotency_key),
         ("error", f"{error.code}: {error.message}" if error is not None else None),
+        ("sealed to", command.seal_to),
         ("source code", error.source_code if error is not None else None),
         ("replay of", command.replay_of),
         ("replayed by", command.replayed_by),

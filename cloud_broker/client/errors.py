@@ -4,6 +4,8 @@ What a call to the broker can end with, by what the caller can do about it.
 * OuthaulError
     * ProblemError       the broker said no; ``status``, ``code`` and ``detail`` tell why
     * NotReachable       no broker answered; nothing is known beyond what it answered before
+    * AgentKeyChanged    an agent shows other keys than it did before
+    * SealBroken         a sealed result is not what the agent sealed, or this key is not for it
     * ResultCut          the rows ended too early; what came before is whole rows or part of one
     * UnknownAnswer      something answered that is no broker of ours
     * ProfileError       where the broker is, or with which key, is not known
@@ -49,6 +51,14 @@ class ProblemError(OuthaulError):
 
 class NotReachable(OuthaulError):
     """No broker answered."""
+
+
+class AgentKeyChanged(OuthaulError):
+    """An agent shows other keys than those that were kept of it."""
+
+
+class SealBroken(OuthaulError):
+    """A sealed result is not what the agent sealed for this call; nothing of it can be relied on from here on."""
 
 
 class ResultCut(OuthaulError):

@@ -82,10 +82,21 @@ def keep(name: str | None, profile: Profile, environ: Mapping[str, str] = os.env
     document = {
         title: {"url": entry.url, "key": entry.key, "tenant": entry.tenant} for title, entry in sorted(kept.items())
     }
+    write_private(path, document)
+    return path
+
+
+def write_private(path: Path, document: Any) -> None:
+    """
+    Write a JSON document that only this user may read, in place of the one that is there.
+
+    Raises:
+        ProfileError: it can't be written.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # mkstemp gives 0600 from the first moment; the rename leaves the old file or the new one, never a half.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{FILE}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(document, file, indent=2)
@@ -95,7 +106,6 @@ def keep(name: str | None, profile: Profile, environ: Mapping[str, str] = os.env
             raise
     except OSError as exc:
         raise ProfileError(f"{path} can't be written: {exc.strerror}") from exc
-    return path
 
 
 def _read(path: Path) -> dict[str, Profile]:

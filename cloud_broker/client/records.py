@@ -35,6 +35,7 @@ class RowSet(msgspec.Struct, frozen=True):
 
     columns: list[Column]
     rows: int = 0
+    sealed: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -70,6 +71,7 @@ class Command(Record, frozen=True, kw_only=True):
         warnings: what the caller should know besides.
         replay_of: id of the command that this one does again; ``replayed_by`` the other way round.
         resolution: what a person found out of one that was in doubt.
+        sealed: whether only the agent can read its parameters; its result is sealed to ``seal_to``.
     """
 
     id: str
@@ -94,6 +96,8 @@ class Command(Record, frozen=True, kw_only=True):
     replay_of: str | None = None
     replayed_by: str | None = None
     resolution: Resolution | None = None
+    sealed: bool = False
+    seal_to: str | None = None
 
     @property
     def final(self) -> bool:
@@ -215,11 +219,14 @@ class Agent(Record, frozen=True, kw_only=True):
     Attributes:
         state: ``online``, ``degraded``, ``stale``, ``offline`` or ``revoked``.
         problems: why it takes no commands though it is there; then it is ``degraded``.
+        keys: its own public keys, ``sign`` and ``seal``, as the broker tells them.
         connections: its local systems by name, each ``open``, ``paused``, ``shut`` or left alone by a ``breaker``.
     """
 
     name: str
+    tenant: str = ""
     state: str = ""
+    keys: dict[str, str] | None = None
     problems: list[str] = []
     connections: dict[str, LocalSystem] = {}
     group: str | None = None
