@@ -8,6 +8,7 @@ SHORT ?=
 SEED ?=
 ONLY ?=
 MINUTES ?= 10
+RENEWALS ?= 1000
 SERVICE ?= pypi
 
 help: ## this list
@@ -42,8 +43,13 @@ bench: setup ## rows and commands a second beside the bare drivers; SHORT=1 for 
 faults: setup ## every place with every fault, and what callers, broker, agent and ERP have of it; SEED=n ONLY=k again
 	@$(PY) -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),$(foreach number,$(ONLY),--only $(number)),--large 1073741824)
 
-soak: setup ## both programs killed at random under 20 callers, MINUTES=10
+soak: setup ## both programs killed at random under 20 callers, MINUTES=10; RENEWALS=1000 certificates under faults
 	@$(PY) -m tests.faults --soak $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@$(PY) -m tests.faults --renewals $(RENEWALS) $(if $(SEED),--seed $(SEED))
+
+fuzz: setup ## every reader of foreign bytes under atheris, MINUTES=10 for all together; finds in .dev/fuzz/finds
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/fuzz.txt
+	@$(PY) -m tests.fuzz --minutes $(MINUTES)
 
 lock: ## requirements/*.txt and NOTICE anew from pyproject.toml (UPGRADE=1: newer releases)
 	@config/dev/lock.sh

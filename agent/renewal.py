@@ -290,9 +290,9 @@ class Renewals(Dialer, Papers):
         return pending, certificates.signing_request(pending.key)
 
     async def _ask(self, link: Voice, question: Renew, csr: bytes) -> bytes:
-        self._answer = asyncio.get_running_loop().create_future()
         if link is not self._link:
             raise LinkError("the link was lost before the broker was asked")
+        self._answer = asyncio.get_running_loop().create_future()
         link.tell(question, csr)
         try:
             async with asyncio.timeout(ANSWER_S):

@@ -69,6 +69,8 @@ def left_text(end: float, now: float) -> str:
     left = end - now
     if left <= 0:
         return "has run out"
+    if left < 120:
+        return f"is good for {left:.0f} seconds more"
     if left < 2 * 3_600:
         return f"is good for {left / 60:.0f} minutes more"
     if left < 2 * DAY_S:

@@ -56,6 +56,7 @@ def test_it_is_over_at_its_end() -> None:
     ("left_s", "text"),
     [
         (-1, "has run out"),
+        (30, "is good for 30 seconds more"),
         (600, "is good for 10 minutes more"),
         (3 * 3_600, "is good for 3 hours more"),
         (10 * DAY_S, "is good for 10 days more"),

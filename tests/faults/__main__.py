@@ -2,6 +2,7 @@
 ``make faults``: all combinations of place and fault, and what came of them.
 
     python -m tests.faults [--seed N] [--only K] [--lanes 2]
+    python -m tests.faults --renewals 1000 [--seed N]
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from tests.faults.checker import Violation
 from tests.faults.combinations import ClockJump, Combination, all_combinations
 from tests.faults.erp import erp
 from tests.faults.large import FLAT_BYTES, large_result
+from tests.faults.renewals import renew
 from tests.faults.run import Report, run
 from tests.faults.site import Lab, lab
 from tests.faults.soak import soak
 
 KEPT: Final = "kept"  # a file that says: not to be removed
 LARGE_CUTS: Final = 10
+LIFE_S: Final = 4.0  # seconds of a certificate that is renewed again and again
+PLANTS: Final = 8  # agents at work beside each other when certificates are renewed
 LANES: Final = 3  # labs at work beside each other: most of the time is waiting
 
 
@@ -41,10 +45,13 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=LANES)
     parser.add_argument("--large", type=int, default=None, metavar="BYTES", help="a result of this size besides")
     parser.add_argument("--soak", type=float, default=None, metavar="MINUTES")
+    parser.add_argument("--renewals", type=int, default=None, metavar="COUNT", help="of certificates, under faults")
     asked = parser.parse_args()
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1_000_000)
     if asked.soak is not None:
         return _soak(asked.soak, seed)
+    if asked.renewals is not None:
+        return _renewals(asked.renewals, seed)
     wanted = [found for found in all_combinations() if asked.only is None or found.number in asked.only]
     print(f"== faults: seed {seed}, {len(wanted)} combinations of place and fault", flush=True)
     began = time.monotonic()
@@ -120,6 +127,28 @@ def _soak(minutes: float, seed: int) -> int:
     with _fresh() as made:
         report = soak(made, minutes, seed, lambda line: print(line, flush=True))
     return _tell(report, "soak", seed, time.monotonic() - began)
+
+
+def _renewals(wanted: int, seed: int) -> int:
+    print(f"== renewals: seed {seed}, {wanted} certificates", flush=True)
+    began = time.monotonic()
+    with _folder() as folder:
+        told = renew(folder, wanted, PLANTS, seed, lambda line: print(line, flush=True), life_s=LIFE_S)
+        if told.locked_out:
+            (folder / KEPT).touch()
+            print(f"what they wrote is in {folder}", flush=True)
+    print(
+        f"\n{told.renewed} certificates in {time.monotonic() - began:.0f} s, seed {seed}, "
+        f"{told.deaths} ends of programs"
+    )
+    print(f"  faults: {', '.join(f'{count} {name}' for name, count in told.fired.most_common())}")
+    print(f"  agents said: {', '.join(f'{count} {name}' for name, count in told.events.most_common())}")
+    for name, count in told.missed.most_common():
+        print(f"  not passed: {count} {name}")
+    print(f"  {len(told.locked_out)} agents locked out")
+    for text in told.locked_out:
+        print(f"    {text}\n      again: make soak SEED={seed}")
+    return 1 if told.locked_out else 0
 
 
 def _tell(report: Report, what: str, seed: int, seconds: float) -> int:

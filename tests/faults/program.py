@@ -49,7 +49,8 @@ class Arming:
             was passed.
         errno: for ``fail``.
         seconds: for ``fail``.
-        error: for ``raise``: ``module:Class`` of an error that takes a text.
+        error: for ``raise``: ``module:Class`` of an error.
+        arguments: for ``raise``: what it takes.
     """
 
     point: str
@@ -58,6 +59,7 @@ class Arming:
     errno: int = 0
     seconds: float = 0.0
     error: str = ""
+    arguments: tuple[str, ...] = ()
 
 
 def arm(folder: Path, arming: Arming | None) -> None:
@@ -114,7 +116,7 @@ class Lab:
                 return cut_connections()
             if arming.action == "raise":
                 module, _, name = arming.error.partition(":")
-                raise getattr(importlib.import_module(module), name)(f"the lab says no at {place.name}")
+                raise getattr(importlib.import_module(module), name)(*arming.arguments)
             os.kill(os.getppid() if arming.action == "orphan" else os.getpid(), signal.SIGKILL)
 
     def _claim(self) -> bool:

@@ -31,12 +31,25 @@ from tests.faults.proxy import Proxy, Toxics
 from tests.faults.site import DIRECT, NEIGHBOURS, Watched, until
 from tests.whole.site import AgentSite, Broker, Caller
 
-LIFE_S: Final = 4.0  # seconds of a certificate
 PATIENCE_S: Final = 90.0  # seconds to come to a new certificate after a fault; then the agent is locked out
 LOOK_S: Final = 0.05
 ASLEEP: Final = ("agent.recover", "broker.recover")  # points that only an agent passes that slept past the end
+REFUSED: Final = "agent.back"  # points that only an agent passes whose new certificate is refused
 WRITES: Final = 8  # files that are written in one renewal, about
-NO: Final = "cloud_broker.renewals:RenewalRefused"
+NO: Final = "the lab says no"
+NOT_LET_IN: Final = Arming(
+    "broker.greet.before", 1, "raise", error="cloud_broker.link.conversation:Refused", arguments=("refused", NO)
+)
+RAISED: Final = (
+    # The broker gives none today; it does not let the agent in, as if the new certificate were wrong; its store fails.
+    Arming("broker.renew.before", 1, "raise", error="cloud_broker.renewals:RenewalRefused", arguments=(NO,)),
+    NOT_LET_IN,
+    Arming("broker.greet.after", 1, "raise", error="cloud_broker.link.conversation:Refused", arguments=("revoked", NO)),
+    Arming("broker.greet.before", 1, "raise", error="cloud_broker.errors:StoreUnavailable", arguments=(NO,)),
+    Arming("broker.greet.after", 1, "raise", error="cloud_broker.errors:StoreUnavailable", arguments=(NO,)),
+    Arming("broker.identity.before", 1, "raise", error="cloud_broker.errors:StoreUnavailable", arguments=(NO,)),
+    Arming("broker.identity.after", 2, "raise", error="cloud_broker.errors:StoreUnavailable", arguments=(NO,)),
+)
 
 Kind = Literal["point", "sleep", "link", "suspend", "nothing"]
 
@@ -51,12 +64,14 @@ class Fault:
             ``arming`` waits for it; ``link``: ``toxics`` on the link for a while; ``suspend``: the broker refuses the
             tenant for a while; ``nothing``.
         at: which program, for ``point`` and ``sleep``.
+        besides: what happens at the broker besides, so that the agent passes the point.
     """
 
     kind: Kind
     at: Literal["agent", "broker"] = "agent"
     arming: Arming | None = None
     toxics: Toxics | None = None
+    besides: Arming | None = None
 
     def __str__(self) -> str:
         if self.arming is not None:
@@ -71,7 +86,8 @@ def faults() -> list[Fault]:
     for point in RENEWAL:
         at: Literal["agent", "broker"] = "agent" if point.program == "agent" else "broker"
         kind: Kind = "sleep" if point.name.startswith(ASLEEP) else "point"
-        found += [Fault(kind, at, Arming(point.name, action=action)) for action in ("kill", "cut")]
+        besides = NOT_LET_IN if point.name.startswith(REFUSED) else None
+        found += [Fault(kind, at, Arming(point.name, action=action), besides=besides) for action in ("kill", "cut")]
     # Again in a recovery, which goes another way.
     for name in ("agent.request.after", "agent.beside.before", "agent.beside.after", "agent.switch.after"):
         found += [Fault("sleep", "agent", Arming(name, action=action)) for action in ("kill", "cut")]
@@ -79,7 +95,7 @@ def faults() -> list[Fault]:
         full = Arming("agent.fsync.before", hit, "fail", errno.ENOSPC, 1.0)
         found += [Fault("point", "agent", full), Fault("sleep", "agent", full)]
     found.append(Fault("point", "agent", Arming("agent.lineage.before", 1, "fail", errno.EIO, 0.5)))
-    found += [Fault("point", "broker", Arming("broker.renew.before", 1, "raise", error=NO))]
+    found += [Fault("point", "broker", arming) for arming in RAISED]
     found += [
         Fault("link", toxics=toxics)
         for toxics in (
@@ -102,7 +118,8 @@ class Told:
 
     Attributes:
         renewed: certificates that agents came to.
-        fired: faults that were passed, by what they are.
+        fired: faults that happened, by what they are.
+        missed: faults whose point was not passed.
         locked_out: agents that came to none, and the ends of their logs.
         events: how often the agents' logs have each event.
         deaths: ends of programs.
@@ -110,6 +127,7 @@ class Told:
 
     renewed: int = 0
     fired: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
     locked_out: list[str] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
     deaths: int = 0
@@ -122,6 +140,7 @@ class Plant:
         self.tenant = f"plant{number}"
         self.proxy = proxy
         self._lab = lab
+        self._caller: Caller | None = None
         self._folder = folder / self.tenant
         self.site = AgentSite(self._folder, DIRECT + '[log]\nformat = "json"\n' + NEIGHBOURS)
         self.agent = Watched("agent", self._folder, self.site.file, ["run"])
@@ -135,8 +154,9 @@ class Plant:
 
     def linked(self) -> bool:
         """Whether the broker says that the agent is there, with the certificate that it has."""
-        with contextlib.suppress(httpx2.TransportError, ValueError, KeyError), self._lab.caller(self.tenant) as caller:
-            found: dict[str, Any] = caller.get("/v1/agents/plant-1").json()
+        self._caller = self._caller or self._lab.caller(self.tenant)
+        with contextlib.suppress(httpx2.TransportError, ValueError, KeyError):
+            found: dict[str, Any] = self._caller.get("/v1/agents/plant-1").json()
             return bool(found["state"] == "online" and found["certificate"]["serial"] == self.serial())
         return False
 
@@ -174,15 +194,20 @@ class Plant:
     def _under(self, fault: Fault, rng: random.Random) -> Iterator[None]:
         """Have a fault while the block runs, or for a part of it."""
         with contextlib.ExitStack() as stack:
-            if fault.at == "broker":
+            if fault.at == "broker" or fault.besides is not None:
                 # One at a time: there is one broker, and one file that says what is to happen in it.
                 stack.enter_context(self._lab.turn)
             if fault.kind == "sleep":
                 self.agent.kill()
-                time.sleep(LIFE_S + rng.random())  # no wait for something to happen: the certificate is to run out
+                time.sleep(
+                    self._lab.life_s + rng.random()
+                )  # no wait for something to happen: the certificate is to run out
             if fault.arming is not None:
                 arm(self._program(fault).folder, fault.arming)
                 stack.callback(arm, self._program(fault).folder, None)
+            if fault.besides is not None:
+                arm(self._lab.broker.folder, fault.besides)
+                stack.callback(arm, self._lab.broker.folder, None)
             if fault.kind == "sleep":
                 self.agent.start()
             if fault.toxics is not None or fault.kind == "suspend":
@@ -195,13 +220,13 @@ class Plant:
 
     def _trouble(self, fault: Fault, rng: random.Random) -> None:
         """Have the line bad, or the tenant suspended, from some moment of a certificate's life to another."""
-        time.sleep(rng.uniform(0, LIFE_S * 0.7))
+        time.sleep(rng.uniform(0, self._lab.life_s * 0.7))
         if fault.toxics is None:
-            self._lab.suspend(self.tenant, rng.uniform(0.1, LIFE_S))
+            self._lab.suspend(self.tenant, rng.uniform(0.1, self._lab.life_s))
             return
         for direction in rng.choice((("up",), ("down",), ("up", "down"))):
             self.proxy.set("up" if direction == "up" else "down", fault.toxics)
-        time.sleep(rng.uniform(0.2, LIFE_S))
+        time.sleep(rng.uniform(0.2, self._lab.life_s))
         self.proxy.clear()
 
 
@@ -211,9 +236,11 @@ class Lab:
 
     Attributes:
         turn: held by who does something to the broker.
+        life_s: of a certificate, seconds.
     """
 
-    def __init__(self, folder: Path, plants: int, stack: contextlib.ExitStack) -> None:
+    def __init__(self, folder: Path, plants: int, life_s: float, stack: contextlib.ExitStack) -> None:
+        self.life_s = life_s
         self.turn = threading.Lock()
         self._made = Broker(folder / "broker")
         self._made.api_port, self._made.link_port = free_port(), free_port()
@@ -224,6 +251,7 @@ class Lab:
         ]
         self._write_file(self.plants[0].proxy.port)
         self.broker = Watched("broker", folder / "broker", self._made.file, ["serve"])
+        self._stack = stack
         for watched in (self.broker, *(plant.agent for plant in self.plants)):
             stack.callback(watched.close)
 
@@ -231,7 +259,7 @@ class Lab:
         self._made.file.write_text(
             f'data_dir = "data"\n[api]\nlisten = "127.0.0.1:{self._made.api_port}"\n'
             f'[link]\nlisten = "127.0.0.1:{self._made.link_port}"\npublic_url = "wss://127.0.0.1:{link_port}"\n'
-            f'[certificates]\nlife = "{LIFE_S:g}s"\ngrace = "1h"\n'
+            f'[certificates]\nlife = "{self.life_s:g}s"\ngrace = "1h"\n'
         )
 
     def start(self) -> None:
@@ -255,8 +283,8 @@ class Lab:
             return token
 
     def caller(self, tenant: str) -> Caller:
-        """Return a caller of a tenant."""
-        return Caller(self._made.url, self._keys[tenant])
+        """Return a caller of a tenant, for as long as there is this lab."""
+        return self._stack.enter_context(Caller(self._made.url, self._keys[tenant]))
 
     def suspend(self, tenant: str, seconds: float) -> None:
         """Have the broker refuse a tenant for a while."""
@@ -281,6 +309,8 @@ def renew(
     plants: int,
     seed: int,
     says: Callable[[str], None],
+    *,
+    life_s: float,
     chosen: Sequence[Fault] | None = None,
 ) -> Told:
     """
@@ -290,6 +320,7 @@ def renew(
         folder: empty; all that the programs write goes there.
         wanted: how many certificates agents are to come to.
         plants: agents at work beside each other.
+        life_s: of a certificate, seconds; whole ones.
         chosen: the faults; all of them where it is ``None``, in an order that the seed gives.
     """
     told = Told()
@@ -301,7 +332,7 @@ def renew(
         queue += every
     queue = queue[:wanted]
     with contextlib.ExitStack() as stack:
-        lab = Lab(folder, plants, stack)
+        lab = Lab(folder, plants, life_s, stack)
         lab.start()
         with ThreadPoolExecutor(plants) as pool:
             parts = [queue[number::plants] for number in range(plants)]
@@ -328,6 +359,9 @@ def _see_through(
             says(f"LOCKED OUT: {exc} after {fault}")
             return
         told.renewed += 1
-        told.fired[f"{fault.kind}{'' if passed else ', not passed'}"] += 1
+        if passed:
+            told.fired[fault.kind if fault.arming is None else f"{fault.kind}, {fault.arming.action}"] += 1
+        else:
+            told.missed[str(fault)] += 1
         if number % 25 == 0:
             says(f"{plant.tenant}: {number} of {len(part)}")
