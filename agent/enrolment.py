@@ -123,7 +123,7 @@ def parse_token(text: str) -> Token:
             secret=str(facts["secret"]),
         )
         x509.load_der_x509_certificate(token.ca)
-    except (binascii.Error, ValueError, KeyError, TypeError) as exc:
+    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise EnrolmentError("this token is cut or damaged; copy all of it, from 'oht1.' to its end") from exc
     return token
 

@@ -164,7 +164,7 @@ def read(document: bytes) -> Catalogue:
     """
     try:
         parsed = msgspec.json.decode(document, type=_Document)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise CatalogueInvalid(f"not a catalogue: {exc}") from exc
     return Catalogue(
         operations={entry.name: Operation(entry) for entry in parsed.operations},

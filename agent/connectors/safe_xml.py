@@ -35,3 +35,8 @@ def parse(data: bytes, encoding: str | None = None) -> etree._Element:
     if root.getroottree().docinfo.internalDTD is not None:
         raise XmlRefused("the XML has a DOCTYPE; documents with a DTD or entities are refused")
     return root
+
+
+def local_name(node: etree._Element) -> str:
+    """Return an element's name without its namespace, whatever stands there: the parser lets some odd names through."""
+    return str(node.tag).rpartition("}")[2]

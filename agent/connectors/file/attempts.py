@@ -118,7 +118,7 @@ class Attempt:
         """Return its claim; ``None`` also for one that a crash cut off, before the name was taken."""
         try:
             return msgspec.json.decode(self.claim.read_bytes(), type=Claim)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, ValueError):
             return None
 
     def clear(self) -> None:

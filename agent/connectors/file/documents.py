@@ -149,18 +149,18 @@ def _content(node: etree._Element, outer: Mapping[str | None, str]) -> Any:
 
 
 def _qualified(node: etree._Element) -> str:
-    local = etree.QName(node).localname
+    local = safe_xml.local_name(node)
     return f"{node.prefix}:{local}" if node.prefix else local
 
 
 def _attribute_name(node: etree._Element, key: str) -> str:
-    name = etree.QName(key)
-    if name.namespace is None:
-        return name.localname
-    if name.namespace == "http://www.w3.org/XML/1998/namespace":
-        return f"xml:{name.localname}"
-    prefix = next(prefix for prefix, address in node.nsmap.items() if prefix and address == name.namespace)
-    return f"{prefix}:{name.localname}"
+    namespace, _, local = key.removeprefix("{").rpartition("}")
+    if not namespace:
+        return local
+    if namespace == "http://www.w3.org/XML/1998/namespace":
+        return f"xml:{local}"
+    prefix = next(prefix for prefix, address in node.nsmap.items() if prefix and address == namespace)
+    return f"{prefix}:{local}"
 
 
 def _declared(encoding: str) -> str:

@@ -31,6 +31,7 @@ _FIXES: Final = {
     "EFBIG": "the file is larger than the system allows",
     "EACCES": "the agent's account may not; give it the right to read, create and remove files",
     "EPERM": "the agent's account may not; give it the right to read, create and remove files",
+    "ELOOP": "it is a link, and none is followed here; remove the link",
     "EROFS": "the file system is read-only",
     "EOPNOTSUPP": "its file system can't claim a name without replacing; use another folder, or overwrite = true",
     "ENOTSUP": "its file system can't claim a name without replacing; use another folder, or overwrite = true",

@@ -15,7 +15,7 @@ import msgspec
 
 from agent import durable_file
 from agent.connectors.base import Column, Outputs, Piece, Remark, RowSet
-from agent.connectors.file import documents, names, publish, tables, text
+from agent.connectors.file import documents, held, names, publish, tables, text
 from agent.connectors.file.drop import failure
 from agent.connectors.rows import RowEncoder, unique_names
 from agent.errors import ContentInvalid, SourceFailed
@@ -109,12 +109,23 @@ def put_away(folder: Path, archive: Path | None, files: Sequence[Picked], comman
             if archive is None:
                 durable_file.patiently(path.unlink)
             else:
-                archive.mkdir(exist_ok=True)
-                _archive(path, archive, command_id)
+                with _kept_in_place(archive) as there:
+                    _archive(path, there, command_id)
         except FileNotFoundError:
             continue  # taken away by someone else between two steps
         except OSError as exc:
             raise failure(exc, path, "put away") from exc
+
+
+@contextlib.contextmanager
+def _kept_in_place(archive: Path) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        try:
+            archive.mkdir(exist_ok=True)
+            there = stack.enter_context(held.held(archive))
+        except OSError as exc:
+            raise failure(exc, archive, "used") from exc
+        yield there
 
 
 def _archive(path: Path, archive: Path, command_id: str) -> None:
@@ -147,6 +158,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     except OSError as exc:
         raise failure(exc, path, "read") from exc
     with source:
+        # Windows has no O_NOFOLLOW: there the name is looked at again.
+        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode) or path.is_symlink():
+            raise SourceFailed(f"{path} is no file any more; it was left alone")
         yield source
 
 
@@ -174,7 +188,10 @@ def _rows(source: _Measured, operation: PickOperation) -> Iterator[tuple[list[Co
     form, encoding = operation.format, operation.encoding
     if form.type in ("csv", "fixed-width"):
         found = tables.read(source, form, encoding)
-        columns = [Column(name, "string") for name in next(found)]
+        names_of_columns = next(found, None)
+        if names_of_columns is None:  # an empty file, where nothing else names them
+            return
+        columns = [Column(name, "string") for name in names_of_columns]
         yield columns, None
         for row in found:
             yield columns, row

@@ -75,6 +75,8 @@ def lines(source: Readable, encoding: str) -> Iterator[str]:
             raise ContentInvalid(
                 f"line {line}: byte 0x{exc.object[exc.start]:02X} is not {encoding}; is the operation's encoding right?"
             ) from exc
+        except UnicodeError as exc:  # such as UTF-16 without a byte order mark
+            raise ContentInvalid(f"line {number + 1}: {exc}; is the operation's encoding right?") from exc
         found = (pending + _with_lf(text, ebcdic)).split("\n")
         pending = found.pop()
         for line_text in found:
@@ -102,6 +104,8 @@ def decoded(data: bytes, encoding: str) -> str:
         raise ContentInvalid(
             f"line {line}: byte 0x{exc.object[exc.start]:02X} is not {encoding}; is the operation's encoding right?"
         ) from exc
+    except UnicodeError as exc:
+        raise ContentInvalid(f"{exc}; is the operation's encoding right?") from exc
 
 
 def _reading(encoding: str) -> str:

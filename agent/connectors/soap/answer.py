@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lxml import etree
+from zeep.exceptions import LookupError as TypeUnknown
 from zeep.wsdl.messages.multiref import process_multiref
 
 from agent.connectors import safe_xml
@@ -56,7 +57,7 @@ def body_of(data: bytes) -> etree._Element:
             body = root.find(f"{{{namespace}}}Body")
             if body is not None:
                 return body
-    raise NotSoap(f"wants a SOAP envelope with a body, found the element {etree.QName(root).localname}")
+    raise NotSoap(f"wants a SOAP envelope with a body, found the element {safe_xml.local_name(root)}")
 
 
 def fault_of(body: etree._Element) -> Fault | None:
@@ -72,7 +73,7 @@ def fault_of(body: etree._Element) -> Fault | None:
         codes = [(value.text or "").strip() for value in node.iter(f"{{{SOAP_12}}}Value")]
         text = " ".join((part.text or "").strip() for part in node.iter(f"{{{SOAP_12}}}Text"))
         detail = node.find(f"{{{SOAP_12}}}Detail")
-    details = tuple(etree.QName(child).localname for child in detail) if detail is not None else ()
+    details = tuple(safe_xml.local_name(child) for child in detail) if detail is not None else ()
     return Fault(tuple(_parts(codes)), details, text)
 
 
@@ -95,7 +96,7 @@ def outputs_of(body: etree._Element, operation: WsdlOperation, types: Any) -> di
     if not operation.rpc and node.tag != operation.answer.qname.text:
         raise ValueUnreadable(f"the answer should be the element {operation.answer.qname.text}, found {node.tag!r}")
     reader = _Reader(types)
-    name = etree.QName(node).localname
+    name = safe_xml.local_name(node)
     value = reader.value(node, operation.answer.type, name)
     return value if isinstance(value, dict) else {name: value}
 
@@ -145,11 +146,11 @@ class _Reader:
                 found[field.name] = [] if field.many else None
         for child in node:
             declared = by_tag.get(str(child.tag)) or self._without_namespace(by_tag, child)
-            inner = f"{where}.{etree.QName(child).localname}"
+            inner = f"{where}.{safe_xml.local_name(child)}"
             if declared is None:
                 if not _has_wildcard(kind):
                     self._unexpected(child, where)
-                found.setdefault(etree.QName(child).localname, _as_it_is(child))
+                found.setdefault(safe_xml.local_name(child), _as_it_is(child))
                 continue
             value = self.value(child, declared.type, inner)
             if declared.many:
@@ -172,17 +173,24 @@ class _Reader:
             return declared
         prefix, _, local = named.strip().rpartition(":")
         namespace = node.nsmap.get(prefix or None)
-        known = self._types.get_type(etree.QName(namespace, local), fail_silently=True)
+        try:
+            name = etree.QName(namespace, local)
+        except ValueError as exc:
+            raise ValueUnreadable(f"the answer names the type {named[:60]!r}, which is no name") from exc
+        try:
+            known = self._types.get_type(name, fail_silently=True)
+        except TypeUnknown:  # for XML Schema's own namespace zeep fails aloud
+            return declared
         return declared if known is None else known
 
     def _without_namespace(self, by_tag: dict[str, Field], child: etree._Element) -> Field | None:
         # Services often differ from their WSDL in `elementFormDefault`; a name that fits only once is not in doubt.
-        local = etree.QName(child).localname
+        local = safe_xml.local_name(child)
         fits = [field for tag, field in by_tag.items() if tag.rpartition("}")[2] == local]
         return fits[0] if len(fits) == 1 else None
 
     def _unexpected(self, child: etree._Element, where: str) -> Any:
-        raise ValueUnreadable(f"the answer's {where} holds {etree.QName(child).localname!r}, which is not in the WSDL")
+        raise ValueUnreadable(f"the answer's {where} holds {safe_xml.local_name(child)!r}, which is not in the WSDL")
 
 
 def _flat(fields: Iterable[Field], *, many: bool) -> Iterator[Field]:
@@ -210,7 +218,7 @@ def _as_it_is(node: etree._Element) -> Any:
         return None if node.get(f"{_XSI}nil") in ("true", "1") else node.text or ""
     found: dict[str, Any] = {}
     for child in node:
-        name, value = etree.QName(child).localname, _as_it_is(child)
+        name, value = safe_xml.local_name(child), _as_it_is(child)
         if name not in found:
             found[name] = value
         elif isinstance(found[name], list):
@@ -222,7 +230,7 @@ def _as_it_is(node: etree._Element) -> Any:
 
 def _child(node: etree._Element, name: str) -> etree._Element | None:
     # By the standard without a namespace; some services give it theirs.
-    return next((child for child in node if etree.QName(child).localname == name), None)
+    return next((child for child in node if safe_xml.local_name(child) == name), None)
 
 
 def _text(node: etree._Element, name: str) -> str:
