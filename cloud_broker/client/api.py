@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import httpx2
 
+from cloud_broker.client.audit import AuditCalls
 from cloud_broker.client.connection import Connection, checked_header
 from cloud_broker.client.dead_letters import DeadLetterCalls, moment_text
 from cloud_broker.client.errors import NotReachable, ResultCut, WordsError
@@ -34,7 +35,7 @@ MEDIA_TYPES: Final[dict[str, str]] = {
 }
 
 
-class Outhaul(DeadLetterCalls):
+class Outhaul(AuditCalls, DeadLetterCalls):
     """
     One broker, one key; safe to use from several threads. Close it, or use it in a ``with``.
 

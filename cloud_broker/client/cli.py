@@ -19,6 +19,7 @@ import click
 
 from cloud_broker.client import arguments, profile
 from cloud_broker.client.call import tell
+from cloud_broker.client.cli_audit import audit
 from cloud_broker.client.cli_call import call
 from cloud_broker.client.cli_dead_letters import dead_letters, replay, resolve
 from cloud_broker.client.cli_shows import agents, commands, operations
@@ -92,7 +93,7 @@ def _asked(what: str, *, hidden: bool) -> str:
     return line
 
 
-for _command in (call, commands, dead_letters, replay, resolve, agents, operations):
+for _command in (audit, call, commands, dead_letters, replay, resolve, agents, operations):
     cli.add_command(_command)
 
 
