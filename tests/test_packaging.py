@@ -38,7 +38,7 @@ NOT_THE_AGENTS: Final = (
     "jsonschema-rs",
     "httpx2",
 )
-NOT_THE_CALLERS: Final = (*NOT_THE_AGENTS[:-1], "pyodbc", "zeep", "lxml", "cryptography", "keyring", "websockets")
+NOT_THE_CALLERS: Final = (*NOT_THE_AGENTS[:-1], "pyodbc", "zeep", "lxml", "keyring", "websockets")
 
 
 def project() -> dict[str, Any]:
