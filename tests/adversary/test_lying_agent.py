@@ -139,11 +139,15 @@ CUT_OFF: dict[str, Lie] = {
     "outputs that are no object": tells(
         lambda run: raw("Completed", b"[1]", id=run.id, epoch=run.epoch, outcome="succeeded")
     ),
+    "outputs that are no UTF-8": tells(
+        lambda run: raw("Completed", b'{"a":"\x9b"}', id=run.id, epoch=run.epoch, outcome="succeeded")
+    ),
     "outputs nested a million deep": tells(
         lambda run: raw("Completed", b"[" * 1_000_000, id=run.id, epoch=run.epoch, outcome="succeeded")
     ),
     "a catalogue with another digest": catalogue(b"{}", "00" * 32),
     "a catalogue that is no JSON": catalogue(b"\x00"),
+    "a catalogue that is no UTF-8": catalogue(b'{"operations":[{"name":"\x9b"}]}'),
     "a catalogue that is too large": catalogue(b" " * (limits.MAX_CATALOGUE_BYTES + 1)),
     "a catalogue nested too deep": catalogue(b'{"operations":' + b"[" * 500_000),
 }
