@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from agent.cli_options import FAILED, config_option, json_option, load, show, user
-from agent.errors import AgentError
+from agent.errors import AgentError, ConfigError
 from protocol.plain_text import plain
 
 # What reads the journal is imported where it is needed: other commands start without it.
 if TYPE_CHECKING:
+    from agent.config_file import Loaded
     from agent.journal.base import Entry
     from agent.journal.reading import Reading
+    from agent.journal.witnesses import Comparison
 
 STATES: Final = ("started", "ended", "acknowledged", "in_doubt")
 SHOWN: Final = 50  # entries of a list, if no limit is given
@@ -108,37 +111,102 @@ def resolve(command_id: str, happened: bool | None, note: str, config: Path | No
 
 
 @journal.command()
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="An export of the broker's audit trail: it shows whether the journal was cut or written anew.",
+)
 @config_option
 @json_option
-def verify(config: Path | None, as_json: bool) -> None:
-    """Check every record; the first that does not fit is named."""
-    state_dir = _state_dir(config)
-    found = _read(state_dir)
+def verify(against: Path | None, config: Path | None, as_json: bool) -> None:
+    """Check every record and the chain through them; the first that does not fit is named."""
+    from agent.journal import witnesses
+
+    loaded = load(config)
+    found = _read(loaded.base_dir / loaded.settings.state_dir)
+    compared = witnesses.Comparison(0, 0, "")
+    if against is not None:
+        tenant, agent = _who(loaded)
+        try:
+            told = witnesses.of_export(against.read_bytes().splitlines(), tenant, agent)
+        except ValueError as exc:
+            raise ConfigError(f"{against}: {exc}; make it with: outhaul audit --export") from exc
+        compared = witnesses.compare(found, told)
+    trail = witnesses.contradiction(found.index.anchors)
+    ok = not found.damages and not compared.misfit
     if as_json:
         show(
-            {
-                "ok": not found.damages,
-                "records": found.count,
-                "position": found.position,
-                "bytes": found.size,
-                "mark": found.mark,
-                "torn_bytes": found.torn,
-                "damages": [
-                    {"file": one.file, "offset": one.offset, "what": one.what, "commands": list(one.ids)}
-                    for one in found.damages
-                ],
-            }
+            {"ok": ok, **_checked(found), "against": _compared(compared) if against else None, "broker": trail or None}
         )
-    elif found.damages:
-        click.echo(f"{click.style('FAILED', fg='red')}  {found.damages[0]}")
+    else:
+        _tell_checked(found, compared, trail, against)
+    if not ok:
+        sys.exit(FAILED)
+
+
+@journal.command()
+@config_option
+@json_option
+def anchors(config: Path | None, as_json: bool) -> None:
+    """Print where the broker's audit trail stood, as JSON lines; `outhaul-broker verify-audit --against` takes them."""
+    items = [msgspec.structs.asdict(one) for one in _read(_state_dir(config)).index.anchors]
+    for item in items:
+        item["at"] = _time(item["at"])
+    if as_json:
+        show({"items": items})
+        return
+    for item in items:
+        click.echo(json.dumps(item))
+
+
+def _checked(found: Reading) -> dict[str, Any]:
+    return {
+        "records": found.count,
+        "position": found.position,
+        "head": found.head.hex(),
+        "bytes": found.size,
+        "mark": found.mark,
+        "torn_bytes": found.torn,
+        "damages": [
+            {"file": one.file, "offset": one.offset, "what": one.what, "commands": list(one.ids)}
+            for one in found.damages
+        ],
+    }
+
+
+def _compared(compared: Comparison) -> dict[str, Any]:
+    return {"compared": compared.compared, "older": compared.older, "misfit": compared.misfit or None}
+
+
+def _tell_checked(found: Reading, compared: Comparison, trail: str, against: Path | None) -> None:
+    failed = click.style("FAILED", fg="red")
+    if found.damages:
+        click.echo(f"{failed}  {found.damages[0]}")
         if len(found.damages) > 1:
             click.echo(f"        and {len(found.damages) - 1} more; --json lists them")
         click.echo("        fix: restart the agent: it sets the bad bytes aside and goes on with all the others")
     else:
         torn = f"; {found.torn} bytes at the end were being written" if found.torn else ""
         click.echo(f"{click.style('ok', fg='green')}      {found.count} records, {found.size} bytes{torn}")
-    if found.damages:
-        sys.exit(FAILED)
+        click.echo(f"        position {found.position}, head {found.head.hex()}")
+    if compared.misfit:
+        click.echo(f"{failed}  {compared.misfit}")
+    elif against is not None:
+        older = f"; {compared.older} are older than what it still has" if compared.older else ""
+        click.echo(f"{click.style('ok', fg='green')}      it is what the broker noted {compared.compared} times{older}")
+    if trail:
+        click.echo(f"{click.style('look', fg='yellow')}    the broker's audit trail is not what it was: {trail}")
+
+
+def _who(loaded: Loaded) -> tuple[str, str]:
+    """Return tenant and agent; before the enrolment the tenant is not known."""
+    from agent import own_identity
+
+    try:
+        found = own_identity.find(loaded)
+    except AgentError:
+        found = None
+    return (found.tenant, found.agent) if found is not None else ("", loaded.settings.agent)
 
 
 def _state_dir(config: Path | None) -> Path:
