@@ -390,6 +390,7 @@ class AgentDesk:
     def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
         if outputs:
             try:
+                outputs.decode()  # values are kept as they came, unread
                 _OUTPUTS.decode(outputs)
             except (ValueError, RecursionError) as exc:
                 raise RemoteProtocolError(f"{message.id}: outputs that are no JSON object: {exc}") from exc
