@@ -77,13 +77,15 @@ def _text(value: Any) -> str:
 
 def _csv_line(form: FileFormat) -> Any:
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, delimiter=form.delimiter, quotechar=form.quote, lineterminator=form.newline)
+    # The writer quotes values that hold a character of its line end: with both in it, a lone CR makes no new row.
+    end = "\r\n"
+    writer = csv.writer(buffer, delimiter=form.delimiter, quotechar=form.quote, lineterminator=end)
 
     def line(values: Sequence[str]) -> str:
         buffer.seek(0)
         buffer.truncate()
         writer.writerow(values)
-        return buffer.getvalue()
+        return buffer.getvalue().removesuffix(end) + form.newline
 
     return line
 

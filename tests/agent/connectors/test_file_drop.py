@@ -18,7 +18,7 @@ import pytest
 from lxml import etree
 
 from agent.connectors.base import DriverSetup
-from agent.connectors.file import documents, names, publish
+from agent.connectors.file import documents, names, publish, tables
 from agent.connectors.file.driver import FileDriver
 from agent.connectors.file.drop import failure
 from agent.errors import (
@@ -578,3 +578,11 @@ def test_both_ways_of_claiming_are_found_by_trying(tmp_path: Path) -> None:
 def test_every_refusal_is_a_command_error(file_driver: MakeFileDriver) -> None:
     with pytest.raises(CommandError):
         run(file_driver(csv_drop()), {"order_no": "1"})
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("value", ["x\r4712;forged", "x\n4712;forged", "\r"], ids=repr)
+def test_a_line_end_in_a_value_makes_no_row(newline: str, value: str) -> None:
+    form = FileFormat(type="csv", delimiter=";", columns=("a", "b"), newline=newline)
+    content = b"".join(tables.written([{"a": value, "b": "y"}], form, "utf-8")).decode()
+    assert content == f'a;b{newline}"{value}";y{newline}'

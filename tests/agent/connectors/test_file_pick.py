@@ -421,3 +421,10 @@ async def test_through_a_driver_process_files_are_dropped_picked_and_put_away(tm
     finally:
         await connector.close()
     assert files_under(tmp_path) == ["archive/1.csv"]
+
+
+def test_an_empty_file_without_a_header_has_no_rows(file_driver: MakeFileDriver, root: Path) -> None:
+    put(root, CONF1="", CONF2="1\n")
+    operation = PickOperation(connection="edi", pick="CONF*.csv", format=FileFormat(type="csv", header=False))
+    pieces = run(file_driver(operation))
+    assert [row["column_1"] for row in rows(pieces)] == ["1"]
