@@ -21,6 +21,8 @@ from cloud_broker.anchors import TELL_S
 from cloud_broker.api.app import create_app
 from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
+from cloud_broker.approvals import Approvals
+from cloud_broker.approved import acts
 from cloud_broker.authority import Terms
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
@@ -141,6 +143,7 @@ async def _listening(
     commands = Commands(store, router, results)
     dead_letters = DeadLetters(store, commands)
     replay_runs = ReplayRuns(store, dead_letters)
+    approvals = Approvals(store, settings.approvals, acts(store, dead_letters, replay_runs, revoke_agent))
     services = Services(
         settings=settings,
         store=store,
@@ -150,6 +153,7 @@ async def _listening(
         link_listening=lambda: not router.stopping,
         dead_letters=dead_letters,
         replay_runs=replay_runs,
+        approvals=approvals,
     )
     # The API comes last and goes first: whoever gets through to it finds everything behind it.
     async with contextlib.AsyncExitStack() as link:
@@ -169,6 +173,7 @@ async def _listening(
             )
         ]
         await replay_runs.start()
+        await approvals.start()
         try:
             async with _api(settings, services):
                 log.info(
@@ -180,6 +185,7 @@ async def _listening(
                 try:
                     yield services
                 finally:
+                    await approvals.stop()
                     await replay_runs.stop()
                     # First of all: who asks now is to ask this broker when it is back.
                     router.stop_taking()
@@ -249,7 +255,7 @@ async def _look_again(router: Router, admission: Admission) -> None:
     for link in router.links():
         refusal = await admission.admit(link.peer)
         if refusal is not None:
-            link.end("revoked", refusal)
+            link.end("expired" if link.peer.not_after <= time.time() else "revoked", refusal)
 
 
 def _context(settings: Settings, trust: Trust, hosts: list[str]) -> ssl.SSLContext:

@@ -8,8 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from cloud_broker.commands import Submission
-from cloud_broker.errors import CommandNotFound, Conflict, NotFinished, ResolveFirst
-from cloud_broker.store.base import Command, CommandError, Resolution, Step, Store
+from cloud_broker.errors import (
+    CommandNotFound,
+    Conflict,
+    IdempotencyKeyReused,
+    NotFinished,
+    ResolveFirst,
+    SignatureWanted,
+)
+from cloud_broker.store.base import Command, CommandError, IdempotencyConflict, Resolution, Step, Store
 from cloud_broker.tenants import Scope
 from cloud_broker.timeline import Attempt, Phase, attempts, phase, timeline
 from protocol.states import FINAL, CommandState
@@ -41,6 +48,7 @@ class DeadLetter:
         phase: how far it had come then.
         safe: whether it may be replayed, or somebody must find out first whether it happened.
         advice: what to do, for people.
+        approval: id of the last approval that waits for a second person, if there is one; it may have expired.
     """
 
     command: Command
@@ -49,6 +57,7 @@ class DeadLetter:
     attempts: Sequence[Attempt]
     safe: Safe
     advice: str
+    approval: str | None = None
 
 
 class DeadLetters:
@@ -103,6 +112,8 @@ class DeadLetters:
         by: str,
         ttl_s: float | None = None,
         traceparent: str = "",
+        signature: str = "",
+        idempotency_key: str | None = None,
         run: str = "",
     ) -> tuple[Command, bool]:
         """
@@ -113,11 +124,15 @@ class DeadLetters:
         Args:
             by: id of the key that asks for it.
             ttl_s: as of a submission; ``None`` for as long as the original had.
+            signature: a new one, where the original had one or its operation wants one by now.
+            idempotency_key: that it was made for.
             run: the id of the run that this is part of.
 
         Raises:
             CommandNotFound: there is none.
             ResolveFirst: it is in doubt.
+            SignatureWanted: the original was signed, and this is not.
+            IdempotencyKeyReused: the key was used for another command.
             NotFinished: it is under way.
             Conflict: it succeeded.
             BrokerError: as of ``Commands.submit``: what it asks for is not there any more, or does not fit any more.
@@ -126,11 +141,17 @@ class DeadLetters:
         if original.replayed_by is not None:
             return await self._path.get(scope, original.replayed_by), False
         _check_replayable(original)
-        again = replace(
-            await self._path.checked(scope, _again(original, by, ttl_s, traceparent)), replay_of=original.id
-        )
+        if original.signature and not signature:
+            raise SignatureWanted(
+                f"{original.id} was signed, for once: sign it again "
+                f"(outhaul replay {original.id} --sign-with KEYFILE), with a new key"
+            )
+        wanted = replace(_again(original, by, ttl_s, traceparent), signature=signature, idempotency_key=idempotency_key)
+        again = replace(await self._path.checked(scope, wanted), replay_of=original.id)
         try:
             kept, new = await self._store.replay(scope, original.id, again, run)
+        except IdempotencyConflict as exc:
+            raise IdempotencyKeyReused(f"{exc}; use a new key, and sign it") from exc
         except LookupError as exc:  # its time in the store was up meanwhile
             raise CommandNotFound(f"there is no command {command_id!r}") from exc
         if new:
@@ -149,6 +170,7 @@ def letter(command: Command, steps: Sequence[Step]) -> DeadLetter:
         attempts=attempts(command, steps),
         safe="resolve_first" if in_doubt else "replay",
         advice=_advice(command, steps),
+        approval=_approval(steps),
     )
 
 
@@ -158,6 +180,18 @@ def _why(command: Command, steps: Sequence[Step]) -> str:
     if command.state is CommandState.EXPIRED and failed:
         return f"{why}; the last attempt failed: {failed[-1].message}"
     return why
+
+
+def _approval(steps: Sequence[Step]) -> str | None:
+    waiting: dict[str, None] = {}
+    for step in steps:
+        if step.step.startswith("approval_"):
+            approval_id = step.detail.partition(":")[0]
+            if step.step == "approval_asked":
+                waiting[approval_id] = None
+            else:
+                waiting.pop(approval_id, None)
+    return next(reversed(waiting), None)
 
 
 def _advice(command: Command, steps: Sequence[Step]) -> str:

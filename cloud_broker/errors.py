@@ -28,6 +28,7 @@ What the HTTP API says no with: each has a status, a stable code and a title; ``
     * Conflict                                  409  conflict
         * NotFinished                           409  not_finished
         * ResolveFirst                          409  resolve_first
+        * SignatureWanted                       409  signature_wanted
     * ResultGone                                410  result_gone
     * TooManyRequests                           429  too_many_requests
         * TooManyAtOnce                         429  too_many_at_once
@@ -258,6 +259,13 @@ class ResolveFirst(Conflict):
 
     code = "resolve_first"
     title = "Resolve the command first"
+
+
+class SignatureWanted(Conflict):
+    """The command was signed for once: who wants it done again signs it again."""
+
+    code = "signature_wanted"
+    title = "A new signature is wanted"
 
 
 class ResultGone(BrokerError):

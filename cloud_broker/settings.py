@@ -350,6 +350,17 @@ class RetrySettings(Model):
     most: Seconds = Field(60.0, ge=0.01, le=86_400, description="Longest wait before any try.")
 
 
+class ApprovalSettings(Model):
+    """``[approvals]``: what one person asks for and another decides on."""
+
+    required: tuple[Literal["bulk_replay", "resolve", "revoke", "mapping_approval"], ...] = Field(
+        (), description="Acts that need a second person: bulk_replay, resolve, revoke (of agents), mapping_approval."
+    )
+    expire: Seconds = Field(
+        86_400.0, ge=1, le=30 * 86_400, description="How long an act waits for somebody to decide on it."
+    )
+
+
 class LogSettings(Model):
     """``[log]``: what goes to stderr."""
 
@@ -376,6 +387,9 @@ class Settings(Model):
     )
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What one caller or agent may ask.")
     retries: RetrySettings = Field(default_factory=RetrySettings, description="What follows a failed attempt.")
+    approvals: ApprovalSettings = Field(
+        default_factory=ApprovalSettings, description="What one person asks for and another decides on."
+    )
     log: LogSettings = Field(default_factory=LogSettings, description="What goes to stderr.")
 
     @property
@@ -431,7 +445,8 @@ def load(path: Path | None) -> Settings:
 
 
 def _beside(settings: Settings, folder: Path) -> Settings:
-    api = settings.api
+    api, link = settings.api, settings.link
+    named = ("certificate", "key", "authorities", "client_authorities")
     return settings.model_copy(
         update={
             "data_dir": folder / settings.data_dir,
@@ -441,6 +456,9 @@ def _beside(settings: Settings, folder: Path) -> Settings:
                     "key": folder / api.key if api.key else None,
                     "issuers": tuple(_issuer_beside(issuer, folder) for issuer in api.issuers),
                 }
+            ),
+            "link": link.model_copy(
+                update={name: folder / path for name in named if (path := getattr(link, name)) is not None}
             ),
         }
     )

@@ -7,12 +7,23 @@ from typing import Annotated, Final
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
 
+from cloud_broker.api import headers
+from cloud_broker.api.approvals import ApprovalView, asked
 from cloud_broker.api.auth import caller
 from cloud_broker.api.bodies import Body, answer, read
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import Services, services
 from cloud_broker.api.views import AgentView, ListView, OperationView, TokenView, agent_view, time_text
-from cloud_broker.errors import AgentNotFound, ContentTypeUnsupported, RequestInvalid, StoreUnavailable, TenantSuspended
+from cloud_broker.approved import enrolment
+from cloud_broker.errors import (
+    AgentNotFound,
+    ContentTypeUnsupported,
+    IdempotencyKeyReused,
+    RequestInvalid,
+    SecondPersonNeeded,
+    StoreUnavailable,
+    TenantSuspended,
+)
 from cloud_broker.store.base import Agent
 from cloud_broker.tenants import NAME, Scope
 from cloud_broker.tokens import DEFAULT_TTL_S, MAX_TTL_S
@@ -121,15 +132,26 @@ async def create_token(request: Request, name: AgentName) -> Response:
     **describe(
         "Revoke an agent",
         scope="agents:write",
-        answers={200: ("Its link is closed; it can't come back without a new token.", AgentView)},
-        problems=[AgentNotFound, StoreUnavailable],
+        answers={
+            200: ("Its link is closed; it can't come back without a new token.", AgentView),
+            202: ("Where two people are wanted for it: it waits for the second one.", ApprovalView),
+        },
+        problems=[AgentNotFound, SecondPersonNeeded, IdempotencyKeyReused, StoreUnavailable],
     ),
 )
 async def revoke(request: Request, name: AgentName) -> Response:
     """Take an agent's certificate back and end its link."""
     who = await caller(request, "agents:write")
     there = services(request)
-    await _agent(there, who.scope, name)
+    agent = await _agent(there, who.scope, name)
+    if there.approvals.wanted("revoke") and agent.revoked_at is None:
+        words = {"agent": name, "enrolment": enrolment(agent)}
+        key = headers.idempotency_key(request.headers.getlist("idempotency-key"))
+        return asked(
+            await there.approvals.ask(
+                who.scope, who.key, "revoke", f"agent:{name}", f"revoke the agent {name}", words, key
+            )
+        )
     await there.revoke_agent(who.scope, name, who.key.actor)
     return answer(_view(there, who.scope, await _agent(there, who.scope, name)))
 

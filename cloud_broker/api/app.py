@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from cloud_broker.api import (
     agents,
+    approvals,
     audit,
     auth,
     commands,
@@ -42,6 +43,6 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     turnstile.install(app, services.settings.limits)
     openapi.install(app)
-    for part in (commands, rows, dead_letters, agents, tenants, keys, audit, health):
+    for part in (commands, rows, dead_letters, agents, tenants, keys, approvals, audit, health):
         app.include_router(part.router)
     return app

@@ -55,12 +55,12 @@ def notary(request: Request) -> Notary:
     return found
 
 
-async def caller(request: Request, wanted: str | None, *, new_work: bool = False) -> Caller:
+async def caller(request: Request, wanted: str | tuple[str, ...], *, new_work: bool = False) -> Caller:
     """
     Return who asks for something of one tenant; the tenant is one that the key or token is for, whatever is asked.
 
     Args:
-        wanted: the scope that the route needs; ``None`` where it depends, and the route looks itself.
+        wanted: the scope that the route needs; one of several where it depends, and the route looks itself.
         new_work: whether a suspended tenant may not do it.
 
     Raises:
@@ -83,7 +83,7 @@ async def caller(request: Request, wanted: str | None, *, new_work: bool = False
     return Caller(key, Scope(named))
 
 
-async def holder(request: Request, wanted: str | None) -> Credential:
+async def holder(request: Request, wanted: str) -> Credential:
     """
     Return the key of a request, whichever tenant it is for.
 
@@ -97,11 +97,13 @@ async def holder(request: Request, wanted: str | None) -> Credential:
     return key
 
 
-async def _known(request: Request, wanted: str | None) -> Credential:
+async def _known(request: Request, wanted: str | tuple[str, ...]) -> Credential:
     _only_known_query(request)
     key = await _shown(request)
-    if wanted is not None:
-        need(key, wanted)
+    alternatives = (wanted,) if isinstance(wanted, str) else wanted
+    if not any(key.may(scope) for scope in alternatives):
+        lacking = " or ".join(alternatives)
+        raise Forbidden(f"The key {key.id} lacks the scope {lacking}; it has {', '.join(key.scopes)}.", scope=lacking)
     return key
 
 
@@ -118,12 +120,6 @@ async def _shown(request: Request) -> Credential:
         if shown is None or isinstance(exc, CredentialExpired):
             raise
         raise turnstile(request).wrong(address, exc) from exc
-
-
-def need(key: Credential, wanted: str) -> None:
-    """Raise ``Forbidden`` unless a key has a scope."""
-    if not key.may(wanted):
-        raise Forbidden(f"The key {key.id} lacks the scope {wanted}; it has {', '.join(key.scopes)}.", scope=wanted)
 
 
 def _one(request: Request, name: str) -> str | None:

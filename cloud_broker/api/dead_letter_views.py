@@ -39,6 +39,7 @@ class DeadLetterInfo(msgspec.Struct, frozen=True):
         phase: how far it had come then.
         safe: whether it may be replayed, or somebody must find out first whether it happened.
         advice: what to do, in words.
+        approval: id of the approval that waits for a second person, or null.
     """
 
     why: str
@@ -46,6 +47,7 @@ class DeadLetterInfo(msgspec.Struct, frozen=True):
     attempts: list[AttemptView]
     safe: Literal["replay", "resolve_first"]
     advice: str
+    approval: str | None
 
 
 class DeadLetterView(CommandView, frozen=True):
@@ -60,7 +62,7 @@ class TimelineStepView(msgspec.Struct, frozen=True):
 
     Attributes:
         step: submitted, dispatched, started, attempt_failed, requeued, late_answer, cancel_requested, finished,
-            resolved or replayed.
+            resolved, replayed, approval_asked, approval_given, approval_refused or approval_withdrawn.
         attempt: which, or null where it is about none.
         phase: how far the attempt had come, where that is known.
         payload_digest: SHA-256 of the parameters as they are sent, hex.
@@ -150,6 +152,7 @@ def dead_letter_view(letter: DeadLetter, command: CommandView) -> DeadLetterView
         attempts=[_attempt(attempt) for attempt in letter.attempts],
         safe=letter.safe,
         advice=letter.advice,
+        approval=letter.approval,
     )
     return DeadLetterView(**msgspec.structs.asdict(command), dead_letter=info)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from cloud_broker.api import headers
+from cloud_broker.api.approvals import ApprovalView, asked
 from cloud_broker.api.auth import caller
 from cloud_broker.api.bodies import Body, answer, read
 from cloud_broker.api.commands import (
@@ -47,6 +48,7 @@ from cloud_broker.errors import (
     ReplayRunNotFound,
     RequestInvalid,
     ResolveFirst,
+    SecondPersonNeeded,
     SignatureWanted,
     StoreUnavailable,
     TenantSuspended,
@@ -159,8 +161,19 @@ async def timeline(request: Request, command_id: CommandId) -> Response:
     **describe(
         "Resolve a command in doubt",
         scope="dead-letters:write",
-        answers={200: ("It has its new state: succeeded, or failed and to be replayed.", CommandView)},
-        problems=[CommandNotFound, Conflict, NotFinished, ContentTypeUnsupported, StoreUnavailable],
+        answers={
+            200: ("It has its new state: succeeded, or failed and to be replayed.", CommandView),
+            202: ("Where two people are wanted for it: it waits for the second one.", ApprovalView),
+        },
+        problems=[
+            CommandNotFound,
+            Conflict,
+            NotFinished,
+            SecondPersonNeeded,
+            IdempotencyKeyReused,
+            ContentTypeUnsupported,
+            StoreUnavailable,
+        ],
         body=Finding,
         example=FINDING,
     ),
@@ -172,6 +185,21 @@ async def resolve(request: Request, command_id: CommandId) -> Response:
     _short("who", finding.who, MAX_TEXT_CHARS)
     _short("note", finding.note, MAX_NOTE_CHARS)
     there = services(request)
+    if there.approvals.wanted("resolve"):
+        doubtful = await there.commands.get(who.scope, command_id)
+        # Others are answered as they are without a second person: there is nothing to do.
+        if doubtful.state is CommandState.IN_DOUBT:
+            return asked(
+                await there.approvals.ask(
+                    who.scope,
+                    who.key,
+                    "resolve",
+                    f"command:{command_id}",
+                    f"resolve as {finding.found}",
+                    {"command": command_id, "found": finding.found, "who": finding.who, "note": finding.note},
+                    headers.idempotency_key(request.headers.getlist("idempotency-key")),
+                )
+            )
     command = await there.dead_letters.resolve(
         who.scope, command_id, finding.found, by=who.key.id, who=finding.who, note=finding.note
     )
@@ -251,7 +279,7 @@ async def search(
     """List what failed, is in doubt or expired, with why, what was tried, and what is safe."""
     who = await caller(request, "commands:read")
     there = services(request)
-    asked = Wanted(
+    which = Wanted(
         state=state,
         operation=operation,
         agent=agent,
@@ -260,7 +288,7 @@ async def search(
         before=before,
         code=code,
     )
-    page = await there.store.commands(who.scope, _filter(asked), checked_cursor(cursor), limit)
+    page = await there.store.commands(who.scope, _filter(which), checked_cursor(cursor), limit)
     items = [
         dead_letter_view(await there.dead_letters.letter(who.scope, command), await view(there, who.scope, command))
         for command in page.items
@@ -275,12 +303,20 @@ async def search(
         scope="dead-letters:write",
         answers={
             202: (
-                "The broker does it, oldest first, also after a restart; look at it for how far it is.",
-                ReplayRunView,
+                "The broker does it, oldest first, also after a restart; look at it for how far it is. "
+                "Where two people are wanted for it: the approval that waits for the second one.",
+                (ReplayRunView, ApprovalView),
             ),
             200: ("With `dry_run`: how many there are.", ReplayPlanView),
         },
-        problems=[Conflict, IdempotencyKeyReused, ContentTypeUnsupported, TenantSuspended, StoreUnavailable],
+        problems=[
+            Conflict,
+            IdempotencyKeyReused,
+            SecondPersonNeeded,
+            ContentTypeUnsupported,
+            TenantSuspended,
+            StoreUnavailable,
+        ],
         body=NewReplay,
         example=NEW_REPLAY,
         parameters=[IDEMPOTENCY_KEY],
@@ -289,16 +325,22 @@ async def search(
 async def replay_many(request: Request) -> Response:
     """Replay what a filter finds, some a second. Those in doubt are left out; they are resolved one by one."""
     who = await caller(request, "dead-letters:write", new_work=True)
-    asked = await read(request, NewReplay)
-    if not 1 <= asked.max <= MAX_RUN:
-        raise RequestInvalid(f"max: wants 1 to {MAX_RUN}, found {asked.max}.")
-    if not 0 < asked.rate <= MAX_RATE:
-        raise RequestInvalid(f"rate: wants more than 0 and at most {MAX_RATE:.0f} a second, found {asked.rate:g}.")
-    runs, wanted = services(request).replay_runs, _filter(asked.filter)
-    if asked.dry_run:
-        return answer(ReplayPlanView(*await runs.plan(who.scope, wanted, asked.max)))
+    asked_for = await read(request, NewReplay)
+    if not 1 <= asked_for.max <= MAX_RUN:
+        raise RequestInvalid(f"max: wants 1 to {MAX_RUN}, found {asked_for.max}.")
+    if not 0 < asked_for.rate <= MAX_RATE:
+        raise RequestInvalid(f"rate: wants more than 0 and at most {MAX_RATE:.0f} a second, found {asked_for.rate:g}.")
+    runs, wanted = services(request).replay_runs, _filter(asked_for.filter)
+    if asked_for.dry_run:
+        return answer(ReplayPlanView(*await runs.plan(who.scope, wanted, asked_for.max)))
     key = headers.idempotency_key(request.headers.getlist("idempotency-key"))
-    run = await runs.begin(who.scope, wanted, asked.max, asked.rate, by=who.key.id, idempotency_key=key)
+    approvals = services(request).approvals
+    if approvals.wanted("bulk_replay"):
+        total, _ = await runs.plan(who.scope, wanted, asked_for.max)
+        words = {"wanted": wanted, "max": asked_for.max, "rate": asked_for.rate}
+        summary = f"replay {total} dead letters, {asked_for.rate:g} a second"
+        return asked(await approvals.ask(who.scope, who.key, "bulk_replay", "", summary, words, key))
+    run = await runs.begin(who.scope, wanted, asked_for.max, asked_for.rate, by=who.key.id, idempotency_key=key)
     return answer(run_view(run), 202, {"Location": f"/v1/dead-letters/replays/{run.id}"})
 
 

@@ -10,8 +10,29 @@ from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 
 from cloud_broker.api.problems import MEDIA_TYPE, Problem, type_of
-from cloud_broker.errors import BrokerError, Forbidden, RequestInvalid, TenantNotNamed, Unauthenticated
+from cloud_broker.errors import (
+    BrokerError,
+    CredentialExpired,
+    Forbidden,
+    RequestInvalid,
+    TenantNotNamed,
+    TooManyAtOnce,
+    TooManyRequests,
+    TooManyWrongKeys,
+    Unauthenticated,
+)
 
+# What may go wrong on every route with a key.
+EVERYWHERE: Final = (
+    RequestInvalid,
+    Unauthenticated,
+    CredentialExpired,
+    Forbidden,
+    TenantNotNamed,
+    TooManyRequests,
+    TooManyAtOnce,
+    TooManyWrongKeys,
+)
 SCHEMAS: Final = "#/components/schemas/"
 ABOUT: Final = """Submit commands to agents beside legacy ERPs, wait for them, and stream their rows.
 
@@ -24,8 +45,8 @@ _records: dict[str, type] = {}
 def describe(
     summary: str,
     *,
-    answers: Mapping[int, tuple[str, type | None]],
-    scope: str | None = None,
+    answers: Mapping[int, tuple[str, type | tuple[type, ...] | None]],
+    scope: str | tuple[str, ...] | None = None,
     problems: Sequence[type[BrokerError]] = (),
     items: type | None = None,
     media: Mapping[str, Any] | None = None,
@@ -37,19 +58,19 @@ def describe(
     Return what a route's decorator takes to be described well.
 
     Args:
-        answers: what good answers say and are, by status; the first is the usual one.
-        scope: what a key needs; ``None`` for a route that needs no key.
+        answers: what good answers say and are, one or another of several, by status; the first is the usual one.
+        scope: what a key needs, one or another of several; ``None`` for a route that needs no key.
         problems: what may go wrong besides what can on every route with a key.
         items: of an answer that is a list.
         media: the content of an answer that is not JSON.
         body: of the request.
     """
-    every = [RequestInvalid, Unauthenticated, Forbidden, TenantNotNamed] if scope else []
+    every = EVERYWHERE if scope else ()
     responses = {str(status): _answer(text, kind, items, media) for status, (text, kind) in answers.items()}
     responses |= _problems([*every, *problems])
     extra: dict[str, Any] = {"responses": responses}
     if scope:
-        extra["security"] = [{"key": [scope]}]
+        extra["security"] = [{"key": [one]} for one in ((scope,) if isinstance(scope, str) else scope)]
         tenant = {
             "name": "Outhaul-Tenant",
             "in": "header",
@@ -69,12 +90,14 @@ def describe(
     }
 
 
-def _answer(text: str, kind: type | None, items: type | None, media: Mapping[str, Any] | None) -> dict[str, Any]:
+def _answer(
+    text: str, kind: type | tuple[type, ...] | None, items: type | None, media: Mapping[str, Any] | None
+) -> dict[str, Any]:
     if media is not None:
         return {"description": text, "content": dict(media)}
     if kind is None:
         return {"description": text}
-    schema = _schema(kind)
+    schema = {"oneOf": [_schema(one) for one in kind]} if isinstance(kind, tuple) else _schema(kind)
     if items is not None:
         schema = {"allOf": [schema, {"properties": {"items": {"type": "array", "items": _schema(items)}}}]}
     return {"description": text, "content": {"application/json": {"schema": schema}}}

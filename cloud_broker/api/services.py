@@ -8,6 +8,7 @@ from typing import Protocol
 
 from fastapi import Request
 
+from cloud_broker.approvals import Approvals
 from cloud_broker.commands import Submission
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.dead_letters import DeadLetters
@@ -88,6 +89,7 @@ class Services:
         link_listening: whether agents can dial.
         dead_letters: what went wrong, and what people do about it.
         replay_runs: replays of many dead letters.
+        approvals: what waits for a second person.
     """
 
     settings: Settings
@@ -98,6 +100,7 @@ class Services:
     link_listening: Callable[[], bool]
     dead_letters: DeadLetters
     replay_runs: ReplayRuns
+    approvals: Approvals
 
 
 def services(request: Request) -> Services:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from cloud_broker.audit import Act, AuditFilter, AuditPage, Record
 from cloud_broker.lineage import NEW, Lineage
+from cloud_broker.store.approvals import ApprovalStore
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 
@@ -377,7 +378,7 @@ class Exists(Exception):
     """Something of this name is there already."""
 
 
-class Store(abc.ABC):
+class Store(ApprovalStore, abc.ABC):
     """All that the broker keeps besides large results."""
 
     @abc.abstractmethod
@@ -477,6 +478,10 @@ class Store(abc.ABC):
         """Return the token whose secret has this hash, spent or expired ones included."""
 
     @abc.abstractmethod
+    async def open_tokens(self, now: float) -> int:
+        """Return how many tokens of all tenants can still be used."""
+
+    @abc.abstractmethod
     async def spend_token(self, token_id: str, agent: Agent, request: str, certificate: bytes, now: float) -> bool:
         """
         In one transaction: mark the token spent and enrol the agent (replacing one of that name).
@@ -493,6 +498,10 @@ class Store(abc.ABC):
     @abc.abstractmethod
     async def agents(self, scope: Scope) -> list[Agent]:
         """Return all of a tenant's, by name."""
+
+    @abc.abstractmethod
+    async def add_agent(self, agent: Agent, *, by: str = "broker") -> None:
+        """Register an agent that needs no token; raises ``Exists``."""
 
     @abc.abstractmethod
     async def revoke_agent(self, scope: Scope, name: str, now: float, reason: str = "", *, by: str = "broker") -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sqlite3
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from cloud_broker.store.base import (
     Token,
 )
 from cloud_broker.store.queries import QUERIES
+from cloud_broker.store.sqlite_approvals import SqliteApprovals
 from cloud_broker.store.sqlite_audit import note
 from cloud_broker.store.sqlite_dead_letters import SqliteDeadLetters
 from cloud_broker.tenants import Scope
@@ -35,7 +37,7 @@ PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteDeadLetters, Store):
+class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
     """Everything in one file, for one broker."""
 
     async def healthy(self) -> bool:
@@ -105,6 +107,9 @@ class SqliteStore(SqliteDeadLetters, Store):
     async def token_by_hash(self, sha256: bytes) -> Token | None:
         return await self._one(records.token, "token_by_hash", sha256=sha256)
 
+    async def open_tokens(self, now: float) -> int:
+        return await self._one(operator.itemgetter(0), "open_tokens", now=now) or 0
+
     async def spend_token(self, token_id: str, agent: Agent, request: str, certificate: bytes, now: float) -> bool:
         spending = {"id": token_id, "request": request, "certificate": certificate, "now": now}
         enrolling = records.bound_agent(agent)
@@ -126,6 +131,15 @@ class SqliteStore(SqliteDeadLetters, Store):
 
     async def agents(self, scope: Scope) -> list[Agent]:
         return await self._all(records.agent, "agents", tenant=scope.tenant)
+
+    async def add_agent(self, agent: Agent, *, by: str = "broker") -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute(QUERIES["agent"], {"tenant": agent.tenant, "name": agent.name}).fetchone():
+                raise Exists(f"tenant {agent.tenant!r} has an agent {agent.name!r} already")
+            connection.execute(QUERIES["enrol_agent"], records.bound_agent(agent))
+            note(connection, acts.agent_added(agent, by))
+
+        await self._write(work)
 
     async def revoke_agent(self, scope: Scope, name: str, now: float, reason: str = "", *, by: str = "broker") -> bool:
         bound = {"tenant": scope.tenant, "name": name, "now": now, "reason": reason}
@@ -280,6 +294,7 @@ class SqliteStore(SqliteDeadLetters, Store):
     async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
         bound = {"before": before, "limit": limit}
         await self._change("forget_runs_before", before=before)
+        await self._change("forget_approvals_before", before=before)
 
         def work(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
             return connection.execute(QUERIES["forget_before"], bound).fetchall()

@@ -8,6 +8,10 @@ journal, position, catalogue, catalogue_digest, issuer, own_pki, revoked_reason,
 -- key --
 id, tenant, scopes, created_at, expires_at, revoked_at, last_used_at, name, owner, replaced_by
 
+-- approval_columns --
+id, tenant, act, target, summary, request, key_id, owner, created_at, expires_at, fingerprint, idempotency_key,
+state, decided_by, decided_owner, decided_at, note, result
+
 -- before_params --
 id, tenant, agent, agent_group, operation, connection, effect
 
@@ -155,6 +159,9 @@ VALUES (:id, :sha256, :tenant, :agent, :group, :created_at, :expires_at);
 -- token_by_hash --
 SELECT id, tenant, agent, agent_group, created_at, expires_at, spent_at, spent_by, certificate
 FROM tokens WHERE sha256 = :sha256;
+
+-- open_tokens --
+SELECT count(*) FROM tokens WHERE spent_at IS NULL AND expires_at > :now;
 
 -- spend_token --
 UPDATE tokens SET spent_at = :now, spent_by = :request, certificate = :certificate
@@ -367,6 +374,45 @@ WHERE tenant = :tenant AND id = :id;
 -- end_replay_run --
 UPDATE replay_runs SET state = :state, finished_at = :now
 WHERE tenant = :tenant AND id = :id AND state = 'running';
+
+-- expire_approvals --
+UPDATE approvals SET state = 'expired' WHERE tenant = :tenant AND state = 'open' AND expires_at <= :now;
+
+-- approval_like --
+SELECT {approval_columns} FROM approvals
+WHERE tenant = :tenant
+    AND (idempotency_key = :idempotency_key OR (state = 'open' AND fingerprint = :fingerprint))
+ORDER BY idempotency_key IS :idempotency_key DESC
+LIMIT 1;
+
+-- add_approval --
+INSERT INTO approvals ({approval_columns}) VALUES (
+    :id, :tenant, :act, :target, :summary, :request, :by, :owner, :created_at, :expires_at, :fingerprint,
+    :idempotency_key, :state, :decided_by, :decided_owner, :decided_at, :note, :result
+);
+
+-- approval --
+SELECT {approval_columns} FROM approvals WHERE tenant = :tenant AND id = :id;
+
+-- approvals --
+SELECT {approval_columns} FROM approvals
+WHERE tenant = :tenant
+    AND (:state IS NULL OR :state = CASE WHEN state = 'open' AND expires_at <= :now THEN 'expired' ELSE state END)
+{newest_first}
+
+-- decide_approval --
+UPDATE approvals SET
+    state = :state, decided_by = :decided_by, decided_owner = :decided_owner, decided_at = :now, note = :note
+WHERE tenant = :tenant AND id = :id AND state = 'open' AND expires_at > :now;
+
+-- end_approval --
+UPDATE approvals SET state = :state, result = :result WHERE tenant = :tenant AND id = :id AND state = 'approved';
+
+-- approvals_to_do --
+SELECT {approval_columns} FROM approvals WHERE state = 'approved' ORDER BY id;
+
+-- forget_approvals_before --
+DELETE FROM approvals WHERE max(created_at, coalesce(decided_at, expires_at)) < :before AND state <> 'approved';
 
 -- forget_runs_before --
 DELETE FROM replay_runs WHERE finished_at < :before;

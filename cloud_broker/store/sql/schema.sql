@@ -188,6 +188,32 @@ BEGIN
     SELECT RAISE(ABORT, 'the audit trail only grows: a record goes to the end of its chain');
 END;
 
+CREATE TABLE approvals (
+    id              TEXT NOT NULL,
+    tenant          TEXT NOT NULL REFERENCES tenants (name),
+    act             TEXT NOT NULL,
+    target          TEXT NOT NULL,
+    summary         TEXT NOT NULL,
+    request         BLOB NOT NULL,
+    key_id          TEXT NOT NULL,
+    owner           TEXT NOT NULL,
+    created_at      REAL NOT NULL,
+    expires_at      REAL NOT NULL,
+    fingerprint     TEXT NOT NULL,
+    idempotency_key TEXT,
+    state           TEXT NOT NULL CHECK (
+        state IN ('open', 'approved', 'done', 'failed', 'refused', 'withdrawn', 'expired')
+    ),
+    decided_by      TEXT NOT NULL,
+    decided_owner   TEXT NOT NULL,
+    decided_at      REAL,
+    note            TEXT NOT NULL,
+    result          TEXT NOT NULL,
+    PRIMARY KEY (tenant, id),
+    UNIQUE (tenant, idempotency_key)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX approvals_open ON approvals (tenant, fingerprint) WHERE state = 'open';
+
 -- One row that is written to see whether a write gets through.
 CREATE TABLE probe (
     id INTEGER PRIMARY KEY CHECK (id = 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +17,9 @@ import uvicorn
 from cloud_broker.api.app import create_app
 from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
-from cloud_broker.commands import Submission
+from cloud_broker.approvals import Approvals
+from cloud_broker.approved import acts
+from cloud_broker.commands import Submission, fingerprint
 from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.credentials import Credentials
 from cloud_broker.dead_letters import DeadLetters
@@ -97,7 +98,8 @@ class PlayedCommands:
             connection="probe",
             effect="read",
             params=submission.params,
-            fingerprint=hashlib.sha256(submission.params).hexdigest(),
+            fingerprint=fingerprint(submission),
+            signature=submission.signature,
             created_at=now,
             expires_at=now + submission.ttl_s,
             correlation_id=submission.correlation_id,
@@ -171,14 +173,15 @@ class Broker:
     dead_letters: DeadLetters
     runs: ReplayRuns
     credentials: Credentials
+    approvals: Approvals
 
     def scope(self, tenant: str) -> Scope:
         """Return what the store wants to know."""
         return Scope(tenant)
 
-    async def key(self, tenant: str | None, *scopes: str, ttl_s: float | None = None) -> str:
+    async def key(self, tenant: str | None, *scopes: str, ttl_s: float | None = None, owner: str = "") -> str:
         """Make a key and return it."""
-        key, text = new_key(tenant, scopes or ("*",), time.time(), ttl_s)
+        key, text = new_key(tenant, scopes or ("*",), time.time(), ttl_s, owner=owner)
         await self.store.add_key(key, sha256_of(text))
         return text
 
@@ -212,8 +215,19 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
 
     dead_letters = DeadLetters(store, commands)
     runs = ReplayRuns(store, dead_letters)
+    approvals = Approvals(store, settings.approvals, acts(store, dead_letters, runs, revoke_agent))
     app = create_app(
-        Services(settings, store, commands, issue_token, revoke_agent, lambda: link["listening"], dead_letters, runs)
+        Services(
+            settings,
+            store,
+            commands,
+            issue_token,
+            revoke_agent,
+            lambda: link["listening"],
+            dead_letters,
+            runs,
+            approvals,
+        )
     )
     config = server_of(app, settings, host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
@@ -222,11 +236,20 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
     host, port = listener.getsockname()
     try:
         yield Broker(
-            f"http://{host}:{port}", settings, store, commands, link, dead_letters, runs, app.state.credentials
+            f"http://{host}:{port}",
+            settings,
+            store,
+            commands,
+            link,
+            dead_letters,
+            runs,
+            app.state.credentials,
+            approvals,
         )
     finally:
         server.should_exit = True
         await serving
+        await approvals.stop()
         await runs.stop()
         listener.close()
         await store.close()

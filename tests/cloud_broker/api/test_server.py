@@ -128,6 +128,8 @@ async def test_a_body_that_comes_slowly_but_steadily_is_taken(broker: Broker) ->
 
 
 async def test_a_reader_that_reads_nothing_is_cut_and_one_that_reads_slowly_is_not(broker: Broker) -> None:
+    ended = False
+
     async def endless() -> AsyncIterator[bytes]:
         nonlocal ended
         try:
@@ -136,7 +138,6 @@ async def test_a_reader_that_reads_nothing_is_cut_and_one_that_reads_slowly_is_n
         finally:
             ended = True
 
-    ended = False
     async with broker.client(await broker.key("acme")) as client:
         made = (await client.post("/v1/commands", json=BODY)).json()
     broker.commands.rows[made["id"]] = Rows(pieces=endless)

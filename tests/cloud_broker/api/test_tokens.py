@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -14,7 +15,7 @@ from tests.cloud_broker.api.broker import Broker, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 BODY = {"agent": "plant-1", "operation": "echo"}
-CLIENTS = {
+CLIENTS: dict[str, dict[str, Any]] = {
     "shop": {"tenant": "acme"},
     "both": {"tenant": ["acme", "other"]},
     "stranger": {"tenant": "nobody"},
