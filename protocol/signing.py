@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,7 @@ ALGORITHMS: Final = (ALGORITHM, "EdDSA")  # the latter is the older name of the 
 VERSION: Final = 1
 
 MAX_SIGNATURE_CHARS: Final = 4_096  # of a command's signature; with the longest names it has some 1,500
+MAX_PROOF_CHARS: Final = 262_144  # of a result's signature; with 1,000 row sets it has some 170,000
 MAX_VALID_S: Final = 31 * 86_400  # seconds from nbf to exp; agents remember what was shown until then
 SKEW_S: Final = 300  # seconds that two clocks may differ
 KEY_BYTES: Final = 32
@@ -46,6 +48,7 @@ _NO_KEYS: Final = frozenset(
     )
     for high in ends
 )
+_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _RECOVERY: Final = b"outhaul recovery 1\0"
 _HEADER: Final = ("alg", "kid", "typ")
 _MEMBERS: Final = ("exp", "idempotency_key", "nbf", "operation", "params_sha256", "tenant", "v", "version")
@@ -126,6 +129,22 @@ def signing_input(typ: str, kid: str, payload: bytes) -> bytes:
 def compact(signed: bytes, signature: bytes) -> str:
     """Return the text of a JWS."""
     return (signed + b"." + _base64url(signature)).decode("ascii")
+
+
+def check_shape(text: str, most: int = MAX_SIGNATURE_CHARS) -> None:
+    """
+    Refuse what can't be a signature, for one who has no keys to check it with.
+
+    Args:
+        most: characters that are kept.
+
+    Raises:
+        SignatureMalformed: it is no compact JWS, or too long for one.
+    """
+    if len(text) > most:
+        raise SignatureMalformed(f"wants at most {most} characters, found {len(text)}")
+    if _COMPACT.fullmatch(text) is None:
+        raise SignatureMalformed("wants a compact JWS: three parts in base64url, joined by dots")
 
 
 def parse(text: str, typ: str) -> Jws:
@@ -209,13 +228,14 @@ def read_command(payload: bytes) -> CommandClaims:
             f"the payload wants exactly the members {', '.join(_MEMBERS)}, one of agent and group, and {_SEAL_TO} "
             f"where the result is to be sealed; found {_names(found)}"
         )
-    if found["v"] != VERSION or isinstance(found["v"], bool):
+    # Neither true nor 1.0, which Python takes for the same.
+    if found["v"] != VERSION or not _whole(found["v"]):
         raise SignatureMalformed(f"v: wants {VERSION}, found {_shown(found['v'])}")
     for name in (*_TEXTS, *more):
         if not isinstance(found[name], str) or not found[name]:
             raise SignatureMalformed(f"{name}: wants a text, found {_shown(found[name])}")
     for name in _TIMES:
-        if not isinstance(found[name], int) or isinstance(found[name], bool) or found[name] < 0:
+        if not _whole(found[name]) or found[name] < 0:
             raise SignatureMalformed(f"{name}: wants whole seconds since 1970, found {_shown(found[name])}")
     if not 0 < found["exp"] - found["nbf"] <= MAX_VALID_S:
         raise SignatureMalformed(
@@ -265,7 +285,7 @@ def read_result(payload: bytes) -> dict[str, Any]:
         SignatureMalformed: it is no canonical JSON object of this version.
     """
     found = _object("payload", payload)
-    if found.get("v") != VERSION:
+    if found.get("v") != VERSION or not _whole(found["v"]):
         raise SignatureMalformed(f"v: wants {VERSION}, found {_shown(found.get('v'))}")
     return found
 
@@ -316,6 +336,10 @@ def _object(part: str, text: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SignatureMalformed(f"the {part} wants a JSON object")
     return found
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _base64url(data: bytes) -> bytes:

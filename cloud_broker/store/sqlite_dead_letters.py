@@ -65,7 +65,8 @@ class SqliteDeadLetters(SqliteAudit):
                 return records.command(row), False
             if connection.execute(QUERIES["replayed"], bound).rowcount == 0:
                 raise LookupError(f"there is no ended command {original} that was never replayed")
-            connection.execute(QUERIES["add_command"], bound)
+            if connection.execute(QUERIES["add_command"], bound).rowcount == 0:
+                raise IdempotencyConflict(f"the key {command.idempotency_key!r} was used for another request")
             connection.execute(QUERIES["add_step"], kept)
             note(connection, acts.replayed(scope.tenant, original, command, run))
             note(connection, acts.submitted(scope.tenant, command))

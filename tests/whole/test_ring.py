@@ -267,7 +267,7 @@ async def test_an_operation_that_wants_a_signature_is_refused(broker: Ring, site
     ended = await broker.run("signed")
     assert ended.state is CommandState.FAILED
     assert ended.error is not None
-    assert (ended.error.kind, ended.error.code) == ("policy", "not_allowed")
+    assert (ended.error.kind, ended.error.code) == ("policy", "signature_missing")
 
 
 async def test_a_busy_connection_keeps_no_other_waiting(broker: Ring, site: Site) -> None:

@@ -44,6 +44,8 @@ MEMBERS = [
     "resolution",
     "sealed",
     "seal_to",
+    "signed",
+    "proof",
     "links",
 ]
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
@@ -236,6 +238,17 @@ async def test_cancelling_gives_the_command(acme: httpx2.AsyncClient) -> None:
     assert answer.json()["state"] == "cancelled"
 
 
+async def test_a_repeat_with_a_fresh_signature_is_the_same_command(acme: httpx2.AsyncClient) -> None:
+    key = {"Idempotency-Key": "order-4711"}
+    first = await acme.post("/v1/commands", json=BODY | {"signature": "a.b.c"}, headers=key)
+    again = await acme.post("/v1/commands", json=BODY | {"signature": "a.b.d"}, headers=key)
+    without = await acme.post("/v1/commands", json=BODY, headers=key)
+
+    assert (first.status_code, first.json()["signed"], first.json()["proof"]) == (202, True, None)
+    assert again.json()["id"] == first.json()["id"]
+    assert (without.status_code, without.json()["code"]) == (422, "idempotency_key_reused")
+
+
 BAD_BODIES = [
     (b"", "operation"),
     (b"nonsense", "not JSON"),
@@ -255,7 +268,10 @@ BAD_BODIES = [
     (b'{"agent":"a","operation":"o","ttl":1e300}', "ttl"),
     (b'{"agent":"a","operation":"o","ttl":"60"}', "ttl"),
     (b'{"agent":"a","operation":"o","priority":101}', "priority"),
-    (b'{"agent":"a","operation":"o","signature":"x"}', "signature: comes with a later release"),
+    (b'{"agent":"a","operation":"o","signature":"x"}', "signature: wants a compact JWS"),
+    (b'{"agent":"a","operation":"o","signature":"a.b.c"}', "signature: wants the header Idempotency-Key"),
+    (b'{"agent":"a","operation":"o","signature":{}}', "signature"),
+    (b'{"agent":"a","operation":"o","signature":"a.b.' + b"c" * 4096 + b'"}', "signature: wants at most 4096"),
     (b'{"agent":"a","operation":"o","seal_to":{}}', "seal_to"),
     (b'{"agent":"a","operation":"","params":{}}', "operation"),
 ]
