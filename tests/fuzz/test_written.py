@@ -15,7 +15,7 @@ from agent.connectors.file import documents, tables
 from agent.errors import ContentInvalid
 from agent.settings import FileFormat
 
-often = settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+often = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 ENCODINGS = ("utf-8", "utf-16", "cp1252", "cp037", "iso8859-15", "gb18030", "utf-8-sig")
 BOM = "\ufeff"  # at the start of a file it belongs to the encoding, not to the first value
