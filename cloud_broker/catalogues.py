@@ -169,7 +169,7 @@ def read(document: bytes) -> Catalogue:
     return Catalogue(
         operations={entry.name: Operation(entry) for entry in parsed.operations},
         connections={entry.name: _limits(entry) for entry in parsed.connections},
-        seals="seal" in parsed.keys,
+        seals=bool(parsed.keys.get("seal")),
     )
 
 

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from agent import catalogue
 from agent.connectors.base import Connector, DriverSetup
 from agent.connectors.synthetic import SyntheticConnector
@@ -22,6 +24,7 @@ from agent.errors import LinkError
 from agent.journal.base import Journal
 from agent.journal.memory import MemoryJournal
 from agent.link.memory import MemoryTransport, pair
+from agent.sealing import Seals
 from agent.settings import Settings
 from agent.spool import SPOOL_BYTES, SpoolFolder
 from cloud_broker.commands import Commands, Submission
@@ -35,6 +38,7 @@ from cloud_broker.store.sqlite import SqliteStore
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.messages import Limits
+from protocol.sealing import key_text
 
 SCOPE = Scope("acme")
 FILE: dict[str, Any] = {
@@ -109,6 +113,7 @@ class Site:
         self.journal = journal if journal is not None else MemoryJournal()
         self._spool = Path(tempfile.mkdtemp(prefix="spool-"))
         self._connector = connector
+        self.key = X25519PrivateKey.generate()
         self._run()
 
     def _run(self) -> None:
@@ -123,9 +128,18 @@ class Site:
             for key, connection in self.settings.connections.items()
         }
         self.dispatcher = Dispatcher(
-            self.settings, self.connectors, self.journal, SpoolFolder(self._spool, self.spool_bytes)
+            self.settings,
+            self.connectors,
+            self.journal,
+            SpoolFolder(self._spool, self.spool_bytes),
+            seals=Seals(self.key, lambda: ("acme", self.name)),
         )
         self.dispatcher.recover()
+
+    @property
+    def public(self) -> str:
+        """What callers seal to."""
+        return key_text(self.key.public_key().public_bytes_raw())
 
     async def restarted(self) -> Site:
         """Return this agent after its process died: the journal, the spool and what the ERP has are left."""
@@ -145,7 +159,7 @@ class Site:
         self.dispatcher.close()
 
     def conversation(self, transport: MemoryTransport, silence_s: float = limits.SILENCE_S) -> AgentConversation:
-        built = catalogue.build(self.settings, {})
+        built = catalogue.build(self.settings, {}, {"seal": self.public})
         return AgentConversation(
             transport,
             self.dispatcher,
@@ -238,8 +252,9 @@ class Ring:
     async def submit(self, operation: str, *, agent: str | None = "plant-1", **asked: Any) -> Command:
         """Submit a command; ``params`` and the members of ``Submission`` by name."""
         params = asked.pop("params", {})
+        data = params if isinstance(params, bytes) else json.dumps(params).encode()
         command, _ = await self.commands.submit(
-            SCOPE, Submission(operation=operation, params=json.dumps(params).encode(), agent=agent, **asked)
+            SCOPE, Submission(operation=operation, params=data, agent=agent, **asked)
         )
         return command
 
