@@ -3,183 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import json
-import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import click
-import msgspec
 
 from cloud_broker import RELEASE, audit_lines, audit_verify, authorities, logs, tokens
-from cloud_broker.api.views import agent_view, key_view, tenant_view, time_text
+from cloud_broker.api.views import key_view, tenant_view, time_text
 from cloud_broker.audit import operator
 from cloud_broker.audit_check import by_chain
 from cloud_broker.audit_lines import LineInvalid
 from cloud_broker.authority import Authority
-from cloud_broker.certificates import CertificateInvalid
-from cloud_broker.conditions import AgentCondition
-from cloud_broker.errors import StoreUnavailable
+from cloud_broker.cli_agents import agent
+from cloud_broker.cli_authority import authority
+from cloud_broker.cli_options import (
+    Duration,
+    Failure,
+    Name,
+    Out,
+    WrongWords,
+    in_store,
+    known_tenant,
+    plain,
+    with_settings,
+)
 from cloud_broker.keys import DEFAULT_GRACE_S, MAX_GRACE_S, new_key, sha256_of, state, successor
-from cloud_broker.settings import ConfigError, Settings, find_file, load
+from cloud_broker.settings import Settings
 from cloud_broker.store.base import ApiKey, Exists, Store
 from cloud_broker.store.open import open_store
-from cloud_broker.tenants import NAME, SCOPES, Scope
+from cloud_broker.tenants import SCOPES
 from cloud_broker.trust import Trust
-
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?")
-_SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
-
-T = TypeVar("T")
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class Failure(click.ClickException):
-    """It did not work."""
-
-    exit_code = 1
-
-
-class WrongWords(Failure):
-    """What the operator wrote can't be understood."""
-
-    exit_code = 2
-
-
-class NotReachable(Failure):
-    """The store does not answer."""
-
-    exit_code = 3
-
-
-class NotAllowed(Failure):
-    """The operating system says no."""
-
-    exit_code = 4
-
-
-class Duration(click.ParamType[float]):
-    """``90s``, ``30min``, ``1h``, ``7d`` or seconds, as float seconds."""
-
-    name = "duration"
-
-    def __init__(self, *, none: bool = False) -> None:
-        self._none = none  # whether 0 is one
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds."""
-        if isinstance(value, float):
-            return value
-        match = _DURATION.fullmatch(value)
-        if match is None or (float(match[1]) == 0 and not self._none):
-            self.fail(f"wants a duration such as 90s, 30min, 1h or 7d, found {value!r}", param, ctx)
-        return float(match[1]) * _SECONDS[match[2]]
-
-
-class Name(click.ParamType[str]):
-    """The name of a tenant, an agent or a group."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it as it is."""
-        if not NAME.match(value):
-            self.fail(f"wants 1 to 64 letters, digits, '.', '_' and '-', found {value!r}", param, ctx)
-        return str(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Out:
-    """How to print facts: for people, or as one JSON document."""
-
-    as_json: bool
-
-    def facts(self, document: Any, text: str) -> None:
-        """Print one or the other on stdout."""
-        click.echo(json.dumps(document, ensure_ascii=False) if self.as_json else text)
-
-    def table(self, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-        """Print rows, in columns for people."""
-        if self.as_json:
-            self.facts({"items": list(rows), "next": None}, "")
-            return
-        lines = [list(columns), *([_cell(row[column]) for column in columns] for row in rows)]
-        widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-        for line in lines:
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return ",".join(value) if isinstance(value, list) else str(value)
-
-
-def with_settings(command: Command) -> Command:
-    """Give a command ``settings`` and ``out`` from ``--config`` and ``--json``."""
-
-    @click.option(
-        "--config",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="The broker's file; else $OUTHAUL_BROKER_CONFIG, else ./broker.toml if it is there, else the defaults.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-    @functools.wraps(command)
-    def wrapped(config: Path | None, as_json: bool, **rest: Any) -> Any:
-        try:
-            settings = load(find_file(config))
-        except ConfigError as exc:
-            raise WrongWords(str(exc)) from exc
-        with _failures():
-            return command(settings=settings, out=Out(as_json), **rest)
-
-    return wrapped  # type: ignore[return-value]  # click calls it with what it parsed, whatever that is
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Turn what can go wrong into a sentence and an exit code."""
-    try:
-        yield
-    except PermissionError as exc:
-        raise NotAllowed(f"{exc.filename}: not allowed: {exc.strerror}") from exc
-    except StoreUnavailable as exc:
-        raise NotReachable(exc.detail) from exc
-    except (ConfigError, CertificateInvalid, OSError) as exc:
-        raise Failure(str(exc)) from exc
-
-
-def _in_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Do something with the store; a broker may run at the same time."""
-    if not settings.store_file.exists():
-        raise Failure(f"{settings.data_dir}: no broker was set up here; run `outhaul-broker init` first")
-
-    async def opened() -> T:
-        store = open_store(settings)
-        await store.open()
-        try:
-            return await work(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(opened())
-
-
-async def _known_tenant(store: Store, name: str) -> None:
-    if await store.tenant(name) is None:
-        names = ", ".join(tenant.name for tenant in await store.tenants()) or "none yet"
-        raise Failure(f"there is no tenant {name!r}; there are: {names}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """The cloud side of Outhaul: takes commands over HTTP and hands them to agents."""
+
+
+main.add_command(agent)
+main.add_command(authority)
 
 
 @main.command()
@@ -252,18 +116,18 @@ def tenant() -> None:
 def create_tenant(settings: Settings, out: Out, name: str) -> None:
     """Create a tenant."""
     try:
-        made = _in_store(settings, lambda store: store.create_tenant(name, time.time(), by=operator()))
+        made = in_store(settings, lambda store: store.create_tenant(name, time.time(), by=operator()))
     except Exists as exc:
         raise Failure(str(exc)) from exc
-    out.facts(_plain(tenant_view(made)), f"Tenant {name} is there.")
+    out.facts(plain(tenant_view(made)), f"Tenant {name} is there.")
 
 
 @tenant.command("list")
 @with_settings
 def list_tenants(settings: Settings, out: Out) -> None:
     """List all tenants."""
-    found = _in_store(settings, lambda store: store.tenants())
-    out.table([_plain(tenant_view(one)) for one in found], ["name", "state", "created_at"])
+    found = in_store(settings, lambda store: store.tenants())
+    out.table([plain(tenant_view(one)) for one in found], ["name", "state", "created_at"])
 
 
 @tenant.command("suspend")
@@ -284,10 +148,10 @@ def resume(settings: Settings, out: Out, name: str) -> None:
 
 def _set_state(settings: Settings, out: Out, name: str, state: Any) -> None:
     async def change(store: Store) -> None:
-        await _known_tenant(store, name)
+        await known_tenant(store, name)
         await store.set_tenant_state(name, state, by=operator())
 
-    _in_store(settings, change)
+    in_store(settings, change)
     out.facts({"name": name, "state": state}, f"Tenant {name} is {state}.")
 
 
@@ -324,10 +188,10 @@ def create_key(
 
     async def keep(store: Store) -> None:
         if tenant is not None:
-            await _known_tenant(store, tenant)
+            await known_tenant(store, tenant)
         await store.add_key(made, sha256_of(text), by=operator())
 
-    _in_store(settings, keep)
+    in_store(settings, keep)
     out.facts({"id": made.id, "key": text}, f"{text}\n\nThe key is shown now and never again. Its id is {made.id}.")
 
 
@@ -336,10 +200,10 @@ def create_key(
 @with_settings
 def list_keys(settings: Settings, out: Out, tenant: str | None) -> None:
     """List keys, revoked ones included, with their state: expires_soon is within two weeks."""
-    found = _in_store(settings, lambda store: store.keys(tenant))
+    found = in_store(settings, lambda store: store.keys(tenant))
     columns = ["id", "tenant", "name", "owner", "scopes", "state", "expires_at", "last_used_at", "replaced_by"]
     now = time.time()
-    out.table([_plain(key_view(one, now)) for one in found], columns)
+    out.table([plain(key_view(one, now)) for one in found], columns)
 
 
 @key.command("rotate")
@@ -365,7 +229,7 @@ def rotate_key(settings: Settings, out: Out, key_id: str, grace: float) -> None:
             raise Failure(f"the key {key_id} is revoked, expired or replaced already; create a new one")
         return made, text
 
-    made, text = _in_store(settings, replace)
+    made, text = in_store(settings, replace)
     until = time_text(time.time() + grace)
     out.facts(
         {"id": made.id, "key": text, "replaces": key_id, "old_key_ends_at": until},
@@ -379,7 +243,7 @@ def rotate_key(settings: Settings, out: Out, key_id: str, grace: float) -> None:
 @with_settings
 def revoke_key(settings: Settings, out: Out, key_id: str) -> None:
     """Refuse a key from now on."""
-    if not _in_store(settings, lambda store: store.revoke_key(key_id, time.time(), by=operator())):
+    if not in_store(settings, lambda store: store.revoke_key(key_id, time.time(), by=operator())):
         raise Failure(f"there is no key {key_id!r}; `outhaul-broker key list` shows those there are")
     out.facts({"id": key_id, "revoked": True}, f"Key {key_id} is revoked.")
 
@@ -401,49 +265,15 @@ def create_token(settings: Settings, out: Out, tenant: str, agent: str, group: s
         raise click.BadParameter(f"at most {tokens.MAX_TTL_S / 86_400:.0f}d", param_hint="--ttl")
 
     async def make(store: Store) -> tuple[str, float]:
-        await _known_tenant(store, tenant)
+        await known_tenant(store, tenant)
         return await tokens.new_token(store, Trust.of(settings), settings, tenant, agent, group, ttl, operator())
 
-    text, expires_at = _in_store(settings, make)
+    text, expires_at = in_store(settings, make)
     until = time_text(expires_at)
     out.facts(
         {"token": text, "expires_at": until},
         f"{text}\n\nOn the machine beside the ERP: `outhaul-agent enroll --token TOKEN`. It works once, until {until}.",
     )
-
-
-@main.group()
-def agent() -> None:
-    """Agents that have enrolled."""
-
-
-@agent.command("list")
-@click.option("--tenant", type=Name(), help="Only this tenant's.")
-@with_settings
-def list_agents(settings: Settings, out: Out, tenant: str | None) -> None:
-    """List agents and when they were last there."""
-
-    async def look(store: Store) -> list[dict[str, Any]]:
-        if tenant is not None:
-            await _known_tenant(store, tenant)
-        names = [tenant] if tenant else [one.name for one in await store.tenants()]
-        found = [one for name in names for one in await store.agents(Scope(name))]
-        # Only the running broker knows who is linked to it; the file knows who was let in.
-        return [_plain(agent_view(one, AgentCondition("revoked" if one.revoked_at else "enrolled"))) for one in found]
-
-    columns = ["tenant", "name", "group", "state", "version", "last_seen_at"]
-    out.table(_in_store(settings, look), columns)
-
-
-@agent.command("revoke")
-@click.argument("name", type=Name())
-@click.option("--tenant", type=Name(), required=True, help="Whose agent it is.")
-@with_settings
-def revoke_agent(settings: Settings, out: Out, tenant: str, name: str) -> None:
-    """Take an agent's certificate back; it can't link again without a new token."""
-    if not _in_store(settings, lambda store: store.revoke_agent(Scope(tenant), name, time.time(), by=operator())):
-        raise Failure(f"tenant {tenant!r} has no agent {name!r}; `outhaul-broker agent list` shows those there are")
-    out.facts({"tenant": tenant, "name": name, "revoked": True}, f"Agent {name} of {tenant} is revoked.")
 
 
 @main.command("verify-audit")
@@ -471,7 +301,7 @@ def verify_audit(
     try:
         kept = by_chain(one for path in against for one in audit_lines.kept(path.read_bytes().splitlines()))
         if export is None:
-            chains = _in_store(settings, lambda store: audit_verify.of_store(store, kept, tenant))
+            chains = in_store(settings, lambda store: audit_verify.of_store(store, kept, tenant))
         else:
             found = audit_verify.of_export(export.read_bytes().splitlines(), kept)
             chains = [chain for chain in found if tenant in (None, chain.tenant)]
@@ -494,8 +324,3 @@ def _chain_text(chain: audit_verify.Chain) -> str:
     if chain.misfit is None:
         return f"{click.style('ok', fg='green')}      {name}: {chain.records} records, head {chain.head}"
     return f"{click.style('FAILED', fg='red')}  {name}: record {chain.misfit.number}: {chain.misfit.what}"
-
-
-def _plain(view: Any) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(view)
-    return found

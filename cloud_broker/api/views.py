@@ -81,6 +81,8 @@ class CommandView(msgspec.Struct, frozen=True):
         resolution: what a person found out of one that was in doubt.
         sealed: whether only the agent can read the parameters.
         seal_to: the caller's public key that the result is sealed to.
+        signed: whether it came with the caller's signature.
+        proof: the agent's signature over how it ended, for `outhaul commands verify`; none where no agent told it.
         warnings: what the caller should know besides, such as a type that a driver is known to spoil.
     """
 
@@ -109,14 +111,41 @@ class CommandView(msgspec.Struct, frozen=True):
     resolution: ResolutionView | None
     sealed: bool
     seal_to: str | None
+    signed: bool
+    proof: str | None
     links: CommandLinks
 
 
-class CertificateView(msgspec.Struct, frozen=True):
-    """An agent's certificate; ``serial`` is hex."""
+class NextCertificateView(msgspec.Struct, frozen=True):
+    """
+    What an agent was given to follow its certificate; either is good until a link came with this one.
+
+    Attributes:
+        serial: hex.
+        issuer: SHA-256 of the broker's authority that issued it, hex.
+    """
 
     serial: str
     not_after: str
+    issuer: str
+
+
+class CertificateView(msgspec.Struct, frozen=True):
+    """
+    An agent's certificate.
+
+    Attributes:
+        serial: hex; null for an agent with certificates of the operator's own PKI that was never linked.
+        issuer: SHA-256 of the broker's authority that issued it, hex; null for one of the operator's own PKI.
+        own_pki: whether the agent's certificates come from the operator's own PKI.
+        next: what is to follow it, if there is one.
+    """
+
+    serial: str | None
+    not_after: str | None
+    issuer: str | None
+    own_pki: bool
+    next: NextCertificateView | None
 
 
 class ConnectionView(msgspec.Struct, frozen=True):
@@ -161,6 +190,7 @@ class AgentView(msgspec.Struct, frozen=True):
     enrolled_at: str
     last_seen_at: str | None
     revoked_at: str | None
+    revoked_reason: str | None
     catalogue_digest: str | None
     keys: dict[str, str] | None
 
@@ -171,6 +201,9 @@ class OperationView(msgspec.Struct, frozen=True):
 
     Attributes:
         params: JSON Schema of the parameters.
+        version: what a caller signs besides its name.
+        signature_required: whether it runs only when a trusted caller signed it.
+        allow: the callers that may have it run, by their names in the operator's file; empty for every trusted one.
     """
 
     name: str
@@ -180,7 +213,9 @@ class OperationView(msgspec.Struct, frozen=True):
     kind: str = ""
     description: str = ""
     timeout_s: float = 60.0
+    version: str = "1"
     signature_required: bool = False
+    allow: list[str] = []
 
 
 class TokenView(msgspec.Struct, frozen=True):
@@ -278,6 +313,8 @@ def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[R
         resolution=_resolution(command.resolution),
         sealed=command.sealed,
         seal_to=command.seal_to or None,
+        signed=bool(command.signature),
+        proof=command.proof or None,
         links=CommandLinks(here, f"{here}/rows", f"{here}/cancel", f"{here}/timeline"),
     )
 
@@ -311,10 +348,11 @@ def agent_view(agent: Agent, condition: AgentCondition) -> AgentView:
         },
         version=agent.release or None,
         system=agent.system or None,
-        certificate=CertificateView(agent.serial, time_text(agent.not_after)),
+        certificate=_certificate(agent),
         enrolled_at=time_text(agent.enrolled_at),
         last_seen_at=time_or_none(agent.last_seen_at),
         revoked_at=time_or_none(agent.revoked_at),
+        revoked_reason=agent.revoked_reason or None,
         catalogue_digest=agent.catalogue_digest or None,
         keys=_keys.decode(agent.catalogue).keys if agent.catalogue is not None else None,
     )
@@ -325,6 +363,19 @@ class _Catalogue(msgspec.Struct, frozen=True):
 
 
 _keys = msgspec.json.Decoder(_Catalogue)
+
+
+def _certificate(agent: Agent) -> CertificateView:
+    following = agent.next
+    return CertificateView(
+        serial=agent.serial or None,
+        not_after=time_text(agent.not_after) if agent.serial else None,
+        issuer=agent.issuer or None,
+        own_pki=agent.own_pki,
+        next=None
+        if following is None
+        else NextCertificateView(following.serial, time_text(following.not_after), following.issuer),
+    )
 
 
 def tenant_view(tenant: Tenant) -> TenantView:

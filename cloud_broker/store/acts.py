@@ -37,6 +37,11 @@ def enrolled(token_id: str, agent: Agent, now: float) -> tuple[Act, Act]:
     )
 
 
+def agent_added(agent: Agent, by: str) -> Act:
+    """Return the note of an agent that shows certificates of the operator's own PKI."""
+    return Act(agent.tenant, by, "agent_added", f"agent:{agent.name}", agent.enrolled_at, detail={"group": agent.group})
+
+
 def submitted(tenant: str, command: Command) -> Act:
     """Return the note of a command that was taken."""
     addressee = {"group": command.group} if command.group is not None else {"agent": command.agent}

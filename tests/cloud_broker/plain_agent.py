@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -77,7 +78,7 @@ class Link:
     async def say(self, message: AnyMessage, payload: bytes = b"") -> None:
         await self.connection.send(codec.encode(Record(message, payload)))
 
-    async def hear(self, kind: type[M]) -> tuple[M, bytes]:
+    async def hear(self, kind: type[M] | tuple[type[M], ...]) -> tuple[M, bytes]:
         """The next record, which must be of this kind; signs of life are passed over."""
         async with asyncio.timeout(10):
             while not self._heard:
@@ -104,6 +105,7 @@ class PlainAgent:
     Attributes:
         key: private, of ``certificate`` (DER).
         authorities: DER, whom it trusts.
+        told: whom the broker said that it should trust when it enrolled.
     """
 
     def __init__(self, folder: Path, url: str, authorities: list[bytes], certificate: bytes = b"") -> None:
@@ -113,6 +115,7 @@ class PlainAgent:
         self.authorities = authorities
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.certificate = certificate
+        self.told: list[str] = []
 
     @classmethod
     async def enrolled(cls, folder: Path, services: Services, name: str = "plant-1") -> PlainAgent:
@@ -123,7 +126,7 @@ class PlainAgent:
         made = cls(folder, token["url"], [base64.b64decode(token["ca"])])
         answer, certificate = await made.ask(Enrol(token["secret"], "r1", "0"), csr(made.key))
         assert isinstance(answer, Enrolled), answer
-        made.certificate = certificate
+        made.certificate, made.told = certificate, answer.authorities
         return made
 
     @property
@@ -179,15 +182,18 @@ class PlainAgent:
         answer, following.certificate = await link.hear(Renewed)
         return answer, following
 
-    async def recovered(self, request: str = "n1", **wrong: Any) -> tuple[AnyMessage, PlainAgent]:
-        """Ask for another certificate with one that has run out."""
+    async def recovered(
+        self, request: str = "n1", key: ec.EllipticCurvePrivateKey | None = None, wrong: dict[str, str] | None = None
+    ) -> tuple[AnyMessage, PlainAgent]:
+        """Ask for another certificate with one that has run out, for a key of before or a new one."""
         following = PlainAgent(self.folder, self.url, self.authorities)
+        following.key = key or following.key
         asked = csr(following.key)
         signature = self.key.sign(signing.recovery(request, asked), ec.ECDSA(hashes.SHA256()))
         message = Recover(
             base64.b64encode(self.certificate).decode(), request, base64.b64encode(signature).decode(), "0"
         )
-        answer, following.certificate = await self.ask(_changed(message, wrong), asked)
+        answer, following.certificate = await self.ask(msgspec.structs.replace(message, **(wrong or {})), asked)
         return answer, following
 
     async def proven(self) -> dict[str, Any]:
@@ -199,8 +205,3 @@ class PlainAgent:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def _changed(message: Recover, wrong: dict[str, Any]) -> Recover:
-    members = {name: getattr(message, name) for name in message.__struct_fields__}
-    return Recover(**members | wrong)

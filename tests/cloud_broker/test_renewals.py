@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import InvalidMessage, InvalidStatus
 
+from cloud_broker import app
 from cloud_broker.api.services import Services
+from cloud_broker.authority import Authority, Terms
 from cloud_broker.lineage import Lineage
-from protocol.messages import RENEWAL, Goodbye, Hello, Limits, Renew, Renewed
+from cloud_broker.settings import CertificateSettings
+from cloud_broker.store.base import Agent
+from protocol.messages import RENEWAL, Enrolled, Goodbye, Hello, Limits, Renew, Renewed
 from tests.agent.link.certificates import csr
 from tests.cloud_broker.plain_agent import ACME, Link, PlainAgent, broker
 
@@ -110,6 +117,133 @@ async def test_an_agent_that_does_not_know_renewal_is_offered_none_and_keeps_no_
     async with old.link(features=()) as (link, _):
         await link.say(Renew("n1"), csr(old.key))
         assert (await link.hear(Goodbye))[0].code == "protocol"
+
+
+# --- after the end ---------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def asleep(folder: Path, for_s: float) -> AsyncIterator[tuple[Services, PlainAgent]]:
+    """An agent whose certificate ran out so long ago, at a broker that comes back."""
+    async with broker(folder) as services:
+        agent = await PlainAgent.enrolled(folder / "agent", services)
+        authority, then = Authority.load(folder / "data"), time.time() - for_s - 60
+        agent.certificate, serial, not_after = authority.sign_agent(csr(agent.key), "acme", "plant-1", then, Terms(60))
+
+        def change(known: Agent) -> Agent:
+            return replace(known, serial=serial, not_after=not_after)
+
+        await services.store.change_identity(ACME, "plant-1", change)
+        yield services, agent
+
+
+async def test_an_agent_that_slept_past_the_end_comes_back_by_itself(tmp_path: Path) -> None:
+    async with asleep(tmp_path, 86_400.0) as (there, agent):
+        with pytest.raises(InvalidMessage):
+            async with agent.dial():
+                pass
+        answer, new = await agent.recovered()
+        assert isinstance(answer, Enrolled)
+        assert (answer.tenant, answer.agent) == ("acme", "plant-1")
+        assert [base64.b64decode(one) for one in answer.authorities] == agent.authorities
+        async with new.link():
+            known = await there.store.agent(ACME, "plant-1")
+            assert known is not None
+            assert known.serial == new.serial
+
+
+async def test_a_recovery_whose_answer_was_lost_gives_the_same_certificate(tmp_path: Path) -> None:
+    async with asleep(tmp_path, 60.0) as (_, agent):
+        _, first = await agent.recovered()
+        _, again = await agent.recovered(key=first.key)
+        assert again.certificate == first.certificate
+        answer, _ = await first.recovered("n2")
+        assert isinstance(answer, Enrolled), "the next one is as good for that as the one in force"
+
+
+@pytest.mark.parametrize(
+    ("days", "wrong", "sentence"),
+    [
+        (91, {}, "more than 90 days ago"),
+        (1, {"signature": base64.b64encode(b"x" * 70).decode()}, "not signed with the key"),
+        (1, {"signature": "?"}, "not signed with the key"),
+        (1, {"certificate": base64.b64encode(b"x" * 70).decode()}, "not signed with the key"),
+        (1, {"certificate": "A" * 30_000}, "too long"),
+        (1, {"request": "another"}, "not signed with the key"),
+    ],
+)
+async def test_who_may_not_recover_is_told_why(tmp_path: Path, days: int, wrong: dict[str, str], sentence: str) -> None:
+    async with asleep(tmp_path, days * 86_400.0) as (_, agent):
+        answer, _ = await agent.recovered(wrong=wrong)
+        assert isinstance(answer, Goodbye)
+        assert (answer.code, answer.retry_after_s) == ("refused", 0.0)
+        assert sentence in answer.reason
+
+
+async def test_a_revoked_agent_does_not_recover(tmp_path: Path) -> None:
+    async with asleep(tmp_path, 60.0) as (there, agent):
+        await there.store.revoke_agent(ACME, "plant-1", time.time())
+        answer, _ = await agent.recovered()
+        assert isinstance(answer, Goodbye)
+        assert "revoked" in answer.reason
+
+
+async def test_a_certificate_that_was_replaced_recovers_nothing(tmp_path: Path) -> None:
+    async with asleep(tmp_path, 60.0) as (_, agent):
+        _, new = await agent.recovered()
+        async with new.link():
+            answer, _ = await agent.recovered("n2")
+            assert isinstance(answer, Goodbye)
+            assert "replaced" in answer.reason
+
+
+async def test_another_brokers_certificate_recovers_nothing(tmp_path: Path) -> None:
+    other = Authority.create(tmp_path / "other", time.time())
+    async with asleep(tmp_path, 60.0) as (_, agent):
+        agent.certificate, _, _ = other.sign_agent(csr(agent.key), "acme", "plant-1", time.time())
+        answer, _ = await agent.recovered()
+        assert isinstance(answer, Goodbye)
+        assert "no authority of this broker" in answer.reason
+
+
+async def test_who_tries_many_recoveries_waits(tmp_path: Path) -> None:
+    async with asleep(tmp_path, 60.0) as (_, agent):
+        for number in range(10):
+            await agent.recovered(f"n{number}")
+        answer, _ = await agent.recovered("n10")
+        assert isinstance(answer, Goodbye)
+        assert "many certificates" in answer.reason
+        assert answer.retry_after_s > 0
+        for _ in range(10):
+            await agent.recovered(wrong={"signature": "?"})
+        answer, _ = await agent.recovered()
+        assert isinstance(answer, Goodbye)
+        assert "too many wrong requests" in answer.reason
+
+
+async def test_a_link_whose_certificate_runs_out_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "LOOK_AGAIN_S", 0.1)
+    async with broker(tmp_path, certificates=CertificateSettings(life=2.0)) as there:
+        agent = await PlainAgent.enrolled(tmp_path / "agent", there)
+        async with agent.link() as (link, _):
+            goodbye, _ = await link.hear(Goodbye)
+            assert goodbye.code == "expired"
+            assert "run out" in goodbye.reason
+
+
+async def test_a_revocation_from_outside_ends_a_link_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "LOOK_AGAIN_S", 0.1)
+    async with broker(tmp_path) as there:
+        agent = await PlainAgent.enrolled(tmp_path / "agent", there)
+        async with agent.link() as (link, _):
+            await there.store.revoke_agent(ACME, "plant-1", time.time(), "stolen")  # as the command line does
+            goodbye, _ = await link.hear(Goodbye)
+            assert (goodbye.code, goodbye.reason) == ("revoked", "this agent was revoked: stolen")
+
+
+# --- two of one ------------------------------------------------------------------------------------------
 
 
 def hello(lineage: str) -> Hello:
