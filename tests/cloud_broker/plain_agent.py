@@ -105,6 +105,7 @@ class PlainAgent:
     Attributes:
         key: private, of ``certificate`` (DER).
         authorities: DER, whom it trusts.
+        between: certificates between its own and whom the broker trusts.
         told: whom the broker said that it should trust when it enrolled.
     """
 
@@ -116,14 +117,15 @@ class PlainAgent:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.certificate = certificate
         self.told: list[str] = []
+        self.between: list[x509.Certificate] = []
 
     @classmethod
-    async def enrolled(cls, folder: Path, services: Services, name: str = "plant-1") -> PlainAgent:
+    async def enrolled(cls, folder: Path, services: Services, name: str = "plant-1", url: str = "") -> PlainAgent:
         """One that showed a token."""
         text, _ = await services.issue_token(ACME, name, None, 60.0, "test")
         body = text.partition(".")[2]
         token = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        made = cls(folder, token["url"], [base64.b64decode(token["ca"])])
+        made = cls(folder, url or token["url"], [base64.b64decode(token["ca"])])
         answer, certificate = await made.ask(Enrol(token["secret"], "r1", "0"), csr(made.key))
         assert isinstance(answer, Enrolled), answer
         made.certificate, made.told = certificate, answer.authorities
@@ -146,7 +148,8 @@ class PlainAgent:
         if shown:
             pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             path = self.folder / f"{self.serial}.pem"
-            path.write_bytes(pem + x509.load_der_x509_certificate(self.certificate).public_bytes(Encoding.PEM))
+            chain = [x509.load_der_x509_certificate(self.certificate), *self.between]
+            path.write_bytes(pem + b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain))
             context.load_cert_chain(path)
         return context
 
