@@ -21,14 +21,15 @@ from agent import authorities, identity
 from agent.config_file import Loaded
 from agent.errors import AgentError, EnrolmentError, LinkRefused
 from agent.identity import Identity, broker_url
+from agent.lineage import Lineage
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.proxy import proxy_for
 from agent.link.websocket import WebsocketDialer
 from agent.papers import Papers, Shown, Voice
-from agent.renewal import prove
+from agent.renewal import keep_lineage, prove, read_lineage
 from agent.secrets import SecretStore, resolve
 from agent.validity import Life, left_text
-from protocol.messages import Renewed, Trust, Welcome
+from protocol.messages import RENEWAL, Renewed, Trust, Welcome
 
 LOOK_S: Final = 10.0  # seconds between two looks at the files
 
@@ -181,10 +182,12 @@ class OwnPapers(Dialer, Papers):
         self._look_s = look_s
         self._dialer = WebsocketDialer(state_dir, proxy, secrets)
         self.target = files.url
+        self._lineage = Lineage(state_dir)
         self._link: Voice | None = None
         self._who: Identity | None = None  # with whom was dialled last
         self._used: Stamp = ()  # of the files then
         self._seen: Stamp = ()  # of files that did not prove good
+        self._wanted: Trust | None = None  # the last of its kind that was told
         self._warned: tuple[str, float] | None = None
 
     async def connect(self) -> Transport:
@@ -200,14 +203,26 @@ class OwnPapers(Dialer, Papers):
         return transport
 
     async def shown(self) -> Shown:
-        _, who = await asyncio.to_thread(self._read)
-        return Shown(trusts=tuple(authorities.fingerprints(authorities.authorities_of(who))))
+        return await asyncio.to_thread(self._shown)
+
+    def _shown(self) -> Shown:
+        trusts = authorities.fingerprints(authorities.authorities_of(read(self._files)))
+        # The feature is for the lineage; the agent asks for no certificate.
+        return Shown(read_lineage(self._lineage), tuple(trusts), (RENEWAL,))
 
     async def welcomed(self, link: Voice, welcome: Welcome) -> None:
+        await keep_lineage(self._lineage, welcome.lineage)
         self._link = link
 
     def heard(self, message: Renewed | Trust, payload: bytes) -> None:
-        """Nothing comes without the feature: whom to trust is the operator's to say."""
+        """Whom to trust is the operator's to say: what the broker wants is told, once."""
+        if isinstance(message, Trust) and message != self._wanted:
+            self._wanted = message
+            log.info(
+                "the broker would have its agents trust %d authorities; link.authorities says whom this one does",
+                len(message.authorities),
+                extra={"event": "trust_wanted"},
+            )
 
     async def left(self, ended: Ended) -> None:
         self._link = None

@@ -24,7 +24,7 @@ from agent.errors import AgentError, EnrolmentError, LinkError, LinkRefused
 from agent.exchange import Refused
 from agent.identity import Identity
 from agent.lineage import Lineage
-from agent.link.backoff import Backoff
+from agent.link import backoff
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.proxy import Proxy, proxy_for
 from agent.link.websocket import WebsocketDialer, open_websocket
@@ -73,7 +73,7 @@ class Renewals(Dialer, Papers):
         self._dialer = WebsocketDialer(state_dir, proxy, secrets)
         self.target = self._dialer.target
         self._lineage = Lineage(state_dir)
-        self._backoff = Backoff(chance)
+        self._backoff = backoff.Backoff(chance)
         self._jitter = chance()
         self._changed = asyncio.Event()
         self._link: Voice | None = None
@@ -114,10 +114,11 @@ class Renewals(Dialer, Papers):
             found = await recovery.recover(who, self._state_dir, proxy)
         except Refused as exc:
             if exc.retry_after_s:
-                raise LinkError(
+                # Not for as long as it likes: what it waits for, such as an operator, may be done at any moment.
+                raise LinkRefused(
                     f"the certificate ran out on {when}; the broker gives another later: {exc.reason}",
                     stage="certificate",
-                    retry_after_s=exc.retry_after_s,
+                    retry_after_s=min(exc.retry_after_s, backoff.REFUSED_CAP_S),
                 ) from exc
             await asyncio.to_thread(recovery.forget_request, self._state_dir)
             return who, exc.reason
@@ -161,7 +162,7 @@ class Renewals(Dialer, Papers):
     def _shown(self) -> Shown:
         who = identity.find(self._state_dir)
         trusts = authorities.fingerprints(authorities.authorities_of(who)) if who is not None else []
-        return Shown(_read_lineage(self._lineage), tuple(trusts), (RENEWAL,))
+        return Shown(read_lineage(self._lineage), tuple(trusts), (RENEWAL,))
 
     async def welcomed(self, link: Voice, welcome: Welcome) -> None:
         await keep_lineage(self._lineage, welcome.lineage)
@@ -259,7 +260,7 @@ class Renewals(Dialer, Papers):
         )
 
     def _drawn_anew(self) -> None:
-        self._jitter, self._not_before, self._backoff = self._chance(), 0.0, Backoff(self._chance)
+        self._jitter, self._not_before, self._backoff = self._chance(), 0.0, backoff.Backoff(self._chance)
 
     async def _one_renewal(self, link: Voice) -> None:
         """
@@ -407,7 +408,13 @@ async def keep_lineage(kept: Lineage, lineage: str) -> None:
         ) from exc
 
 
-def _read_lineage(kept: Lineage) -> str:
+def read_lineage(kept: Lineage) -> str:
+    """
+    Return the lineage that was kept last, or "".
+
+    Raises:
+        LinkError: it can't be read.
+    """
     try:
         return kept.read()
     except OSError as exc:
