@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import httpx2
 
+from cloud_broker.client.approvals import ApprovalCalls
 from cloud_broker.client.audit import AuditCalls
 from cloud_broker.client.connection import Connection, checked_header
 from cloud_broker.client.dead_letters import DeadLetterCalls, moment_text
@@ -35,7 +36,7 @@ MEDIA_TYPES: Final[dict[str, str]] = {
 }
 
 
-class Outhaul(AuditCalls, DeadLetterCalls):
+class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
     """
     One broker, one key; safe to use from several threads. Close it, or use it in a ``with``.
 
@@ -92,6 +93,9 @@ class Outhaul(AuditCalls, DeadLetterCalls):
         ordering_key: str | None = None,
         priority: int | None = None,
         sealed: SealedCall | None = None,
+        signer: Signer | None = None,
+        valid_s: float | None = None,
+        version: str | None = None,
     ) -> Command:
         """
         Submit a command and return it, after at most about ``wait_s`` seconds, ended or not.
@@ -104,6 +108,9 @@ class Outhaul(AuditCalls, DeadLetterCalls):
             idempotency_key: made up if ``None``; give your own to be able to repeat the call later.
             ttl_s: seconds until it may not start any more; ``None`` leaves it to the broker.
             sealed: from ``seal``, in place of agent, operation and params; ``unsealed`` reads what comes back.
+            signer: signs it, for operations that want that.
+            valid_s: seconds in which what was signed may run; as long as ``ttl_s`` or an hour, if ``None``.
+            version: of the operation, that is signed; ``None`` takes what the broker tells.
 
         Raises:
             ProblemError: the broker did not take it.
@@ -123,6 +130,9 @@ class Outhaul(AuditCalls, DeadLetterCalls):
             "priority": priority,
         }
         key = idempotency_key if idempotency_key is not None else new_key()
+        if signer is not None:
+            work = self.work(agent, operation, params, group=group, sealed=sealed, version=version)
+            body["signature"] = signer.sign(work, key, valid_s or ttl_s or DEFAULT_VALID_S)
         first_wait_s = min(wait_s, MAX_WAIT_S)
         headers = {"Idempotency-Key": checked_header("idempotency key", key), "Content-Type": "application/json"}
         if first_wait_s > 0:
@@ -216,14 +226,94 @@ class Outhaul(AuditCalls, DeadLetterCalls):
 
     def agent_seal_key(self, name: str) -> tuple[str, str, Path | None]:
         """Return an agent's tenant and key as ``seal`` takes them, and where they are kept if they are new there."""
+        known, new_in = self.known_agent(name)
+        return known.tenant, known.seal, new_in
+
+    def known_agent(self, name: str) -> tuple[KnownAgent, Path | None]:
+        """
+        Return an agent's tenant and keys, and where they are kept if they are new there.
+
+        Raises:
+            AgentKeyChanged: the broker shows other keys than before.
+            WordsError: it has shown none.
+        """
         found = self.agent(name)
         keys = found.keys or {}
         if not keys.get("seal"):
-            raise WordsError(
-                f"{name} has shown no keys: nothing can be sealed before it was linked, or with its release"
-            )
+            raise WordsError(f"{name} has shown no keys: it was never linked, or is of an earlier release")
         known = KnownAgent(found.tenant, keys.get("sign", ""), keys["seal"])
-        return found.tenant, known.seal, check(self.url, self.tenant, name, known)
+        return known, check(self.url, self.tenant, name, known)
+
+    # --- signatures -------------------------------------------------------------------------------
+
+    def work(
+        self,
+        agent: str | None,
+        operation: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        group: str | None = None,
+        sealed: SealedCall | None = None,
+        version: str | None = None,
+    ) -> Work:
+        """
+        Return what a caller signs of a call; the same arguments as of ``call``.
+
+        Raises:
+            WordsError: the operation's version is not known here, or the parameters can't be signed.
+        """
+        if sealed is not None:
+            agent, operation = sealed.agent, sealed.operation
+            digest = sealed_digest(sealed.text.encode())
+        else:
+            digest = params_digest(encoded(dict(params or {})))
+        names = [agent] if agent is not None else [one.name for one in self.agents() if one.group == group]
+        if version is None:
+            version = self._version(names, operation)
+        return Work(
+            tenant=self.tenant or self._tenant_of(names),
+            operation=operation,
+            version=version,
+            params_sha256=digest,
+            agent=agent,
+            group=group,
+            seal_to=None if sealed is None else sealed.seal_to,
+        )
+
+    def _version(self, agents: Sequence[str], operation: str) -> str:
+        for name in agents:
+            for found in self.operations(name):
+                if found.name == operation:
+                    return found.version
+        raise WordsError(f"no operation {operation!r} is known there, so its version is not: give it, to sign for it")
+
+    def _tenant_of(self, agents: Sequence[str]) -> str:
+        if not agents:
+            raise WordsError("no agent of this group is known, so the tenant is not: name it, to sign for it")
+        return self.agent(agents[0]).tenant
+
+    def verify(self, command_id: str, *, agent_key: str | None = None, rows: bool = True) -> Verified:
+        """
+        Compare how a command ended with what its agent signed.
+
+        Args:
+            agent_key: the agent's public key, ``ed25519:…``; ``None`` asks the broker for it, keeps it at the first
+                sight and takes no other one later (``known_agents``).
+            rows: read them all, to compare them too.
+
+        Raises:
+            AgentKeyChanged: the broker shows another key than before.
+            WordsError: it has not ended.
+        """
+        command = self.command(command_id)
+        if not command.final:
+            raise WordsError(f"{command_id} is {command.state}: only what has ended is proved")
+        if command.agent is None:
+            return Verified("", "", {}, ["it was never sent to an agent: the broker alone says how it ended"])
+        if agent_key is None:
+            known, _ = self.known_agent(command.agent)
+            return verify(self, command, known.tenant, known.sign, rows=rows)
+        return verify(self, command, self.tenant or command.tenant, agent_key, rows=rows)
 
     def unsealed(self, call: SealedCall) -> Unsealed:
         """Return what reads the result of a sealed call."""

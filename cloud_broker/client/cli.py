@@ -19,12 +19,14 @@ import click
 
 from cloud_broker.client import arguments, profile
 from cloud_broker.client.call import tell
+from cloud_broker.client.cli_approvals import approvals, tell_waiting
 from cloud_broker.client.cli_audit import audit
 from cloud_broker.client.cli_call import call
 from cloud_broker.client.cli_dead_letters import dead_letters, replay, resolve
 from cloud_broker.client.cli_shows import agents, commands, operations
 from cloud_broker.client.connect import DONE, FAILED, NOT_ALLOWED, NOT_REACHABLE, WORDS_WRONG, as_json
 from cloud_broker.client.errors import NotReachable, OuthaulError, ProblemError, ProfileError, UnknownAnswer, WordsError
+from cloud_broker.client.requests import SecondPersonWanted
 
 _STATUS_CODES: Final = {
     401: NOT_ALLOWED,
@@ -93,7 +95,7 @@ def _asked(what: str, *, hidden: bool) -> str:
     return line
 
 
-for _command in (audit, call, commands, dead_letters, replay, resolve, agents, operations):
+for _command in (audit, call, commands, dead_letters, replay, resolve, approvals, agents, operations):
     cli.add_command(_command)
 
 
@@ -129,6 +131,8 @@ def _run(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         tell("interrupted")
         return FAILED
+    except SecondPersonWanted as exc:
+        return tell_waiting(exc.approval, "--json" in args)
     except ProblemError as exc:
         return _tell_problem(exc, args)
     except OuthaulError as exc:

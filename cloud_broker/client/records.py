@@ -72,6 +72,8 @@ class Command(Record, frozen=True, kw_only=True):
         replay_of: id of the command that this one does again; ``replayed_by`` the other way round.
         resolution: what a person found out of one that was in doubt.
         sealed: whether only the agent can read its parameters; its result is sealed to ``seal_to``.
+        signed: whether it came with a caller's signature.
+        proof: the agent's signature over how it ended; ``Outhaul.verify`` checks it.
     """
 
     id: str
@@ -98,6 +100,8 @@ class Command(Record, frozen=True, kw_only=True):
     resolution: Resolution | None = None
     sealed: bool = False
     seal_to: str | None = None
+    signed: bool = False
+    proof: str | None = None
 
     @property
     def final(self) -> bool:
@@ -204,6 +208,32 @@ class ReplayPlan(Record, frozen=True, kw_only=True):
     in_doubt: int = 0
 
 
+class Approval(Record, frozen=True, kw_only=True):
+    """
+    An act that one person asked for and another decides on.
+
+    Attributes:
+        act: ``bulk_replay``, ``resolve``, ``revoke`` or ``mapping_approval``; ``summary`` says it in words.
+        state: ``open``, ``approved`` while it is done, ``done``, ``failed``, ``refused``, ``withdrawn`` or ``expired``.
+        owner: who asked; ``decided_owner`` who decided.
+        result: what came of it, in words.
+    """
+
+    id: str
+    state: str
+    act: str = ""
+    target: str | None = None
+    summary: str = ""
+    by: str = ""
+    owner: str = ""
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    decided_owner: str | None = None
+    decided_at: datetime | None = None
+    note: str | None = None
+    result: str | None = None
+
+
 class LocalSystem(msgspec.Struct, frozen=True):
     """How a connection of an agent is, until when, if that is known, and what they said who paused it."""
 
@@ -241,6 +271,8 @@ class Operation(Record, frozen=True, kw_only=True):
     Attributes:
         effect: how often it may run: ``read``, ``idempotent``, ``once`` or ``at-most-once``.
         params: JSON Schema of the parameters, an object.
+        version: what a caller signs besides its name.
+        signature_required: whether it runs only when a trusted caller signed it; of those in ``allow``, if any are.
     """
 
     name: str
@@ -248,6 +280,9 @@ class Operation(Record, frozen=True, kw_only=True):
     effect: str = ""
     connection: str = ""
     params: dict[str, Any] = {}
+    version: str = "1"
+    signature_required: bool = False
+    allow: list[str] = []
 
 
 class Page(msgspec.Struct, frozen=True):

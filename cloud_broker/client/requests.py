@@ -12,9 +12,22 @@ from urllib.parse import quote
 import msgspec
 
 from cloud_broker.client.connection import Connection
-from cloud_broker.client.errors import UnknownAnswer, WordsError
-from cloud_broker.client.records import T, decode, decode_page
+from cloud_broker.client.errors import OuthaulError, UnknownAnswer, WordsError
+from cloud_broker.client.records import Approval, T, decode, decode_page
 from protocol.ids import new_id
+
+
+class SecondPersonWanted(OuthaulError):
+    """
+    The broker has kept what was asked for, and does it once another person approves.
+
+    Attributes:
+        approval: what waits.
+    """
+
+    def __init__(self, approval: Approval) -> None:
+        super().__init__(f"{approval.summary} wants two people, and waits for the second as {approval.id}")
+        self.approval = approval
 
 
 class Requests:
@@ -41,7 +54,10 @@ class Requests:
     def _post(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> bytes:
         content = encoded({name: value for name, value in body.items() if value is not None})
         told = {"Content-Type": "application/json"} | dict(headers or {})
-        return self._connection.ask("POST", path, content=content, headers=told).content
+        answer = self._connection.ask("POST", path, content=content, headers=told)
+        if answer.status_code == 202 and answer.headers.get("location", "").startswith("/v1/approvals/"):
+            raise SecondPersonWanted(decode(answer.content, Approval))
+        return answer.content
 
 
 def new_key() -> str:

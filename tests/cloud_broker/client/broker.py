@@ -18,6 +18,8 @@ import uvicorn
 
 from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
+from cloud_broker.approvals import Approvals
+from cloud_broker.approved import acts
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
@@ -51,8 +53,8 @@ class Broker:
         key: of the tenant, for everything.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.settings = Settings(data_dir=folder)
+    def __init__(self, folder: Path, **changed: Any) -> None:
+        self.settings = Settings(**{"data_dir": folder} | changed)
         self.url = ""
         self.key = ""
         self._ready: Future[None] = Future()
@@ -65,9 +67,9 @@ class Broker:
         """Do something on the broker's event loop and return what came of it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_S)
 
-    def add_key(self, *scopes: str) -> str:
+    def add_key(self, *scopes: str, owner: str = "") -> str:
         """Return a new key of the tenant."""
-        record, text = new_key(TENANT, scopes, time.time())
+        record, text = new_key(TENANT, scopes, time.time(), owner=owner)
         self.run(self.store.add_key(record, sha256_of(text)))
         return text
 
@@ -145,6 +147,8 @@ class Broker:
         commands = Commands(self.store, self.router, results)
         dead_letters = DeadLetters(self.store, commands)
         replay_runs = ReplayRuns(self.store, dead_letters)
+        doing = acts(self.store, dead_letters, replay_runs, _no_revocation)
+        approvals = Approvals(self.store, self.settings.approvals, doing)
         app = create_app(
             Services(
                 settings=self.settings,
@@ -155,6 +159,7 @@ class Broker:
                 link_listening=lambda: True,
                 dead_letters=dead_letters,
                 replay_runs=replay_runs,
+                approvals=approvals,
             )
         )
         await self.store.create_tenant(TENANT, time.time())
@@ -169,6 +174,7 @@ class Broker:
         await self._stop.wait()
         server.should_exit = server.force_exit = True
         await serving
+        await approvals.stop()
         await replay_runs.stop()
         await self.router.stop()
         for task in self._tasks:
