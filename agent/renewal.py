@@ -81,7 +81,7 @@ class Renewals(Dialer, Papers):
         self._answer: asyncio.Future[tuple[Renewed, bytes]] | None = None
         self._trust: Trust | None = None  # that is not kept yet
         self._not_before = 0.0  # when to try again after a failure
-        self._refused = False  # whether the broker refused the last dial
+        self._refusals = 0  # of the broker, in a row
         self._warned: tuple[str, float] | None = None
 
     # --- dialling -----------------------------------------------------------------------------------
@@ -90,20 +90,20 @@ class Renewals(Dialer, Papers):
         who = await asyncio.to_thread(identity.load, self._state_dir, self._secrets)
         said = ""
         life = Life(who.obtained_at, who.not_after)
-        # The broker's clock may be past the end while ours is not.
-        if life.over(self._now()) or (self._refused and self._now() >= life.due(0.0)):
+        # The broker's clock may be past the end while ours is not; once is not enough, as there may be another to try.
+        if life.over(self._now()) or (self._refusals > 1 and self._now() >= life.due(0.0)):
             who, said = await self._recovered(who)
         try:
             transport = await self._dialer.connect_as(who)
         except LinkRefused as exc:
             if exc.stage == "proxy":
                 raise
-            self._refused = True
+            self._refusals += 1
             await self._go_back(who.serial, str(exc))
             raise (LinkRefused(f"{exc}. It gave no other: {said}", stage=exc.stage) if said else exc) from exc
         finally:
             self.target = self._dialer.target
-        self._refused, self._serial = False, who.serial
+        self._refusals, self._serial = 0, who.serial
         return transport
 
     async def _recovered(self, who: Identity) -> tuple[Identity, str]:

@@ -123,14 +123,17 @@ def settle(state_dir: Path, serial: str) -> None:
     Raises:
         OSError: it can't be written; it waits for the next time.
     """
-    if current_serial(state_dir) == serial:
-        if other_serial(state_dir) is not None:
-            put_in_force(state_dir, serial)
-        clear(identity_folder(state_dir), keep={serial})
+    if current_serial(state_dir) != serial:
+        return
+    top, done = identity_folder(state_dir), other_serial(state_dir) is not None
+    if done:
+        put_in_force(state_dir, serial)
+    # A request that has not led to a certificate in force is asked again.
+    clear(top, keep={serial, *(() if done else REQUESTS)})
 
 
 def clear(top: Path, keep: set[str | None]) -> None:
-    """Remove identities other than those to keep, and requests that have ended."""
+    """Remove identities and requests other than those to keep."""
     for path in top.iterdir():
         leftover = _SERIAL.fullmatch(path.name) is not None or path.name in REQUESTS
         if leftover and path.name not in keep:

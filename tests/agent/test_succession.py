@@ -88,7 +88,15 @@ def test_what_else_is_in_the_folder_stays(top: Path) -> None:
     (top / "identity" / "renewal").mkdir()
     succession.settle(top, A)
     left = {path.name for path in (top / "identity").iterdir()}
-    assert left == {A, "keys", "current"}
+    assert left == {A, "keys", "renewal", "current"}
+
+
+def test_a_request_goes_with_what_came_of_it(top: Path) -> None:
+    succession.put_in_force(top, A)
+    (top / "identity" / "renewal").mkdir()
+    succession.switch(top, A, B)
+    succession.settle(top, B)
+    assert {path.name for path in (top / "identity").iterdir()} == {B, "current"}
 
 
 def test_a_full_disk_leaves_what_is_in_force(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
