@@ -154,6 +154,8 @@ async def _listening(
         dead_letters=dead_letters,
         replay_runs=replay_runs,
         approvals=approvals,
+        enrol=lambda agent, message, csr, source: admission.enrolled(message, csr, source, agent),
+        authorities=lambda: trust.for_agents,
     )
     # The API comes last and goes first: whoever gets through to it finds everything behind it.
     async with contextlib.AsyncExitStack() as link:

@@ -87,6 +87,7 @@ async def enrol(
     source: str = "",
     wrong: WrongSecrets = _WRONG_SECRETS,
     terms: Terms = DEFAULT_TERMS,
+    agent: str | None = None,
 ) -> tuple[Enrolled, bytes]:
     """
     Return the answer and the certificate (DER) for an agent that shows a token.
@@ -99,6 +100,7 @@ async def enrol(
         source: the address it comes from, without its port.
         wrong: counts wrong secrets; one for the process unless a test gives its own.
         terms: of the certificate.
+        agent: the name under which the token must be; ``None`` where only the token has it.
 
     Raises:
         EnrolmentRefused: with the reason for the person at the agent.
@@ -108,7 +110,7 @@ async def enrol(
         raise EnrolmentRefused(f"too many wrong tokens from this address; try again in {wait_s:.0f} s", wait_s)
     sha256 = hashlib.sha256(message.secret.encode()).digest()
     token = await store.token_by_hash(sha256)
-    if token is None:
+    if token is None or agent not in (None, token.agent):
         wrong.note(source, now)
         raise EnrolmentRefused(f"unknown token; copy all of it, or {_NEW_TOKEN}")
     if not 1 <= len(message.request) <= MAX_REQUEST_CHARS:

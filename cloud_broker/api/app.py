@@ -13,6 +13,7 @@ from cloud_broker.api import (
     auth,
     commands,
     dead_letters,
+    est,
     health,
     keys,
     openapi,
@@ -43,6 +44,6 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     turnstile.install(app, services.settings.limits)
     openapi.install(app)
-    for part in (commands, rows, dead_letters, agents, tenants, keys, approvals, audit, health):
+    for part in (commands, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
         app.include_router(part.router)
     return app

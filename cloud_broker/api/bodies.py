@@ -34,7 +34,7 @@ async def read(request: Request, kind: type[T], limit: int = ENVELOPE_BYTES) -> 
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise ContentTypeUnsupported(f"wants Content-Type: application/json, found {media_type}")
-    raw = await _bytes(request, limit)
+    raw = await read_bytes(request, limit)
     try:
         raw.decode("utf-8")  # the decoder passes raw members over, and would not look into their texts
         return msgspec.json.decode(raw or b"{}", type=kind)
@@ -47,7 +47,13 @@ async def read(request: Request, kind: type[T], limit: int = ENVELOPE_BYTES) -> 
         raise RequestInvalid(f"The body is not JSON: {exc}.") from exc
 
 
-async def _bytes(request: Request, limit: int) -> bytes:
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """
+    Return the body of a request as it is.
+
+    Raises:
+        RequestTooLarge: it is beyond the limit.
+    """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise RequestTooLarge(f"The body has {declared} bytes; at most {limit} are taken here.", limit=limit)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cryptography import x509
 from fastapi import Request
 
 from cloud_broker.approvals import Approvals
@@ -16,6 +17,7 @@ from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import Settings
 from cloud_broker.store.base import Agent, Command, RowSetInfo, Store
 from cloud_broker.tenants import Scope
+from protocol.messages import Enrol, Enrolled
 
 
 class RowReader(Protocol):
@@ -90,6 +92,9 @@ class Services:
         dead_letters: what went wrong, and what people do about it.
         replay_runs: replays of many dead letters.
         approvals: what waits for a second person.
+        enrol: of the agent's name, a token's secret, a signing request (DER) and an address; as
+            ``Admission.enrolled``.
+        authorities: returns whom agents are to trust.
     """
 
     settings: Settings
@@ -101,6 +106,8 @@ class Services:
     dead_letters: DeadLetters
     replay_runs: ReplayRuns
     approvals: Approvals
+    enrol: Callable[[str, Enrol, bytes, str], Awaitable[tuple[Enrolled, bytes]]]
+    authorities: Callable[[], list[x509.Certificate]]
 
 
 def services(request: Request) -> Services:

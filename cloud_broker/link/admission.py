@@ -86,9 +86,14 @@ class Admission:
         )
         return Record(enrolled, certificate)
 
-    async def enrolled(self, message: Enrol, csr: bytes, source: str) -> tuple[Enrolled, bytes]:
+    async def enrolled(
+        self, message: Enrol, csr: bytes, source: str, agent: str | None = None
+    ) -> tuple[Enrolled, bytes]:
         """
         Return the answer and the certificate (DER) for an agent that shows a token.
+
+        Args:
+            agent: the name that the token must be for, where the agent has said one.
 
         Raises:
             EnrolmentRefused: it gets none.
@@ -107,6 +112,7 @@ class Admission:
             source=source,
             wrong=self.wrong,
             terms=self._terms,
+            agent=agent,
         )
         return msgspec.structs.replace(answer, authorities=self._trust.bundle), certificate
 

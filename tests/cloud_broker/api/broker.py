@@ -19,17 +19,21 @@ from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
+from cloud_broker.authority import DEFAULT_TERMS, Authority
 from cloud_broker.commands import Submission, fingerprint
 from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.credentials import Credentials
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import AgentNotFound, CommandNotFound, IdempotencyKeyReused, ParametersInvalid, RowSetNotFound
 from cloud_broker.keys import new_key, sha256_of
+from cloud_broker.link.admission import Admission
+from cloud_broker.renewals import Renewals
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import LimitSettings, Settings
 from cloud_broker.store.base import Agent, Command, Finish, IdempotencyConflict, RowSetInfo, Store, Token
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import Scope
+from cloud_broker.trust import Trust
 from protocol.ids import new_id
 from protocol.states import FINAL, CommandState
 
@@ -215,6 +219,9 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
 
     dead_letters = DeadLetters(store, commands)
     runs = ReplayRuns(store, dead_letters)
+    Authority.create(folder, now)
+    trust = Trust(folder)
+    admission = Admission(store, trust, Renewals(store, trust, DEFAULT_TERMS, 0.0, time.time))
     approvals = Approvals(store, settings.approvals, acts(store, dead_letters, runs, revoke_agent))
     app = create_app(
         Services(
@@ -227,6 +234,8 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
             dead_letters,
             runs,
             approvals,
+            lambda name, message, csr, source: admission.enrolled(message, csr, source, name),
+            lambda: trust.for_agents,
         )
     )
     config = server_of(app, settings, host="127.0.0.1", port=0)

@@ -34,7 +34,7 @@ from cloud_broker.store.base import Agent, Store, Token
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import Scope
 from protocol import limits
-from protocol.messages import Limits
+from protocol.messages import Enrol, Enrolled, Limits
 from tests.cloud_broker.client.scripted import Behaviour, ScriptedAgent, pair
 
 T = TypeVar("T")
@@ -160,6 +160,8 @@ class Broker:
                 dead_letters=dead_letters,
                 replay_runs=replay_runs,
                 approvals=approvals,
+                enrol=_no_enrolment,
+                authorities=list,
             )
         )
         await self.store.create_tenant(TENANT, time.time())
@@ -190,6 +192,10 @@ def _catalogue(operations: list[dict[str, Any]]) -> bytes:
 
 
 async def _no_token(scope: Scope, agent: str, group: str | None, ttl_s: float, by: str) -> tuple[str, float]:
+    raise NotImplementedError("these tests enrol nobody")
+
+
+async def _no_enrolment(agent: str, message: Enrol, csr: bytes, source: str) -> tuple[Enrolled, bytes]:
     raise NotImplementedError("these tests enrol nobody")
 
 
