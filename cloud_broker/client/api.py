@@ -20,9 +20,11 @@ from cloud_broker.client.dead_letters import DeadLetterCalls, moment_text
 from cloud_broker.client.errors import NotReachable, ResultCut, WordsError
 from cloud_broker.client.known_agents import KnownAgent, check
 from cloud_broker.client.ndjson import whole_lines
+from cloud_broker.client.proofs import Verified, verify
 from cloud_broker.client.records import Agent, Command, Operation, decode
 from cloud_broker.client.requests import encoded, new_key, part
 from cloud_broker.client.sealing import SealedCall
+from cloud_broker.client.signing import DEFAULT_VALID_S, Signer, work_of
 from cloud_broker.client.unsealed import Unsealed
 
 SILENCE_S: Final = 60.0  # seconds without a row after which we look whether the command still runs
@@ -131,7 +133,7 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
         }
         key = idempotency_key if idempotency_key is not None else new_key()
         if signer is not None:
-            work = self.work(agent, operation, params, group=group, sealed=sealed, version=version)
+            work = work_of(self, agent, operation, params, group=group, sealed=sealed, version=version)
             body["signature"] = signer.sign(work, key, valid_s or ttl_s or DEFAULT_VALID_S)
         first_wait_s = min(wait_s, MAX_WAIT_S)
         headers = {"Idempotency-Key": checked_header("idempotency key", key), "Content-Type": "application/json"}
@@ -244,54 +246,6 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
         known = KnownAgent(found.tenant, keys.get("sign", ""), keys["seal"])
         return known, check(self.url, self.tenant, name, known)
 
-    # --- signatures -------------------------------------------------------------------------------
-
-    def work(
-        self,
-        agent: str | None,
-        operation: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        group: str | None = None,
-        sealed: SealedCall | None = None,
-        version: str | None = None,
-    ) -> Work:
-        """
-        Return what a caller signs of a call; the same arguments as of ``call``.
-
-        Raises:
-            WordsError: the operation's version is not known here, or the parameters can't be signed.
-        """
-        if sealed is not None:
-            agent, operation = sealed.agent, sealed.operation
-            digest = sealed_digest(sealed.text.encode())
-        else:
-            digest = params_digest(encoded(dict(params or {})))
-        names = [agent] if agent is not None else [one.name for one in self.agents() if one.group == group]
-        if version is None:
-            version = self._version(names, operation)
-        return Work(
-            tenant=self.tenant or self._tenant_of(names),
-            operation=operation,
-            version=version,
-            params_sha256=digest,
-            agent=agent,
-            group=group,
-            seal_to=None if sealed is None else sealed.seal_to,
-        )
-
-    def _version(self, agents: Sequence[str], operation: str) -> str:
-        for name in agents:
-            for found in self.operations(name):
-                if found.name == operation:
-                    return found.version
-        raise WordsError(f"no operation {operation!r} is known there, so its version is not: give it, to sign for it")
-
-    def _tenant_of(self, agents: Sequence[str]) -> str:
-        if not agents:
-            raise WordsError("no agent of this group is known, so the tenant is not: name it, to sign for it")
-        return self.agent(agents[0]).tenant
-
     def verify(self, command_id: str, *, agent_key: str | None = None, rows: bool = True) -> Verified:
         """
         Compare how a command ended with what its agent signed.
@@ -305,15 +259,7 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
             AgentKeyChanged: the broker shows another key than before.
             WordsError: it has not ended.
         """
-        command = self.command(command_id)
-        if not command.final:
-            raise WordsError(f"{command_id} is {command.state}: only what has ended is proved")
-        if command.agent is None:
-            return Verified("", "", {}, ["it was never sent to an agent: the broker alone says how it ended"])
-        if agent_key is None:
-            known, _ = self.known_agent(command.agent)
-            return verify(self, command, known.tenant, known.sign, rows=rows)
-        return verify(self, command, self.tenant or command.tenant, agent_key, rows=rows)
+        return verify(self, self.command(command_id), agent_key, rows=rows)
 
     def unsealed(self, call: SealedCall) -> Unsealed:
         """Return what reads the result of a sealed call."""

@@ -24,6 +24,7 @@ from cloud_broker.client.cli_audit import audit
 from cloud_broker.client.cli_call import call
 from cloud_broker.client.cli_dead_letters import dead_letters, replay, resolve
 from cloud_broker.client.cli_shows import agents, commands, operations
+from cloud_broker.client.cli_signing import keygen, verify
 from cloud_broker.client.connect import DONE, FAILED, NOT_ALLOWED, NOT_REACHABLE, WORDS_WRONG, as_json
 from cloud_broker.client.errors import NotReachable, OuthaulError, ProblemError, ProfileError, UnknownAnswer, WordsError
 from cloud_broker.client.requests import SecondPersonWanted
@@ -95,8 +96,9 @@ def _asked(what: str, *, hidden: bool) -> str:
     return line
 
 
-for _command in (audit, call, commands, dead_letters, replay, resolve, approvals, agents, operations):
+for _command in (audit, call, commands, dead_letters, replay, resolve, approvals, agents, operations, keygen):
     cli.add_command(_command)
+commands.add_command(verify)
 
 
 def main(args: Sequence[str] | None = None) -> int:

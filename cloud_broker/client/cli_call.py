@@ -23,6 +23,7 @@ from cloud_broker.client.call import (
     unfinished_document,
 )
 from cloud_broker.client.cli_sealing import Sealing
+from cloud_broker.client.cli_signing import Signing, sign_with, signer_name, valid
 from cloud_broker.client.connect import (
     DONE,
     FAILED,
@@ -33,7 +34,7 @@ from cloud_broker.client.connect import (
     output_format,
     set_index,
 )
-from cloud_broker.client.errors import NotReachable, ProblemError, ResultCut
+from cloud_broker.client.errors import NotReachable, ProblemError, ResultCut, WordsError
 from cloud_broker.client.progress import Progress
 from cloud_broker.client.records import Command
 from protocol.ids import new_id
@@ -71,6 +72,10 @@ FIRST_WAIT_S: Final = 1.0  # seconds; most commands end within them, and then on
 @click.option(
     "--agent-keys", metavar="KEYS", help="Take no other keys of the agent than these (outhaul-agent identity)."
 )
+@sign_with
+@signer_name
+@valid
+@click.option("--operation-version", "version", metavar="V", help="Sign for this version of the operation only.")
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the command too.")
 @connected
 def call(
@@ -93,6 +98,10 @@ def call(
     seal: bool,
     key_file: Path | None,
     agent_keys: str | None,
+    sign_with: Path | None,
+    signer_name: str | None,
+    valid_s: float | None,
+    version: str | None,
     cancel_on_interrupt: bool,
 ) -> int:
     """Run an operation and print its result.
@@ -105,6 +114,7 @@ def call(
     outhaul call plant-1 drop-order order_no=4711 --rows @lines.csv
     outhaul call plant-1 open-invoices --params '{"customer": "C042"}' --format csv > invoices.csv
     outhaul call plant-1 open-invoices customer=C042 --seal
+    outhaul call plant-1 create-sales-order --params @order.json --sign-with web-shop.key
     """
     agent, operation, values = _addressed(words, group)
     wishes = Wishes("json" if as_json else output_format, wait_s, set_index, max_rows)
@@ -116,6 +126,10 @@ def call(
     key = idempotency_key if idempotency_key is not None else new_id("idem", time.time_ns() // 1_000_000, os.urandom)
     sealing = Sealing(seal or key_file is not None, key_file, agent_keys, idempotency_key is not None, no_wait)
     sealed = sealing.call(client, agent, operation, given)
+    signing = Signing(sign_with, signer_name, valid_s)
+    if version is not None and sign_with is None:
+        raise WordsError("--operation-version goes with --sign-with KEYFILE")
+    signer = signing.signer()
     reader = client if sealed is None else client.unsealed(sealed)
     progress = Progress()
     command: Command | None = None
@@ -132,6 +146,9 @@ def call(
             correlation_id=correlation_id,
             ordering_key=ordering_key,
             priority=priority,
+            signer=signer,
+            valid_s=valid_s,
+            version=version,
         )
         if no_wait:
             sealing.tell_how_to_read(command.id)

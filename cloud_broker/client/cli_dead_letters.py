@@ -8,11 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from cloud_broker.client import arguments
 from cloud_broker.client.call import tell
+from cloud_broker.client.cli_signing import Signing, confirm, sign_with, signer_name, valid
 from cloud_broker.client.connect import DONE, FAILED, Duration, as_json, connected
 from cloud_broker.client.errors import NotReachable, ProblemError, WordsError
 from cloud_broker.client.output import local, moment, tables, write, write_items
@@ -179,12 +182,27 @@ def resolve(client: Outhaul, command_id: str, happened: bool | None, note: str, 
     metavar="R",
     help="So many a second, with --all.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask, with --all.")
+@click.option("--yes", is_flag=True, help="Do not ask, with --all or --sign-with.")
 @click.option(
     "--ttl",
     type=Duration(),
     metavar="TIME",
     help="For IDs: not to be started later than this; as long as before if it is left out.",
+)
+@sign_with
+@signer_name
+@valid
+@click.option(
+    "--params",
+    metavar="JSON|@FILE|-",
+    help="With --sign-with: the parameters that are signed; the broker is not asked what you sign.",
+)
+@click.option(
+    "--seal-key",
+    "key_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --sign-with, in place of --params: what `outhaul call --seal-key FILE` kept.",
 )
 @as_json
 @connected
@@ -197,12 +215,18 @@ def replay(
     rate: float,
     yes: bool,
     ttl: float | None,
+    sign_with: Path | None,
+    signer_name: str | None,
+    valid_s: float | None,
+    params: str | None,
+    key_file: Path | None,
     as_json: bool,
     **wanted: Any,
 ) -> int:
     """Do commands again that ended without success: those named, or with --all what a filter finds.
 
     What is in doubt is resolved first. A command is replayed once: asked again, the same replay is told.
+    What was signed is signed again: one ID, with --sign-with and --params.
     """
     if everything == bool(command_ids):
         raise WordsError("wants the IDs of commands, or --all with the options that say which")
@@ -210,9 +234,16 @@ def replay(
         given = [name for name, value in wanted.items() if value is not None]
         if given:
             raise WordsError(f"--{given[0].replace('_', '-')} goes with --all, not with IDs")
+        if sign_with is not None:
+            signing = Signing(sign_with, signer_name, valid_s)
+            return _replay_signed(client, command_ids, signing, params, key_file, ttl, yes=yes, as_json=as_json)
+        if params is not None or key_file is not None:
+            raise WordsError("--params and --seal-key go with --sign-with: a replay has the parameters of before")
         return _replay_some(client, command_ids, ttl, as_json)
     if ttl is not None:
         raise WordsError("--ttl goes with IDs; with --all each has as long as it had before")
+    if sign_with is not None:
+        raise WordsError("--sign-with goes with one ID: each is signed by itself")
     return _replay_many(client, _filter(wanted), most, rate, yes, as_json)
 
 
@@ -241,6 +272,38 @@ def _replay_some(client: Outhaul, command_ids: Sequence[str], ttl_s: float | Non
     if as_json:
         write_items(command.raw for command in done)
     return code
+
+
+def _replay_signed(
+    client: Outhaul,
+    command_ids: Sequence[str],
+    signing: Signing,
+    params: str | None,
+    key_file: Path | None,
+    ttl_s: float | None,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    if len(command_ids) != 1 or (params is None) == (key_file is None):
+        raise WordsError(
+            "--sign-with wants one ID, and what is signed: --params as they were, or --seal-key FILE of a sealed call"
+        )
+    # Deferred: see cli.py.
+    from cloud_broker.client.sealing import SealedCall
+    from cloud_broker.client.signing import work_of
+
+    original = client.command(command_ids[0])
+    agent = None if original.group is not None else original.agent
+    sealed = None if key_file is None else SealedCall.kept(key_file)
+    given = {} if params is None else arguments.object_of(params, "--params")
+    work = work_of(client, agent, original.operation, given, group=original.group, sealed=sealed)
+    confirm(f"Sign {work.operation} (version {work.version}) on {agent or original.group} with these parameters?", yes)
+    command = client.replay(original.id, ttl_s=ttl_s, signer=signing.signer(), work=work, valid_s=signing.valid_s)
+    if as_json:
+        return write_items([command.raw])
+    tell(f"{original.id}: replayed as {command.id}")
+    return DONE
 
 
 def _replay_many(client: Outhaul, wanted: Filter, most: int, rate: float, yes: bool, as_json: bool) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from cloud_broker.client.records import Command, DeadLetter, ReplayPlan, ReplayRun, TimelineStep, decode
 from cloud_broker.client.requests import Requests, new_key, part
+from cloud_broker.client.signing import DEFAULT_VALID_S, Signer, Work
 
 MOST: Final = 5000  # dead letters that one run may be about
 Moment = datetime | str | None
@@ -59,14 +60,33 @@ class DeadLetterCalls(Requests):
         body = {"found": found, "who": who, "note": note}
         return decode(self._post(f"/v1/commands/{part(command_id)}/resolve", body), Command)
 
-    def replay(self, command_id: str, *, ttl_s: float | None = None) -> Command:
+    def replay(
+        self,
+        command_id: str,
+        *,
+        ttl_s: float | None = None,
+        signer: Signer | None = None,
+        work: Work | None = None,
+        valid_s: float | None = None,
+    ) -> Command:
         """
         Do a command again; return the new one, or the one that did it before.
 
+        Args:
+            signer: signs it anew, where it was signed before.
+            work: what is signed, of ``signing.work_of``: of the parameters that the caller has, not of what the
+                broker tells.
+            valid_s: as of ``Outhaul.call``.
+
         Raises:
-            ProblemError: 409, if it is under way, succeeded, or is in doubt and must be resolved first.
+            ProblemError: 409, if it is under way, succeeded, is in doubt and must be resolved first, or was signed.
         """
-        return decode(self._post(f"/v1/commands/{part(command_id)}/replay", {"ttl": ttl_s}), Command)
+        body: dict[str, Any] = {"ttl": ttl_s}
+        headers = {}
+        if signer is not None and work is not None:
+            headers["Idempotency-Key"] = new_key()
+            body["signature"] = signer.sign(work, headers["Idempotency-Key"], valid_s or ttl_s or DEFAULT_VALID_S)
+        return decode(self._post(f"/v1/commands/{part(command_id)}/replay", body, headers), Command)
 
     def count_dead_letters(self, *, most: int = MOST, **wanted: Unpack[Filter]) -> ReplayPlan:
         """Return how many dead letters a replay would be about, at most ``most``, and how many are in doubt."""
