@@ -10,7 +10,7 @@ from typing import Any, Final
 from agent.connectors.odbc.self_commits import ending_statement
 from agent.connectors.odbc.statements import StatementError, Syntax, parse
 from agent.parameters import CONTENT, params_of, template_names
-from agent.patterns import runs_away
+from agent.patterns import matcher
 from agent.secrets.resolve import SECRET
 from agent.settings import (
     KINDS_OF_CONNECTION,
@@ -199,12 +199,12 @@ def _param(place: Path, param: Param, procedure: bool) -> Iterator[Problem]:
         if type(choice) is not (str if param.type == "string" else int):
             yield (*place, "enum", number), f"wants values of type {param.type}, found {choice!r}"
             return
-    if param.pattern is not None and runs_away(param.pattern):
-        yield (
-            (*place, "pattern"),
-            "could run for hours on hostile text, because a repeat stands in a repeat and both take the same "
-            "characters; write it so that each round has a character of its own, as in ([0-9]+,)*",
-        )
+    if param.pattern is not None:
+        try:
+            matcher(param.pattern)
+        except ValueError as exc:
+            yield (*place, "pattern"), str(exc)
+            return
     bare = param.model_copy(update={"min": None, "max": None, "nullable": False})
     for key in ("min", "max"):
         bound = getattr(param, key)

@@ -1,8 +1,9 @@
 """
-Regular expressions that hostile text can make run for hours.
+Patterns of the operator's file, matched in a time that grows with the text only, whatever the text.
 
-Python's matcher tries every way to split a text among repeats. Where a repeat stands in a repeat and
-both may take the same characters, as in ``(a+)+``, the ways double with each character.
+Python's own matcher tries every way to split a text among repeats, which hostile text can make take hours. So a
+pattern is read by Python's parser, written out again for the engine that pydantic has, which keeps no ways to try,
+and refused where only trying can tell: with look-around and back references.
 """
 
 from __future__ import annotations
@@ -10,120 +11,102 @@ from __future__ import annotations
 import re
 import re._constants as codes  # type: ignore[import-not-found]  # the standard library's own parser has no types
 import re._parser as parser  # type: ignore[import-not-found]  # the same
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-_REPEATS: Final = (codes.MAX_REPEAT, codes.MIN_REPEAT)
-_PROBES: Final = [chr(code) for code in range(32, 256)]  # by which two sets of characters are compared
-_FEW: Final = 10  # times; a repeat of fewer can't run away
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+_REPEATS: Final = (codes.MAX_REPEAT, codes.MIN_REPEAT)  # for a whole match they are the same
+_CATEGORIES: Final = {  # as re.ASCII has them, because JSON Schema does too
+    codes.CATEGORY_DIGIT: "[0-9]",
+    codes.CATEGORY_NOT_DIGIT: "[^0-9]",
+    codes.CATEGORY_SPACE: r"[\t-\r ]",
+    codes.CATEGORY_NOT_SPACE: r"[^\t-\r ]",
+    codes.CATEGORY_WORD: "[0-9A-Za-z_]",
+    codes.CATEGORY_NOT_WORD: "[^0-9A-Za-z_]",
+}
+_PLACES: Final = {
+    codes.AT_BEGINNING: r"\A",
+    codes.AT_BEGINNING_STRING: r"\A",
+    codes.AT_END: r"\z",
+    codes.AT_END_STRING: r"\z",
+    codes.AT_BOUNDARY: r"(?-u:\b)",
+}
+_LINES: Final = {codes.AT_BEGINNING: "(?m:^)", codes.AT_END: "(?m:$)"}
+_LARGEST_CODE: Final = 0x10FFFF
+_CASE: Final = ord("a") - ord("A")
 
 
-def runs_away(pattern: str) -> bool:
+def matcher(pattern: str) -> Callable[[str], bool]:
     """
-    Whether some text may take ``pattern`` a time that grows exponentially with its length.
+    Return what tells whether the whole of a text fits ``pattern``.
 
-    Errs on the safe side: an unlimited repeat of something that itself repeats is taken for bad unless
-    each round must contain a character that the inner repeat can't take, as in ``([0-9]+,)*``.
+    Raises:
+        ValueError: no time can be promised for it, or it is none; the text says why.
     """
-    return _any_bad(parser.parse(pattern, re.ASCII))
+    try:
+        with warnings.catch_warnings():
+            # That a later Python may read `[[` otherwise; what it means is fixed here.
+            warnings.simplefilter("ignore", FutureWarning)
+            read = parser.parse(pattern, re.ASCII)
+    except (re.error, RecursionError, OverflowError) as exc:
+        raise ValueError(f"is no regular expression: {exc}") from exc
+    try:
+        validator = SchemaValidator(
+            core_schema.str_schema(pattern=rf"\A(?:{_all(read, read.state.flags)})\z", strict=True)
+        )
+    except SchemaError as exc:
+        raise ValueError("is too large; say how long a text may be with max_length, not in the pattern") from exc
+    except RecursionError as exc:
+        raise ValueError("has too many groups in each other") from exc
+    return validator.isinstance_python
 
 
-def _any_bad(items: Iterable[Any]) -> bool:
-    return any(
-        (code in _REPEATS and argument[1] > _FEW and _ambiguous(list(argument[2])))
-        or any(_any_bad(inner) for inner in _parts(code, argument))
-        for code, argument in items
+def _all(items: Iterable[Any], flags: int) -> str:
+    return "".join(_one(code, argument, flags) for code, argument in items)
+
+
+def _one(code: Any, argument: Any, flags: int) -> str:
+    if code is codes.LITERAL:
+        return f"[{_members([(code, argument)], flags)}]"
+    if code is codes.NOT_LITERAL:
+        return f"[^{_members([(codes.LITERAL, argument)], flags)}]"
+    if code is codes.IN:
+        negated = argument[0][0] is codes.NEGATE
+        return f"[{'^' * negated}{_members(argument[negated:], flags)}]"
+    if code is codes.ANY:
+        return "(?s:.)" if flags & re.DOTALL else r"[^\n]"
+    if code is codes.BRANCH:
+        return f"(?:{'|'.join(_all(branch, flags) for branch in argument[1])})"
+    if code is codes.SUBPATTERN:
+        _, more, fewer, inner = argument
+        return f"(?:{_all(inner, (flags | more) & ~fewer)})"
+    if code in _REPEATS:
+        least, most, inner = argument
+        return f"(?:{_all(inner, flags)}){{{least},{'' if most is codes.MAXREPEAT else most}}}"
+    if code is codes.AT:
+        place = (_LINES.get(argument) if flags & re.MULTILINE else None) or _PLACES.get(argument)
+        if place is not None:
+            return place
+    raise ValueError(
+        "could take hours on hostile text: look-around, back references, atomic groups and \\B are not taken; write it "
+        "without them"
     )
 
 
-def _ambiguous(body: list[Any]) -> bool:
-    """Whether rounds of ``body`` can be cut out of one text in more than one way."""
-    body = _unwrapped(body)
-    inner = [argument for code, argument in body if code in _REPEATS and argument[0] != argument[1]]
-    others = [part for code, argument in body if code not in _REPEATS for part in _parts(code, argument)]
-    if any(map(_has_repeat, others)) or _overlapping(body):
-        return True
-    if not inner:
-        return False
-    taken = {probe for argument in inner for probe in _takes(list(argument[2]))}
-    fixed = (_takes([item]) for item in body if item[0] in (codes.LITERAL, codes.IN, codes.NOT_LITERAL))
-    return not any(found.isdisjoint(taken) for found in fixed)
+def _members(members: Iterable[tuple[Any, Any]], flags: int) -> str:
+    return "".join(_member(code, argument, flags) for code, argument in members)
 
 
-def _overlapping(body: list[Any]) -> bool:
-    """Whether two branches may begin with the same character; a branch that is more than characters may."""
-    for code, argument in body:
-        if code is not codes.BRANCH:
-            continue
-        seen: set[str] = set()
-        for branch in argument[1]:
-            first = _takes(list(branch)[:1]) if len(branch) else set(_PROBES)
-            if not seen.isdisjoint(first):
-                return True
-            seen |= first
-    return False
-
-
-def _unwrapped(body: list[Any]) -> list[Any]:
-    """Return ``body`` with groups replaced by what is in them."""
-    found: list[Any] = []
-    for code, argument in body:
-        found += _unwrapped(list(argument[-1])) if code is codes.SUBPATTERN else [(code, argument)]
-    return found
-
-
-def _has_repeat(items: Iterable[Any]) -> bool:
-    return any(code in _REPEATS or any(map(_has_repeat, _parts(code, argument))) for code, argument in items)
-
-
-def _parts(code: Any, argument: Any) -> list[Any]:
-    if code is codes.BRANCH:
-        return list(argument[1])
-    if isinstance(argument, parser.SubPattern):
-        return [argument]
-    if isinstance(argument, tuple):
-        return [part for part in argument if isinstance(part, parser.SubPattern)]
-    return []
-
-
-def _takes(items: list[Any]) -> set[str]:
-    """Return which of the probes ``items`` may begin with; all, where that is not plain to see."""
-    if len(items) != 1:
-        return set(_PROBES)
-    code, argument = items[0]
-    if code is codes.LITERAL:
-        return {chr(argument)}
-    if code is codes.NOT_LITERAL:
-        return set(_PROBES) - {chr(argument)}
-    if code is codes.IN:
-        return {probe for probe in _PROBES if _in_class(argument, ord(probe))}
-    if code in _REPEATS and argument[0] > 0:
-        return _takes(list(argument[2]))
-    if code is codes.SUBPATTERN:
-        return _takes(list(argument[-1]))
-    return set(_PROBES)
-
-
-def _in_class(members: list[Any], code: int) -> bool:
-    negated = bool(members) and members[0][0] is codes.NEGATE
-    return negated is not any(_is_member(kind, value, code) for kind, value in members)
-
-
-def _is_member(kind: Any, value: Any, code: int) -> bool:
-    if kind is codes.LITERAL:
-        return bool(value == code)
-    if kind is codes.RANGE:
-        return bool(value[0] <= code <= value[1])
-    if kind is codes.CATEGORY:
-        return re.fullmatch(_CATEGORIES[value], chr(code), re.ASCII) is not None
-    return False
-
-
-_CATEGORIES: Final = {
-    codes.CATEGORY_DIGIT: r"\d",
-    codes.CATEGORY_NOT_DIGIT: r"\D",
-    codes.CATEGORY_SPACE: r"\s",
-    codes.CATEGORY_NOT_SPACE: r"\S",
-    codes.CATEGORY_WORD: r"\w",
-    codes.CATEGORY_NOT_WORD: r"\W",
-}
+def _member(code: Any, argument: Any, flags: int) -> str:
+    if code is codes.CATEGORY:
+        return _CATEGORIES[argument]
+    low, high = argument if code is codes.RANGE else (argument, argument)
+    ranges = [(low, high)]
+    if flags & re.IGNORECASE:
+        for first, last, away in ((ord("A"), ord("Z"), _CASE), (ord("a"), ord("z"), -_CASE)):
+            begin, end = max(low, first), min(high, last)
+            if begin <= end:
+                ranges.append((begin + away, end + away))
+    return "".join(rf"\x{{{begin:x}}}-\x{{{min(end, _LARGEST_CODE):x}}}" for begin, end in ranges)

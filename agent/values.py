@@ -16,6 +16,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Final
 
+from agent.patterns import matcher
 from agent.settings import Param
 
 Reader = Callable[[Any], Any]
@@ -61,8 +62,7 @@ def as_json(value: Any) -> Any:
 
 def _string(param: Param) -> Reader:
     shortest, longest = param.min_length or 0, longest_text(param)
-    # re.ASCII, because \d and \w are ASCII in JSON Schema too.
-    pattern = re.compile(param.pattern, re.ASCII) if param.pattern is not None else None
+    fits = matcher(param.pattern) if param.pattern is not None else None
     choices = frozenset(param.enum) if param.enum is not None else None
 
     def read(value: Any) -> str:
@@ -72,7 +72,7 @@ def _string(param: Param) -> Reader:
             raise ValueError
         if choices is not None and value not in choices:
             raise ValueError
-        if pattern is not None and pattern.fullmatch(value) is None:
+        if fits is not None and not fits(value):
             raise ValueError
         return value
 
