@@ -277,7 +277,7 @@ ERRORS: list[tuple[str, str]] = [
     (param('type = "int"'), "params.p.type: wants 'string', 'integer'"),
     (param('tpye = "string"'), "params.p.tpye: is no key of this table"),
     (param('pattern = "("'), "params.p: pattern is not a regular"),
-    (param('pattern = '(a)\\1''), "params.p.pattern: could take hours"),
+    (param(r"pattern = '(a)\1'"), "params.p.pattern: could take hours"),
     (param('max = 3'), "params.p.max: means nothing for type string"),
     (param('type = "integer", min = "a"'), "params.p.min: wants a whole number"),
     (param('type = "integer", min = 3, max = 2'), "params.p.max: wants at least min"),
