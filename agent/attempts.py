@@ -22,8 +22,7 @@ from agent.gate import Gate
 from agent.inquiry import By, Found, Inquiry, settled_by
 from agent.journal.base import Claim, Entry, Journal
 from agent.leaving import Leaving
-from agent.parameters import decode
-from agent.policy import REPEATABLE, judge, permitted, stopped_by_pause, told_before
+from agent.policy import REPEATABLE, fits, judge, permitted, stopped_by_pause, told_before
 from agent.results import Result, rows_lost
 from agent.sealing import Opened, Seals
 from agent.settings import Operation, Settings
@@ -213,7 +212,7 @@ class Attempts:
             raise errors.AgentStopping("the agent is stopping", touched=False)
         operation = permitted(self._settings, claim.operation)
         claim = self._checked(running, operation)
-        decode(operation, self.opened(running).params)
+        fits(claim.operation, operation, self.opened(running).params)
         self._say(Accepted(claim.id, claim.epoch))
         gate = self.gates[operation.connection]
         await self._turn(running, gate)
@@ -227,6 +226,7 @@ class Attempts:
             elif running.signed is not None:
                 running.signed.still_valid(time.time())
                 await self._journal.show(running.signed.shown)
+                gate.check()
             await self._run(running, operation)
         finally:
             gate.leave()

@@ -7,6 +7,7 @@ from typing import Final
 
 from agent import errors
 from agent.journal.base import Claim, Entry
+from agent.parameters import decode
 from agent.settings import Effect, Operation, Settings
 from protocol.messages import ErrorKind, Outcome
 
@@ -26,6 +27,23 @@ def permitted(settings: Settings, name: str) -> Operation:
             touched=False,
         )
     return operation
+
+
+def fits(name: str, operation: Operation, params: bytes) -> None:
+    """
+    See that the parameters are those that the operation takes.
+
+    Raises:
+        ParametersInvalid: with a line for each problem, and one for the rule.
+    """
+    try:
+        decode(operation, params)
+    except errors.ParametersInvalid as exc:
+        raise errors.ParametersInvalid(
+            f"{exc.message}\nthese are the rules of the operator's file (operations.{name}.params); an operator allows "
+            "other values by changing them there",
+            touched=False,
+        ) from exc
 
 
 @dataclass(frozen=True, slots=True)
