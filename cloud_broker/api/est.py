@@ -69,7 +69,7 @@ async def cacerts(request: Request) -> Response:
             TooManyRequests,
             StoreUnavailable,
         ],
-        content={REQUEST: {"schema": {"type": "string", "contentEncoding": "base64"}}},
+        takes={REQUEST: {"schema": {"type": "string", "contentEncoding": "base64"}}},
     ),
 )
 async def simpleenroll(request: Request) -> Response:

@@ -53,7 +53,7 @@ def describe(
     body: type | None = None,
     example: Mapping[str, Any] | None = None,
     parameters: Sequence[Mapping[str, Any]] = (),
-    content: Mapping[str, Any] | None = None,
+    takes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     Return what a route's decorator takes to be described well.
@@ -65,7 +65,7 @@ def describe(
         items: of an answer that is a list.
         media: the content of an answer that is not JSON.
         body: of the request.
-        content: of a request that is not JSON.
+        takes: the content of a request that is not JSON.
     """
     every = EVERYWHERE if scope else ()
     responses = {str(status): _answer(text, kind, items, media) for status, (text, kind) in answers.items()}
@@ -84,8 +84,8 @@ def describe(
         content = {"schema": _schema(body)} | ({"example": example} if example else {})
         needed = any(field.required for field in msgspec.structs.fields(body))
         extra["requestBody"] = {"required": needed, "content": {"application/json": content}}
-    if content is not None:
-        extra["requestBody"] = {"required": True, "content": dict(content)}
+    if takes is not None:
+        extra["requestBody"] = {"required": True, "content": dict(takes)}
     return {
         "summary": summary,
         "status_code": next(iter(answers)),
