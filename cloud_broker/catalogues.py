@@ -9,11 +9,15 @@ from typing import Any, Final
 import jsonschema_rs
 import msgspec
 
+from cloud_broker import schema_cost
 from cloud_broker.breakers import Guard
 from cloud_broker.store.base import Effect
 
 MIN_RATE_PER_S: Final = 1 / 86_400.0  # one a day; the slowest that the agent's file can say
 MAX_COOL_DOWN_S: Final = 86_400.0  # seconds
+MAX_PATTERN_BYTES: Final = 4 * 1_048_576  # of one pattern once it is compiled
+MAX_WORK: Final = 16 * 1_048_576  # bytes of parameters times steps of a schema: a quarter of a second at worst
+MAX_LISTED_WORK: Final = 16_384  # the same, up to which all that is wrong is listed
 MAX_REASON_CHARS: Final = 200  # of what a validator says, which shows the value
 
 _Kind = jsonschema_rs.ValidationErrorKind
@@ -75,19 +79,36 @@ class Operation:
         self.timeout_s = entry.timeout_s
         self._schema = entry.params
         try:
+            self._steps = schema_cost.steps(entry.params)
             self._validator = jsonschema_rs.Draft202012Validator(
                 entry.params,
                 # The agent is not trusted with our time: its patterns run in linear time.
-                pattern_options=jsonschema_rs.RegexOptions(),
+                pattern_options=jsonschema_rs.RegexOptions(size_limit=MAX_PATTERN_BYTES),
                 # Nor with what we can reach: a reference never leaves its schema.
                 retriever=_refuse,
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
             raise CatalogueInvalid(f"operation {entry.name}: its schema can't be used: {exc}") from exc
 
-    def problems(self, params: Any) -> list[Problem]:
-        """Return what is wrong with ``params``, a decoded JSON value; empty if it fits."""
-        return [problem for error in self._validator.iter_errors(params) for problem in _told(error, self._schema)]
+    def problems(self, params: Any, size: int) -> list[Problem]:
+        """
+        Return what is wrong with ``params``, a decoded JSON value of ``size`` bytes; empty if it fits.
+
+        Of large ones the first thing that is wrong: to list all would keep everybody waiting.
+        """
+        if size * self._steps > MAX_WORK:
+            return [Problem("", f"{size} bytes are too many to be checked against the schema of this operation")]
+        try:
+            if self._validator.is_valid(params):
+                return []
+            if size * self._steps > MAX_LISTED_WORK:
+                self._validator.validate(params)
+            errors = list(self._validator.iter_errors(params))
+        except jsonschema_rs.ValidationError as exc:
+            errors = [exc]
+        except ValueError:
+            return [Problem("", "is nested too deeply to be checked")]
+        return [problem for error in errors for problem in _told(error, self._schema)]
 
 
 def _told(error: jsonschema_rs.ValidationError, schema: Any) -> list[Problem]:

@@ -306,7 +306,7 @@ def _check(operation: Operation, params: bytes) -> None:
         raise ParametersInvalid(f"params: not JSON: {exc}") from exc
     if not isinstance(decoded, dict):
         raise ParametersInvalid("params: wants an object")
-    problems = operation.problems(decoded)
+    problems = operation.problems(decoded, len(params))
     if problems:
         raise ParametersInvalid(
             f"{operation.name}: " + "; ".join(f"{p.name}: {p.reason}" if p.name else p.reason for p in problems),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
 from agent.parameters import schema
 from agent.settings import DropOperation, Param, SqlOperation
-from cloud_broker.catalogues import Operation, Problem, read
+from cloud_broker.catalogues import CatalogueInvalid, Operation, Problem, read
 
 PARAMS = {
     "customer": Param(type="string", max_length=20),
@@ -26,6 +27,10 @@ def operation(entry: SqlOperation | DropOperation) -> Operation:
         "connections": [],
     }
     return read(json.dumps(catalogue).encode()).operations["order"]
+
+
+def problems(operation: Operation, params: Any) -> list[Problem]:
+    return operation.problems(params, len(json.dumps(params)))
 
 
 ORDER = operation(SqlOperation(connection="erp", sql="SELECT :customer, :total, :since, :when, :kind", params=PARAMS))
@@ -50,17 +55,17 @@ ORDER = operation(SqlOperation(connection="erp", sql="SELECT :customer, :total, 
     ],
 )
 def test_a_bad_parameter_is_told_by_name_and_reason(params: dict[str, Any], name: str, reason: str) -> None:
-    assert ORDER.problems(params) == [Problem(name, reason)]
+    assert problems(ORDER, params) == [Problem(name, reason)]
 
 
 def test_no_reason_shows_a_regular_expression_of_ours() -> None:
-    (problem,) = ORDER.problems({"customer": "C", "when": "tomorrow"})
+    (problem,) = problems(ORDER, {"customer": "C", "when": "tomorrow"})
 
     assert problem.reason.startswith('"tomorrow" does not fit. Wants a time such as')
 
 
 def test_a_huge_value_is_not_told_back_whole() -> None:
-    (problem,) = ORDER.problems({"customer": "x" * 100_000})
+    (problem,) = problems(ORDER, {"customer": "x" * 100_000})
 
     assert problem.name == "customer"
     assert problem.reason.endswith("is longer than 20 characters")
@@ -74,4 +79,95 @@ def test_what_a_row_lacks_is_told_by_its_place() -> None:
         )
     )
 
-    assert drop.problems({"rows": [{"sku": "A", "qty": 1}, {"sku": "B"}]}) == [Problem("rows.1.qty", "is required")]
+    assert problems(drop, {"rows": [{"sku": "A", "qty": 1}, {"sku": "B"}]}) == [Problem("rows.1.qty", "is required")]
+
+
+# --- schemas that are not meant well --------------------------------------------------------------
+
+
+def doubled(levels: int, keyword: str) -> dict[str, Any]:
+    """Return a schema that asks twice the same at each level."""
+    parts: dict[str, Any] = {
+        f"p{n}": {keyword: [{"$ref": f"#/$defs/p{n + 1}"}, {"$ref": f"#/$defs/p{n + 1}"}]} for n in range(levels)
+    }
+    return {"$defs": {**parts, f"p{levels}": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/p0"}}}
+
+
+def hostile(params: Any) -> bytes:
+    entry = {"name": "order", "connection": "erp", "effect": "read", "params": params}
+    return json.dumps({"operations": [entry], "connections": []}).encode()
+
+
+TWICE_BELOW = [{"properties": {"a": {"$ref": "#/$defs/n"}}}, {"properties": {"a": {"$ref": "#/$defs/n"}}}]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        *(doubled(30, keyword) for keyword in ("allOf", "anyOf", "oneOf")),
+        {"$defs": {"n": {"allOf": TWICE_BELOW}}, "$ref": "#/$defs/n"},
+        {"$defs": {"n": {"not": {"not": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"},
+        {"$ref": "#"},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+        {"patternProperties": {f"^{n}": {"$ref": "#"} for n in range(3)}},
+        {"items": {"$ref": "#"}, "contains": {"$ref": "#"}},
+        {"$dynamicRef": "#a"},
+        {"allOf": [{"unevaluatedProperties": False}]},
+        {"$id": "https://example.com/a", "$ref": "b"},
+        {"$ref": "https://example.com/schema"},
+        {"$ref": "#/$defs/nothing"},
+        {"properties": {"a": {"pattern": "(a{1000}){1000}"}}},
+        {"properties": {"a": {"pattern": "(a{1000}){200}"}}},
+        {"properties": {f"p{n}": {} for n in range(30_000)}},
+    ],
+)
+def test_a_schema_that_could_make_endless_work_is_refused_when_it_is_read(params: Any) -> None:
+    started = time.process_time()
+    with pytest.raises(CatalogueInvalid, match="order"):
+        read(hostile(params))
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])
+def test_what_is_just_allowed_is_soon_checked(keyword: str) -> None:
+    operation = read(hostile(doubled(5, keyword))).operations["order"]
+    started = time.process_time()
+    for value in (1, "x"):
+        problems(operation, {"a": value})
+    assert time.process_time() - started < 1
+
+
+def test_a_schema_may_hold_itself_as_types_of_a_wsdl_do() -> None:
+    node = {
+        "type": "object",
+        "properties": {"parts": {"type": "array", "items": {"$ref": "#/$defs/n"}}, "no": {"type": "integer"}},
+        "additionalProperties": False,
+    }
+    optional = {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}
+    tree = read(hostile({"$defs": {"n": node}, "type": "object", "properties": {"root": optional}})).operations["order"]
+
+    assert problems(tree, {"root": {"parts": [{"no": 1}, {"parts": [{"parts": []}]}]}}) == []
+    assert problems(tree, {"root": {"parts": [{"no": "x"}]}}) != []
+
+
+def test_of_much_that_is_wrong_the_first_is_told_and_soon() -> None:
+    many = read(hostile({"properties": {"a": {"type": "array", "items": {"type": "integer"}}}})).operations["order"]
+    assert len(problems(many, {"a": ["x"] * 20})) == 20
+    started = time.process_time()
+    assert problems(many, {"a": [1] * 1_000 + ["x"] * 100_000}) == [Problem("a.1000", '"x" is not of type "integer"')]
+    assert time.process_time() - started < 2
+
+
+def test_what_is_nested_beyond_reading_is_told() -> None:
+    deep: Any = 1
+    for _ in range(500):
+        deep = [deep]
+    free = read(hostile({"properties": {"a": {"type": "array"}}})).operations["order"]
+    assert problems(free, {"a": deep, "b": 1}) in ([], [Problem("", "is nested too deeply to be checked")])
+    assert problems(ORDER, {"customer": deep}) == [Problem("", "is nested too deeply to be checked")]
+
+
+def test_a_value_too_large_for_its_schema_is_not_checked() -> None:
+    costly = read(hostile(doubled(5, "allOf"))).operations["order"]
+    (problem,) = costly.problems({"a": 1}, 1_048_576)
+    assert "too many to be checked" in problem.reason
