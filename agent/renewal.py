@@ -87,7 +87,7 @@ class Renewals(Dialer, Papers):
     # --- dialling -----------------------------------------------------------------------------------
 
     async def connect(self) -> Transport:
-        who = await asyncio.to_thread(identity.load, self._state_dir, self._secrets)
+        who = await asyncio.to_thread(self._load)
         said = ""
         life = Life(who.obtained_at, who.not_after)
         # The broker's clock may be past the end while ours is not; once is not enough, as there may be another to try.
@@ -105,6 +105,16 @@ class Renewals(Dialer, Papers):
             self.target = self._dialer.target
         self._refusals, self._serial = 0, who.serial
         return transport
+
+    def _load(self) -> Identity:
+        try:
+            return identity.load(self._state_dir, self._secrets)
+        except EnrolmentError:
+            serial = identity.current_serial(self._state_dir)
+            if serial is None or succession.go_back(self._state_dir, serial) is None:
+                raise
+            log.exception("the certificate in force can't be used", extra={"event": "identity_damaged"})
+            return identity.load(self._state_dir, self._secrets)
 
     async def _recovered(self, who: Identity) -> tuple[Identity, str]:
         """Return the identity to dial with, and what the broker said if it gave no new one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _SERIAL: Final = re.compile(r"[0-9a-f]{40}")
 REQUESTS: Final = ("pending", "renewal")  # folders of requests that have not ended
+# What is looked at must be so still when it is changed: the link and the renewal do so side by side.
+_ONE_AT_A_TIME: Final = threading.Lock()
 
 
 def keep_authorities(state_dir: Path, identity: Identity, authorities: Sequence[bytes]) -> None:
@@ -86,15 +89,18 @@ def switch(state_dir: Path, before: str, after: str) -> bool:
     Put another identity in force; the one before stays until ``settle``.
 
     Returns:
-        False if the one in force is not ``before`` any more: somebody enrolled meanwhile, and that stands.
+        False if the one in force is not ``before`` any more, or the new one was cleared away: somebody enrolled
+        meanwhile, and that stands.
 
     Raises:
         OSError: it can't be written.
     """
-    if current_serial(state_dir) != before:
-        return False
-    put_in_force(state_dir, after, before)
-    return True
+    with _ONE_AT_A_TIME:
+        whole = (identity_folder(state_dir) / after / "identity.json").exists()
+        if current_serial(state_dir) != before or not whole:
+            return False
+        put_in_force(state_dir, after, before)
+        return True
 
 
 def go_back(state_dir: Path, refused: str) -> str | None:
@@ -109,11 +115,12 @@ def go_back(state_dir: Path, refused: str) -> str | None:
     Raises:
         OSError: it can't be written.
     """
-    other = other_serial(state_dir)
-    if other is None or current_serial(state_dir) != refused:
-        return None
-    put_in_force(state_dir, other, refused)
-    return other
+    with _ONE_AT_A_TIME:
+        other = other_serial(state_dir)
+        if other is None or current_serial(state_dir) != refused:
+            return None
+        put_in_force(state_dir, other, refused)
+        return other
 
 
 def settle(state_dir: Path, serial: str) -> None:
@@ -123,13 +130,11 @@ def settle(state_dir: Path, serial: str) -> None:
     Raises:
         OSError: it can't be written; it waits for the next time.
     """
-    if current_serial(state_dir) != serial:
-        return
-    top, done = identity_folder(state_dir), other_serial(state_dir) is not None
-    if done:
-        put_in_force(state_dir, serial)
-    # A request that has not led to a certificate in force is asked again.
-    clear(top, keep={serial, *(() if done else REQUESTS)})
+    with _ONE_AT_A_TIME:
+        # Without another there is nothing that was replaced; what lies beside may be a renewal under way.
+        if current_serial(state_dir) == serial and other_serial(state_dir) is not None:
+            put_in_force(state_dir, serial)
+            clear(identity_folder(state_dir), keep={serial})
 
 
 def clear(top: Path, keep: set[str | None]) -> None:

@@ -186,7 +186,12 @@ def _cut_after_tls(exc: Exception, way: Way, *, shunned: bool) -> LinkError:
     if not found and shunned:
         found = "another authority issued it, or it has run out; the broker's log tells"
     if found and way.certificate_ends is not None and way.certificate_ends < time.time():
-        found = f"it ran out on {_when(way.certificate_ends)}"
+        return LinkRefused(
+            f"the broker {way.broker} did not accept this agent's certificate: it ran out on "
+            f"{_when(way.certificate_ends)}. A running agent gets another by itself for as long as the broker allows; "
+            "after that, enrol again with a new token",
+            stage="certificate",
+        )
     if found:
         return LinkRefused(
             f"the broker {way.broker} did not accept this agent's certificate: {found}; enrol again with a new token",

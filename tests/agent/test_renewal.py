@@ -242,6 +242,34 @@ async def test_a_refused_new_one_makes_room_for_the_old_one(plant: Plant) -> Non
     assert identity.other_serial(plant.state) is None
 
 
+async def test_a_link_that_comes_back_during_a_renewal_takes_nothing_from_it(plant: Plant) -> None:
+    plant.days = 20.1
+    first = plant.link()
+    await plant.welcomed(first)
+    await until(lambda: first.asked)
+    # Between its certificate and its proof: the link is cut, and comes back.
+    await plant.papers.left(Ended())
+    await (await plant.papers.connect()).close()
+    second = plant.link()
+    await plant.welcomed(second)
+    await until(lambda: second.ended or first.ended)
+    who = identity.load(plant.state, plant.secrets)
+    identity.client_context(who)
+    await (await plant.papers.connect()).close()
+    assert plant.there.peers[-1].serial == who.serial
+
+
+async def test_a_damaged_new_one_makes_room_for_the_old_one(plant: Plant) -> None:
+    before = plant.serial()
+    plant.days = 20.1
+    link = plant.link()
+    await plant.welcomed(link)
+    await until(lambda: link.ended)
+    (plant.state / "identity" / plant.serial() / "identity.json").unlink()
+    await (await plant.papers.connect()).close()
+    assert plant.serial() == before
+
+
 async def test_a_goodbye_that_refuses_makes_room_too(plant: Plant) -> None:
     before = plant.serial()
     plant.days = 20.1

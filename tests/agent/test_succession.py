@@ -86,9 +86,24 @@ def test_what_else_is_in_the_folder_stays(top: Path) -> None:
     succession.put_in_force(top, A)
     (top / "identity" / "keys").mkdir()
     (top / "identity" / "renewal").mkdir()
+    succession.switch(top, A, B)
+    assert succession.go_back(top, B) == A
     succession.settle(top, A)
     left = {path.name for path in (top / "identity").iterdir()}
-    assert left == {A, "keys", "renewal", "current"}
+    assert left == {A, "keys", "current"}
+
+
+def test_a_renewal_that_is_under_way_is_not_cleared_away(top: Path) -> None:
+    succession.put_in_force(top, A)
+    succession.settle(top, A)
+    assert (top / "identity" / B / "identity.json").exists()
+
+
+def test_what_was_cleared_away_is_not_put_in_force(top: Path) -> None:
+    succession.put_in_force(top, A)
+    succession.clear(top / "identity", keep={A})
+    assert not succession.switch(top, A, B)
+    assert names(top) == (A, None)
 
 
 def test_a_request_goes_with_what_came_of_it(top: Path) -> None:
@@ -125,7 +140,7 @@ def test_an_identity_that_is_replaced_while_it_is_read_is_read_again(
 
     def replaced(state_dir: Path, serial: str, passphrase: str = "") -> identity.Identity:
         if not seen:
-            succession.put_in_force(top, B)
+            succession.switch(top, A, B)
             succession.settle(top, B)
         seen.append(serial)
         return real(state_dir, serial, passphrase)

@@ -227,6 +227,7 @@ RENEWAL: Final[tuple[Point, ...]] = (
         "an agent asks, and nothing is kept",
         "the next certificate is kept, and the agent has no answer",
     ),
+    Point("broker.next.before", "cloud_broker.renewals:Renewals._next", "whether there is a next one is not decided"),
     *_both(
         "broker.greet",
         "cloud_broker.renewals:Renewals.greet",

@@ -31,7 +31,7 @@ def chosen() -> list[Fault]:
         "sleep, cut at broker.recover.after (1)",
         "fail at agent.fsync.before (3)",
         "fail at agent.lineage.before (1)",
-        "raise at broker.renew.before (1)",
+        "raise at broker.next.before (1)",
         "kill at broker.renew.after (1)",
         "cut at broker.greet.after (1)",
         "kill at broker.greet.after (1)",
