@@ -21,7 +21,7 @@ from typing import Final
 from config.dev.databases import ServerError
 from config.dev.demo import processes
 from config.dev.demo.erp import Erp, legacy_erp
-from config.dev.demo.pair import AGENT, Pair, pair
+from config.dev.demo.pair import AGENT, Pair, head_office_key, pair
 from config.dev.demo.programs import ProgramError
 from config.dev.demo.steps import CUSTOMER, STEPS
 from config.dev.demo.story import Story
@@ -72,7 +72,9 @@ def _start(folder: Path, story: Story, stack: ExitStack) -> tuple[Pair, Erp]:
     story.says("Behind the firewall: PostgreSQL with stored procedures, a SOAP service, an EDI folder.")
     erp = stack.enter_context(legacy_erp(folder))
     kept = {"erp-password": erp.password, "finance": erp.finance_password}
-    return stack.enter_context(pair(folder, erp.agent_file(), kept, story.says)), erp
+    story.says("At the head office: a key of its own, whose public half goes into the operator's file.")
+    operator_file = erp.agent_file(head_office_key(folder))
+    return stack.enter_context(pair(folder, operator_file, kept, story.says)), erp
 
 
 def _tell(running: Pair, erp: Erp, story: Story) -> None:

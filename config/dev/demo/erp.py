@@ -23,6 +23,8 @@ CREATE ROLE {account} LOGIN PASSWORD '{password}';
 GRANT SELECT ON invoices, customers TO {account};
 REVOKE ALL ON PROCEDURE create_sales_order FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE create_sales_order TO {account};
+REVOKE ALL ON PROCEDURE set_credit_limit FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE set_credit_limit TO {account};
 GRANT SELECT, INSERT, UPDATE ON outhaul_ledger TO {account};
 """
 
@@ -72,13 +74,19 @@ class Erp:
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         return int(self.value(waiting)) > 0
 
-    def agent_file(self) -> str:
-        """Return the operator's file for these parts."""
+    def agent_file(self, head_office: str) -> str:
+        """
+        Return the operator's file for these parts.
+
+        Args:
+            head_office: the public key of the one caller who may change a credit limit.
+        """
         return Template((FOLDER / "agent.toml").read_text("utf-8")).substitute(
             erp_port=self.database.port,
             edi=self.edi.as_posix(),
             wsdl=self.finance.wsdl.as_posix(),
             finance_url=self.finance.url,
+            head_office=head_office,
         )
 
 

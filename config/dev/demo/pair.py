@@ -20,6 +20,7 @@ from config.dev.demo.story import Story
 API_PORT, LINK_PORT = 8440, 8443  # what the broker takes by itself
 TENANT: Final = "acme"
 AGENT: Final = "plant-1"
+HEAD_OFFICE: Final = "head-office.key"
 SCOPES: Final = ("commands:write", "commands:read", "agents:read")
 
 
@@ -40,13 +41,20 @@ class Pair:
     key: str
     link_port: int
 
+    @property
+    def head_office(self) -> Path:
+        """The file with the key that the head office signs with."""
+        return self.folder / HEAD_OFFICE
+
     def caller(self) -> Outhaul:
         """Return a client of the HTTP API."""
         return Outhaul(self.url, self.key)
 
     def environment(self) -> dict[str, str]:
         """What the `outhaul` command wants to know."""
-        return {"OUTHAUL_URL": self.url, "OUTHAUL_KEY": self.key}
+        # What it keeps stays in the demo's folder, not at home.
+        home = str(self.folder / "caller")
+        return {"OUTHAUL_URL": self.url, "OUTHAUL_KEY": self.key, "XDG_CONFIG_HOME": home, "APPDATA": home}
 
     def outhaul(self, story: Story, *words: str) -> Answer:
         """Run `outhaul` as a caller, and print what is asked and answered."""
@@ -60,6 +68,17 @@ class Pair:
         with self.caller() as client, contextlib.suppress(OuthaulError):
             return client.agent(AGENT).state == "online"
         return False
+
+
+def head_office_key(folder: Path) -> str:
+    """
+    Make the key that the head office signs with; return its public half as the operator's file wants it.
+
+    Raises:
+        ProgramError: as `pair`.
+    """
+    words = ["outhaul", "keygen", "head-office", "--out", str(folder / HEAD_OFFICE), "--no-passphrase", "--json"]
+    return str(json.loads(must(words))["public"])
 
 
 @contextlib.contextmanager

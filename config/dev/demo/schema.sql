@@ -116,6 +116,22 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION bank_details(p_customer varchar)
+RETURNS TABLE (name varchar, iban varchar)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public AS $$
+    SELECT c.name, c.iban FROM customers c WHERE c.customer_no = p_customer
+$$;
+
+CREATE PROCEDURE set_credit_limit(p_customer varchar, p_limit numeric)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    UPDATE customers SET credit_limit = p_limit WHERE customer_no = p_customer;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no customer %', p_customer;
+    END IF;
+END
+$$;
+
 -- As `outhaul-agent ledger sql` prints it: what makes an order of the agent's happen once.
 CREATE TABLE outhaul_ledger (
     command_id  varchar(64) NOT NULL PRIMARY KEY,

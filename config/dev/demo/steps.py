@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from cloud_broker.client.errors import ProblemError
-from config.dev.demo import processes
+from config.dev.demo import processes, trust
 from config.dev.demo.erp import Erp
 from config.dev.demo.pair import AGENT, Pair
 from config.dev.demo.programs import LOOK_S, Answer, begin, run
@@ -268,6 +268,9 @@ STEPS: Final[tuple[tuple[str, Step], ...]] = (
     ("a parameter that does not fit", bad_parameter),
     ("the agent goes and comes back", agent_away),
     ("the agent is killed in the middle", agent_killed),
+    ("a change only the head office can order", trust.signed),
+    ("what the broker can't read", trust.sealed),
+    ("who did what, and that nothing is missing", trust.chained),
 )
 
 
