@@ -126,7 +126,8 @@ async def _listening(
     )
 
     renewals = Renewals(store, trust, terms, settings.certificates.grace, time.time)
-    desk = AgentDesk(store, router, time.time, renewals, Notary(store.note_soon))
+    notary = Notary(store.note_soon)
+    desk = AgentDesk(store, router, time.time, renewals, notary)
 
     async def converse(transport: Transport, peer: Peer) -> None:
         await Conversation(transport, peer, desk, release=RELEASE, own=own).serve()
@@ -139,8 +140,8 @@ async def _listening(
         router.revoke(scope, agent)
         return found
 
-    admission = Admission(store, trust, renewals, terms)
-    commands = Commands(store, router, results)
+    admission = Admission(store, trust, renewals, terms, notary)
+    commands = Commands(store, router, results, settings.limits.open_commands)
     dead_letters = DeadLetters(store, commands)
     replay_runs = ReplayRuns(store, dead_letters)
     approvals = Approvals(store, settings.approvals, acts(store, dead_letters, replay_runs, revoke_agent))
@@ -255,7 +256,7 @@ async def _tidy(settings: Settings, store: Store, results: Results) -> None:
 async def _look_again(router: Router, admission: Admission) -> None:
     """End the links of those who were revoked or suspended meanwhile, by the command line for instance."""
     for link in router.links():
-        refusal = await admission.admit(link.peer)
+        refusal = await admission.standing(link.peer)
         if refusal is not None:
             link.end("expired" if link.peer.not_after <= time.time() else "revoked", refusal)
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud_broker import lineage
+from cloud_broker.audit import Act, time_text
 from cloud_broker.authority import Terms
 from cloud_broker.certificates import CertificateInvalid, end_of, identity_of, same_key
 from cloud_broker.lineage import Verdict
@@ -130,17 +131,22 @@ class Renewals:
     async def renew(self, peer: Peer, message: Renew, csr: bytes) -> tuple[Renewed, bytes]:
         """Return the answer to an agent that asks on its link, and its next certificate (DER)."""
         try:
-            following = await self._next(Scope(peer.tenant), peer.agent, peer.serial, message.request, csr)
+            following = await self._next(
+                Scope(peer.tenant), peer.agent, peer.serial, message.request, csr, "agent_renewed"
+            )
         except RenewalRefused as exc:
             return Renewed(message.request[:MAX_REQUEST_CHARS], 0.0, exc.reason, exc.retry_after_s), b""
         return Renewed(message.request, following.not_after), following.certificate
 
-    async def _next(self, scope: Scope, name: str, shown: str, request: str, csr: bytes) -> NextCertificate:
+    async def _next(
+        self, scope: Scope, name: str, shown: str, request: str, csr: bytes, action: str
+    ) -> NextCertificate:
         """
         Return an agent's next certificate: the one it has for this request and key, or a new one.
 
         Args:
             shown: serial of the certificate that it shows.
+            action: what the audit trail calls it.
         """
         if not 1 <= len(request) <= MAX_REQUEST_CHARS:
             raise RenewalRefused(f"a request id wants 1 to {MAX_REQUEST_CHARS} characters")
@@ -156,7 +162,9 @@ class Renewals:
             authority = self._trust.issuing
             der, serial, not_after = authority.sign_agent(csr, scope.tenant, name, self._now(), self._terms)
             fresh = NextCertificate(serial, not_after, authority.fingerprint, request, der)
-            kept = await self._store.change_identity(scope, name, partial(_give, fresh=fresh, shown=shown, csr=csr))
+            give = partial(_give, fresh=fresh, shown=shown, csr=csr)
+            noted = partial(_given, action=action, now=self._now())
+            kept = await self._store.change_identity(scope, name, give, noted)
         except CertificateInvalid as exc:
             raise RenewalRefused(str(exc)) from exc
         if kept is None or kept.next is None:
@@ -186,7 +194,7 @@ class Renewals:
         known = await self._store.tenant(tenant)
         if known is not None and known.state != "active":
             raise RenewalRefused("the tenant is suspended", SUSPENDED_S)
-        following = await self._next(Scope(tenant), name, serial, message.request, csr)
+        following = await self._next(Scope(tenant), name, serial, message.request, csr, "agent_recovered")
         return Enrolled(tenant, name, following.not_after, self._trust.bundle), following.certificate
 
     async def greet(self, peer: Peer, hello: Hello) -> Greeted:
@@ -203,7 +211,8 @@ class Renewals:
             return greeted(agent, peer, hello, fresh, now)
 
         scope = Scope(peer.tenant)
-        agent = await self._store.change_identity(scope, peer.agent, change)
+        noted = partial(_stopped, address=peer.address)
+        agent = await self._store.change_identity(scope, peer.agent, change, noted)
         # Asked again: since it was let in, another link may have put another certificate in force.
         refused = refusal(await self._store.tenant(peer.tenant), agent, peer, now)
         if not before:
@@ -287,6 +296,22 @@ def _give(agent: Agent, fresh: NextCertificate, shown: str, csr: bytes) -> Agent
     if agent.next is not None and _repeats(agent.next, fresh.request, csr):
         return agent
     return replace(agent, next=fresh)
+
+
+def _given(before: Agent, after: Agent, action: str, now: float) -> Act | None:
+    following = after.next
+    if following is None or following == before.next:
+        return None
+    detail = {"serial": following.serial, "not_after": time_text(following.not_after), "issuer": following.issuer}
+    actor = f"agent:{after.name}"
+    return Act(after.tenant, actor, action, actor, now, detail=detail)
+
+
+def _stopped(before: Agent, after: Agent, address: str) -> Act | None:
+    if after.revoked_at is None or before.revoked_at is not None:
+        return None
+    detail = {"reason": after.revoked_reason, "address": address}
+    return Act(after.tenant, "broker", "agent_cloned", f"agent:{after.name}", after.revoked_at, detail=detail)
 
 
 def _repeats(following: NextCertificate, request: str, csr: bytes) -> bool:

@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from fastapi import APIRouter, Request, Response
 
 from cloud_broker.api import problems
+from cloud_broker.api.auth import notary
 from cloud_broker.api.bodies import read_bytes
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import services
+from cloud_broker.audit import BROKER
 from cloud_broker.certificates import MAX_CSR_BYTES, CertificateInvalid, public_key_of_csr
 from cloud_broker.enrolment import EnrolmentRefused
 from cloud_broker.errors import (
@@ -82,14 +84,14 @@ async def simpleenroll(request: Request) -> Response:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != REQUEST:
         raise ContentTypeUnsupported(f"wants Content-Type: {REQUEST}, found {media_type or 'none'}")
+    source = request.client.host if request.client else ""
     try:
         name, secret = _password(request.headers.get("authorization", ""))
         csr = _signing_request(await read_bytes(request, MAX_BODY_BYTES))
         message = Enrol(secret=secret, request=_request_id(csr), release="est")
-        _, certificate = await services(request).enrol(
-            name, message, csr, request.client.host if request.client else ""
-        )
+        _, certificate = await services(request).enrol(name, message, csr, source)
     except EnrolmentRefused as exc:
+        notary(request).refused(BROKER, "token_refused", "", exc.reason, source)
         if exc.retry_after_s:
             raise TooManyRequests(exc.reason, retry_after_s=exc.retry_after_s) from exc
         return _unauthenticated(exc.reason)

@@ -8,9 +8,11 @@ import time
 
 import msgspec
 
+from cloud_broker.audit import BROKER
 from cloud_broker.authority import DEFAULT_TERMS, Terms
 from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol
 from cloud_broker.link.base import LinkLost, Peer, Transport
+from cloud_broker.notary import Notary
 from cloud_broker.renewals import RecoveryForged, RenewalRefused, Renewals
 from cloud_broker.standing import refusal
 from cloud_broker.store.base import Store
@@ -32,15 +34,30 @@ class Admission:
         wrong: what was tried without right.
     """
 
-    def __init__(self, store: Store, trust: Trust, renewals: Renewals, terms: Terms = DEFAULT_TERMS) -> None:
+    def __init__(
+        self,
+        store: Store,
+        trust: Trust,
+        renewals: Renewals,
+        terms: Terms = DEFAULT_TERMS,
+        notary: Notary | None = None,
+    ) -> None:
         self._store = store
         self._trust = trust
         self._renewals = renewals
         self._terms = terms
         self.wrong = WrongSecrets()
+        self._notary = notary or Notary(store.note_soon)
 
     async def admit(self, peer: Peer) -> str | None:
-        """Return why a peer with a good certificate may not link, or ``None``."""
+        """Return why a peer with a good certificate that dials may not come in, or ``None``; a no is noted."""
+        refused = await self.standing(peer)
+        if refused is not None and await self._store.tenant(peer.tenant) is not None:
+            self._notary.refused(peer.tenant, "agent_refused", f"agent:{peer.agent}", refused, peer.address)
+        return refused
+
+    async def standing(self, peer: Peer) -> str | None:
+        """Return why a peer with a good certificate may not be linked, or ``None``."""
         tenant = await self._store.tenant(peer.tenant)
         agent = await self._store.agent(Scope(peer.tenant), peer.agent)
         refused = refusal(tenant, agent, peer, time.time())
@@ -75,6 +92,7 @@ class Admission:
             else:
                 enrolled, certificate = await self.enrolled(message, csr, source)
         except (EnrolmentRefused, RenewalRefused) as exc:
+            self._notary.refused(BROKER, "token_refused", "", exc.reason, source)
             log.warning("enrolment refused: %s", exc.reason, extra={"event": "enrolment_refused", "address": source})
             return Record(Goodbye(code="refused", reason=exc.reason, retry_after_s=exc.retry_after_s))
         log.info(

@@ -508,7 +508,13 @@ class Store(ApprovalStore, abc.ABC):
         """Return whether there is such an agent; the first reason stands."""
 
     @abc.abstractmethod
-    async def change_identity(self, scope: Scope, name: str, change: Callable[[Agent], Agent]) -> Agent | None:
+    async def change_identity(
+        self,
+        scope: Scope,
+        name: str,
+        change: Callable[[Agent], Agent],
+        noted: Callable[[Agent, Agent], Act | None] | None = None,
+    ) -> Agent | None:
         """
         In one transaction: look at an agent and keep who it is; return it as it is then, or None if there is none.
 
@@ -517,6 +523,7 @@ class Store(ApprovalStore, abc.ABC):
 
         Args:
             change: a pure function; may be called in another thread.
+            noted: returns what is noted of a change, from the agent before and after it; likewise.
         """
 
     @abc.abstractmethod

@@ -153,7 +153,13 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
 
         return await self._write(work)
 
-    async def change_identity(self, scope: Scope, name: str, change: Callable[[Agent], Agent]) -> Agent | None:
+    async def change_identity(
+        self,
+        scope: Scope,
+        name: str,
+        change: Callable[[Agent], Agent],
+        noted: Callable[[Agent, Agent], Act | None] | None = None,
+    ) -> Agent | None:
         def work(connection: sqlite3.Connection) -> Agent | None:
             row = connection.execute(QUERIES["agent"], {"tenant": scope.tenant, "name": name}).fetchone()
             if row is None:
@@ -162,6 +168,8 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
             changed = change(known)
             if changed != known:
                 connection.execute(QUERIES["change_identity"], records.bound_agent(changed))
+                if noted is not None and (act := noted(known, changed)) is not None:
+                    note(connection, act)
             return changed
 
         return await self._write(work)

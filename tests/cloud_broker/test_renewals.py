@@ -40,6 +40,15 @@ async def refused(agent: PlainAgent, path: str = "/link") -> str:
     return caught.value.response.body.decode()
 
 
+async def noted(there: Services, *wanted: str) -> None:
+    """See what the tenant's audit trail has of the agent's certificate; refusals may come a moment later."""
+    found: list[str] = []
+    async with asyncio.timeout(10):
+        while found != list(wanted):
+            records = await there.store.audit_after("acme", 0, 1_000)
+            found = [one.action for one in records if one.action.startswith("agent_") and "link" not in one.action]
+
+
 async def test_the_next_certificate_is_proven_then_linked_with_and_the_old_one_is_refused(
     tmp_path: Path, there: Services
 ) -> None:
@@ -59,6 +68,7 @@ async def test_the_next_certificate_is_proven_then_linked_with_and_the_old_one_i
     known = await there.store.agent(ACME, "plant-1")
     assert known is not None
     assert (known.serial, known.not_after, known.next) == (new.serial, answer.not_after, None)
+    await noted(there, "agent_enrolled", "agent_renewed", "agent_refused", "agent_refused")
 
 
 async def test_until_a_link_came_with_the_next_the_old_one_goes_on(tmp_path: Path, there: Services) -> None:
@@ -150,6 +160,7 @@ async def test_an_agent_that_slept_past_the_end_comes_back_by_itself(tmp_path: P
             known = await there.store.agent(ACME, "plant-1")
             assert known is not None
             assert known.serial == new.serial
+            await noted(there, "agent_enrolled", "agent_recovered")
 
 
 async def test_a_recovery_whose_answer_was_lost_gives_the_same_certificate(tmp_path: Path) -> None:
@@ -278,6 +289,7 @@ async def test_of_two_machines_with_one_identity_both_are_stopped(tmp_path: Path
                 assert "two machines use the identity" in goodbye.reason
             assert (await copy.hear(Goodbye))[0] == goodbye
     assert "two machines use the identity" in await refused(one)
+    await noted(there, "agent_enrolled", "agent_cloned", "agent_refused")
 
 
 async def test_a_machine_that_is_put_back_lives_on(
