@@ -168,7 +168,9 @@ def operations(config: Path | None, as_json: bool) -> None:
     loaded = load(config)
     entries = catalogue.build(loaded.settings, {})["operations"]
     if as_json:
-        show(entries)
+        own = ("version", "allow", "columns", "mask", "max_rows", "pin")
+        settings = {name: operation.model_dump(mode="json") for name, operation in loaded.settings.operations.items()}
+        show([{**entry, **{key: settings[entry["name"]].get(key) for key in own}} for entry in entries])
         return
     width = max((len(entry["name"]) for entry in entries), default=0)
     for entry in entries:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from agent.connectors.odbc.self_commits import ending_statement
 from agent.connectors.odbc.statements import StatementError, Syntax, parse
+from agent.leaving import Leaving
 from agent.parameters import CONTENT, params_of, template_names
 from agent.patterns import matcher
 from agent.secrets.resolve import SECRET
@@ -20,6 +21,7 @@ from agent.settings import (
     FileConnection,
     OdbcConnection,
     Operation,
+    OperationBase,
     Param,
     PickOperation,
     ProcedureOperation,
@@ -151,9 +153,12 @@ def _operation(place: Path, operation: Operation, settings: Settings) -> Iterato
         yield from _sql(place, operation)
     if isinstance(operation, DropOperation):
         yield from _drop(place, operation)
+        for limit in ("columns", "max_rows"):
+            if getattr(operation, limit) is not None:
+                yield (*place, limit), "means nothing for a drop, which returns a receipt and no rows"
     if isinstance(operation, PickOperation):
         yield from _used((*place, "pick"), [], operation.params, "a pick", "{}")
-        yield from _mask(place, operation)
+        yield from _columns(place, operation)
     if isinstance(operation, DropOperation | PickOperation):
         yield from _encoding((*place, "encoding"), operation.encoding)
 
@@ -259,11 +264,15 @@ def _drop(place: Path, operation: DropOperation) -> Iterator[Problem]:
         yield key, f"wants the name of one file in the connection's root, without a folder, found {operation.drop!r}"
 
 
-def _mask(place: Path, operation: PickOperation) -> Iterator[Problem]:
-    for number, name in enumerate(operation.mask):
-        columns = operation.format.columns
-        if columns is not None and name not in columns:
-            yield (*place, "mask", number), f"no column has the name {name!r}{nearest(name, columns)}"
+def _columns(place: Path, operation: PickOperation) -> Iterator[Problem]:
+    there = operation.format.columns
+    if there is None:
+        return
+    known = Leaving(OperationBase(connection=operation.connection, columns=("file", *there)))
+    for key, names in (("mask", operation.mask), ("columns", operation.columns or ())):
+        for number, name in enumerate(names):
+            if not known.lets(name):
+                yield (*place, key, number), f"no column has the name {name!r}{nearest(name, there)}"
 
 
 def _encoding(place: Path, name: str) -> Iterator[Problem]:
