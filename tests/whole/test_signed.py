@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cloud_broker.client.signing import Signer
 from config.dev.demo.programs import Answer, run
 from tests.whole.site import AgentSite, Broker, Caller, agent, broker
 
@@ -19,7 +23,7 @@ TEXT = """
 [link]
 proxy = "none"
 [policy]
-require_signature = ["order"]
+require_signature = ["order", "create-sales-order"]
 [policy.trusted_signers]
 {line}
 [connections.probe]
@@ -28,6 +32,9 @@ type = "synthetic"
 connection = "probe"
 synthetic = "echo"
 effect = "at-most-once"
+[operations.create-sales-order]
+connection = "probe"
+synthetic = "echo"
 [operations.rows]
 connection = "probe"
 synthetic = "rows"
@@ -195,3 +202,29 @@ def test_what_was_signed_is_replayed_with_the_callers_own_parameters(site: Signe
     (command,) = json.loads(again.out)["items"]
     ended = site.caller.final(command)
     assert (ended["state"], ended["signed"], ended["replay_of"]) == ("succeeded", True, failed["id"])
+
+
+@pytest.mark.parametrize(("language", "words"), [("sh", ["sh", "-eu"]), ("js", ["node"])])
+def test_the_callers_of_the_page_in_other_languages_are_believed(
+    site: Signed, tmp_path: Path, language: str, words: list[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "sign-commands.md").read_text("utf-8")
+    (program,) = re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    # The page's key has no passphrase.
+    signer = Signer.load(site.key, lambda: "a passphrase")
+    signer.keep(tmp_path / "web-shop.key", None)
+    file = tmp_path / f"caller.{'mjs' if language == 'js' else language}"
+    file.write_text(program)
+    done = subprocess.run(
+        [*words, file.name],
+        cwd=tmp_path,
+        env=os.environ | {"OUTHAUL_URL": site.broker.url, "OUTHAUL_KEY": site.caller.key},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ended = json.loads(done.stdout)
+    assert (ended["state"], ended["signed"]) == ("succeeded", True)
+    assert ended["outputs"]["customer"] == "C042"
