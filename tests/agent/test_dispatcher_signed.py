@@ -1,0 +1,150 @@
+"""Signed commands through the dispatcher: what a broker that lies gets for them, and what is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.connectors.base import Connector, DriverSetup
+from agent.connectors.synthetic import SyntheticConnector
+from agent.dispatcher import Dispatcher
+from agent.journal.file import FileJournal
+from agent.settings import Settings
+from agent.signatures import Signatures
+from agent.spool import SpoolFolder
+from protocol import signing
+from protocol.messages import Completed, Run
+from protocol.signing import CommandClaims
+from tests.agent.signers import Caller
+from tests.waiting import until
+
+SHOP = Caller()
+PARAMS = b'{"customer":"C042"}'
+SETTINGS = Settings.model_validate(
+    {
+        "agent": "plant-1",
+        "state_dir": "state",
+        "policy": {"require_signature": ["act", "read"], "trusted_signers": {"web-shop": SHOP.public}},
+        "connections": {"probe": {"type": "synthetic"}},
+        "operations": {
+            "act": {"connection": "probe", "synthetic": "echo", "effect": "at-most-once"},
+            "read": {"connection": "probe", "synthetic": "echo", "effect": "read"},
+        },
+    }
+)
+
+
+class Plant:
+    """An agent's commands over a journal in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def start(self, remembers: int = 10_000) -> None:
+        self.journal = await FileJournal.open(self._folder, remembers=remembers)
+        connection = SETTINGS.connections["probe"]
+        connectors: dict[str, Connector] = {
+            "probe": SyntheticConnector(DriverSetup("probe", connection, dict(SETTINGS.operations)))
+        }
+        self.dispatcher = Dispatcher(
+            SETTINGS,
+            connectors,
+            self.journal,
+            SpoolFolder(self._folder / "spool"),
+            Signatures(SETTINGS, lambda: ("acme", "plant-1")),
+        )
+        self.dispatcher.recover()
+
+    async def stop(self) -> None:
+        await self.dispatcher.stop()
+        await self.journal.close()
+
+    async def restart(self, remembers: int = 10_000) -> None:
+        await self.stop()
+        await self.start(remembers)
+
+    async def run(self, command_id: str, operation: str = "act", *, epoch: int = 1, **more: Any) -> Completed:
+        """Deliver a command as a broker does, and return its end once that is acknowledged."""
+        key = more.pop("key", "order-4711")
+        now = int(time.time())
+        signature = more.pop("signature", None) or sign(operation, key, now, now + 600)
+        run = Run(command_id, epoch, operation, 60.0, 0, idempotency_key=key, signature=signature)
+        self.dispatcher.offer(run, PARAMS)
+        running = self.dispatcher._commands[command_id]
+        await until(lambda: running.result.ended)
+        ended = running.result.last
+        assert ended is not None
+        self.dispatcher.forget(command_id)
+        return ended
+
+
+def sign(operation: str, key: str, nbf: int, exp: int) -> str:
+    claims = CommandClaims("acme", operation, "1", signing.params_digest(PARAMS), key, nbf, exp, agent="plant-1")
+    return SHOP.sign(claims)
+
+
+@pytest.fixture
+async def plant(tmp_path: Path) -> AsyncIterator[Plant]:
+    made = Plant(tmp_path)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.mark.parametrize("operation", ["act", "read"])
+async def test_what_was_signed_runs_once_under_one_id_whatever_is_restarted(plant: Plant, operation: str) -> None:
+    assert (await plant.run("cmd_1", operation)).outcome == "succeeded"
+    for _ in range(2):
+        refused = await plant.run("cmd_2", operation)
+        assert (refused.outcome, refused.error_kind, refused.error_code) == ("failed", "policy", "signature_replayed")
+        assert not refused.touched
+        assert plant.journal.find("cmd_2") is None or operation == "read"
+        await plant.restart()
+
+
+async def test_the_same_command_may_come_again_and_is_told_its_end(plant: Plant) -> None:
+    await plant.run("cmd_1")
+    again = await plant.run("cmd_1", epoch=2)
+    assert again.outcome == "succeeded"
+    assert "not run again" in again.warnings[0]
+
+
+async def test_a_read_that_comes_again_is_run_again(plant: Plant) -> None:
+    await plant.run("cmd_1", "read")
+    again = await plant.run("cmd_1", "read", epoch=2)
+    assert (again.outcome, again.warnings) == ("succeeded", [])
+
+
+async def test_a_fresh_signature_with_the_key_of_before_is_no_way_round(plant: Plant) -> None:
+    await plant.run("cmd_1")
+    now = int(time.time())
+    refused = await plant.run("cmd_2", signature=sign("act", "order-4711", now - 5, now + 6_000))
+    assert refused.error_code == "signature_replayed"
+
+
+async def test_a_command_that_the_journal_has_forgotten_is_in_doubt_and_not_run_again(plant: Plant) -> None:
+    await plant.restart(remembers=2)
+    await plant.run("cmd_1", key="first")
+    for number in range(2, 6):
+        await plant.run(f"cmd_{number}", key=str(number))
+    assert plant.journal.find("cmd_1") is None
+    again = await plant.run("cmd_1", epoch=2, key="first")
+    assert (again.outcome, again.error_code, again.touched) == ("in_doubt", "outcome_unknown", True)
+
+
+async def test_what_was_refused_for_its_signature_is_no_claim_on_it(plant: Plant) -> None:
+    now = int(time.time())
+    expired = await plant.run("cmd_1", signature=sign("act", "order-4711", now - 9_000, now - 8_000))
+    assert expired.error_code == "signature_expired"
+    assert (await plant.run("cmd_2")).outcome == "succeeded"
+
+
+async def test_who_signed_it_stands_in_the_journal(plant: Plant) -> None:
+    await plant.run("cmd_1")
+    entry = plant.journal.find("cmd_1")
+    assert entry is not None
+    assert entry.claim.signer == "web-shop"
