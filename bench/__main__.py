@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from bench import commands, rows
+from bench import commands, rows, sealing
 from bench.figures import Figure, machine, table
 from config.dev.databases import HOST, Postgres, postgres
 from config.dev.demo.pair import AGENT, Pair, pair
@@ -81,6 +81,12 @@ def measure(
         lambda: rows.through_outhaul(running, "lines", many_rows),
         lambda: rows.bare(database.odbc(), many_rows),
     )
+    print(f"sealed rows: {rounds} times {many_rows:,}")
+    sealed, clear = alternated(
+        rounds,
+        lambda: sealing.sealed(running, "lines", many_rows),
+        lambda: sealing.clear(running, "lines", many_rows),
+    )
     print(f"commands: {rounds} times {many_commands:,}, {commands.CALLERS} callers")
     ours_commands, bare_commands = alternated(
         rounds, lambda: commands.through_outhaul(running, many_commands), lambda: commands.bare(folder, many_commands)
@@ -97,6 +103,12 @@ def measure(
             "ms",
             [1000 * one.first_s for one in ours],
             [1000 * one.first_s for one in bare],
+        ),
+        Figure(
+            "rows sealed and opened, beside the same in clear",
+            "rows/s",
+            [many_rows / one.all_s for one in sealed],
+            [many_rows / one.all_s for one in clear],
         ),
         Figure("commands with their results, beside SQLite commits", "commands/s", ours_commands, bare_commands),
     ]
