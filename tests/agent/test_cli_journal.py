@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from agent.cli import cli
 from agent.errors import AgentError
-from agent.journal.base import Resolution
+from agent.journal.base import Anchor, Resolution
 from agent.journal.file import FOLDER, FileJournal
 from agent.journal.resolutions import resolutions, take_resolution
 from protocol.messages import Completed
@@ -184,3 +184,57 @@ def test_another_account_is_told_to_be_the_agents(state_dir: Path, monkeypatch: 
     monkeypatch.setattr("agent.journal.resolutions.os.geteuid", lambda: state_dir.stat().st_uid + 1)
     answer = agent(state_dir, "resolve", command_id(2), "--happened", "--note", "x")
     assert "run this as the agent's account" in str(answer.exception)
+
+
+# --- against the broker's audit trail -------------------------------------------------------------
+
+
+async def stand(state_dir: Path, *anchors: Anchor) -> tuple[str, int, str]:
+    journal = await FileJournal.open(state_dir)
+    for anchor in anchors:
+        journal.anchor(anchor)
+    await journal.begin(claim(50))
+    position, head = journal.stand()
+    await journal.close()
+    return journal.mark, position, head
+
+
+def exported(folder: Path, mark: str, position: int, head: str) -> str:
+    """An export of a broker's audit trail with one note of the journal."""
+    detail = {"journal": mark, "position": position, "head": head}
+    record = {"tenant": "acme", "number": 7, "at": "t", "actor": "agent:plant-1", "action": "journal_anchor"}
+    path = folder / "export.ndjson"
+    path.write_text(json.dumps({**record, "detail": detail}) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_verify_compares_with_what_the_broker_noted(state_dir: Path) -> None:
+    mark, position, head = asyncio.run(stand(state_dir))
+    answer = agent(state_dir, "verify", "--against", exported(state_dir, mark, position, head))
+    assert (answer.exit_code, "it is what the broker noted 1 times" in answer.stdout) == (0, True)
+    assert f"position {position}, head {head}" in answer.stdout
+    for noted, found in (
+        ((mark, position + 3, head), f"record {position + 1} is missing: the broker knows {position + 3} of them"),
+        ((mark, position, "0" * 64), f"record {position} or one before it was written anew"),
+        (("another", position, head), "it was begun anew"),
+    ):
+        answer = agent(state_dir, "verify", "--against", exported(state_dir, *noted))
+        assert (answer.exit_code, found in answer.stdout) == (1, True), answer.stdout
+        answer = agent(state_dir, "verify", "--json", "--against", exported(state_dir, *noted))
+        assert found in json.loads(answer.stdout)["against"]["misfit"]
+
+
+def test_a_file_that_is_no_export_is_told(state_dir: Path) -> None:
+    answer = agent(state_dir, "verify", "--against", str(state_dir.parent / "agent.toml"))
+    assert "line 2: wants a record of the broker's audit trail" in str(answer.exception)
+
+
+def test_anchors_are_printed_as_the_broker_takes_them(state_dir: Path) -> None:
+    anchors = [Anchor("acme", 5, "a" * 64, AT), Anchor("acme", 4, "b" * 64, AT + 60)]
+    asyncio.run(stand(state_dir, *anchors))
+    lines = [json.loads(line) for line in agent(state_dir, "anchors").stdout.splitlines()]
+    assert lines == told(state_dir, "anchors")["items"]
+    assert lines[0] == {"tenant": "acme", "number": 5, "hash": "a" * 64, "at": "2026-09-21T14:13:20Z"}
+    answer = agent(state_dir, "verify")
+    assert answer.exit_code == 0
+    assert "the broker's audit trail is not what it was: it had 5 records and then 4" in answer.stdout
