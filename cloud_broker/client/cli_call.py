@@ -130,7 +130,7 @@ def call(
     if version is not None and sign_with is None:
         raise WordsError("--operation-version goes with --sign-with KEYFILE")
     signer = signing.signer()
-    reader = client if sealed is None else client.unsealed(sealed)
+    opening = client.unsealed(sealed) if sealed is not None else None
     progress = Progress()
     command: Command | None = None
     try:
@@ -153,9 +153,9 @@ def call(
         if no_wait:
             sealing.tell_how_to_read(command.id)
             return _submitted(command, wishes)
-        if sealed is not None:
-            command = client.unsealed(sealed).opened(command)
-        return tell_end(follow(reader, command, wishes, progress, sys.stdout.buffer), progress.seconds)
+        if opening is not None:
+            command = opening.opened(command)
+        return tell_end(follow(opening or client, command, wishes, progress, sys.stdout.buffer), progress.seconds)
     except StillRunning as exc:
         progress.stop()
         if wishes.format == "json":
