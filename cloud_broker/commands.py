@@ -25,6 +25,7 @@ from cloud_broker.errors import (
     ParametersInvalid,
     ResultGone,
     RowSetNotFound,
+    TooManyOpenCommands,
     Unavailable,
 )
 from cloud_broker.lines import Line
@@ -84,9 +85,15 @@ def fingerprint(submission: Submission) -> str:
 
 
 class Commands:
-    """What the HTTP API asks about commands."""
+    """
+    What the HTTP API asks about commands.
 
-    def __init__(self, store: Store, router: Router, results: Results) -> None:
+    Args:
+        most_open: commands of one tenant that have no end yet; each is kept in memory. 0 for any number.
+    """
+
+    def __init__(self, store: Store, router: Router, results: Results, most_open: int = 0) -> None:
+        self._most_open = most_open
         self._store = store
         self._router = router
         self._results = results
@@ -100,9 +107,11 @@ class Commands:
             OperationNotFound: the operator's file names no such operation.
             ParametersInvalid: they do not fit; nothing was kept.
             IdempotencyKeyReused: the key was used for another request.
+            TooManyOpenCommands: the tenant has as many under way as it may.
             Unavailable: the agent has never been connected, so nobody knows what it can do; or the broker is stopping.
         """
         try:
+            self._check_room(scope)
             command = await self.checked(scope, submission)
         except BrokerError:
             # The operator's file may have changed since the key was first used: its command is still the answer.
@@ -117,6 +126,13 @@ class Commands:
             self.take(kept)
             return kept, True
         return self._current(scope, kept), False
+
+    def _check_room(self, scope: Scope) -> None:
+        if self._most_open and self._router.open_of(scope) >= self._most_open:
+            raise TooManyOpenCommands(
+                f"The tenant has {self._most_open} commands under way, and may have no more; wait for some to end.",
+                retry_after_s=5.0,
+            )
 
     async def checked(self, scope: Scope, submission: Submission) -> Command:
         """Return the command that was asked for, kept by nobody yet; raises what ``submit`` does of its words."""

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -64,6 +65,7 @@ class Router:
         self._results = results
         self._now = now
         self._entries: dict[str, Entry] = {}
+        self._open: Counter[str] = Counter()  # entries by tenant
         self._lines: dict[tuple[str, str], Line] = {}
         self._groups: dict[tuple[str, str], Queue] = {}
         self._order = Order()
@@ -132,6 +134,10 @@ class Router:
         entry = self._enter(command)
         self._enqueue(entry)
         self._dispatch_for(command)
+
+    def open_of(self, scope: Scope) -> int:
+        """Return how many commands of a tenant have no final state."""
+        return self._open[scope.tenant]
 
     def entry(self, scope: Scope, command_id: str) -> Entry | None:
         """Return a command of this tenant that has no final state."""
@@ -231,6 +237,7 @@ class Router:
     def _enter(self, command: Command) -> Entry:
         self._number += 1
         entry = self._entries[command.id] = Entry(command, self._number)
+        self._open[command.tenant] += 1
         self.deadlines.watch(command)
         if command.ordering_key:
             self._order.join(command.tenant, command.ordering_key, command.id)
@@ -421,6 +428,7 @@ class Router:
             await self._remove_file(entry)
         self._land(entry)
         del self._entries[command.id]
+        self._open[command.tenant] -= 1
         entry.move()
         for waiter in entry.waiters:
             if not waiter.done():

@@ -30,6 +30,7 @@ from cloud_broker.errors import (
     RequestTooLarge,
     StoreUnavailable,
     TenantSuspended,
+    TooManyOpenCommands,
     Unavailable,
 )
 from cloud_broker.store.base import Command, CommandFilter
@@ -138,6 +139,7 @@ SUBMIT_HEADERS: Final = [
             RequestTooLarge,
             ContentTypeUnsupported,
             TenantSuspended,
+            TooManyOpenCommands,
             StoreUnavailable,
             Unavailable,
         ],
@@ -160,8 +162,7 @@ async def submit(request: Request) -> Response:
         wait_s = min(wait_s, MAX_WAIT_S)
         told["Preference-Applied"] = f"wait={wait_s}"
         if command.state not in FINAL:
-            visit(request).rest()
-            command = await there.commands.wait(who.scope, command.id, wait_s)
+            command = await visit(request).wait(request, there.commands.wait(who.scope, command.id, wait_s))
     status = 200 if command.state in FINAL else 202
     return answer(await view(there, who.scope, command), status, told)
 
@@ -214,8 +215,8 @@ async def look(
     who = await caller(request, "commands:read")
     there = services(request)
     if wait > 0:
-        visit(request).rest()
-        command = await there.commands.wait(who.scope, command_id, min(wait, MAX_WAIT_S))
+        waiting = there.commands.wait(who.scope, command_id, min(wait, MAX_WAIT_S))
+        command = await visit(request).wait(request, waiting)
     else:
         command = await there.commands.get(who.scope, command_id)
     return answer(await view(there, who.scope, command))

@@ -18,7 +18,7 @@ from cloud_broker.api.csv_rows import MEDIA_TYPE as CSV_WITH_HEADER
 from cloud_broker.api.csv_rows import csv_of
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import RowReader, services
-from cloud_broker.api.turnstile import visit
+from cloud_broker.api.turnstile import gone, visit
 from cloud_broker.errors import (
     BrokerError,
     CommandNotFound,
@@ -72,8 +72,7 @@ async def rows(
     if request.scope["http_version"] == "1.0":
         raise RequestInvalid("rows need HTTP/1.1: with HTTP/1.0 a cut result looks like a whole one.")
     here = visit(request)
-    here.rest()
-    reader = await services(request).commands.open_rows(who.scope, command_id, set)
+    reader = await here.wait(request, services(request).commands.open_rows(who.scope, command_id, set))
     return _Rows(reader, _media_type(reader, asked), command_id, here.stream_turn)
 
 
@@ -106,7 +105,7 @@ class _Rows(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         streaming = asyncio.create_task(self._stream(scope, receive, send), name=f"rows of {self._command_id}")
-        leaving = asyncio.create_task(_gone(receive), name=f"reader of {self._command_id}")
+        leaving = asyncio.create_task(gone(receive), name=f"reader of {self._command_id}")
         try:
             await asyncio.wait((streaming, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -141,11 +140,6 @@ class _Rows(Response):
 
     async def _start(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 @contextlib.asynccontextmanager

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import math
 import time
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
 from fastapi import FastAPI, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud_broker.allowances import Allowances, Standing, WrongKeys
@@ -25,6 +27,8 @@ NOBODY: Final = ""  # the line of those who showed no good key; no tenant has su
 VISIT: Final = "outhaul.visit"
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Turnstile:
@@ -82,6 +86,26 @@ class Visit:
             self._turnstile.requests.leave(self._line)
             self._line = None
 
+    async def wait(self, request: Request, awaited: Coroutine[Any, Any, T]) -> T:
+        """
+        Return what is waited for, without a turn meanwhile; the body of the request must have been read.
+
+        Raises:
+            ClientDisconnect: the caller left, and waits for nothing any more.
+        """
+        self.rest()
+        waiting = asyncio.create_task(awaited, name=f"wait for {request.url.path}")
+        leaving = asyncio.create_task(gone(request.receive), name=f"caller of {request.url.path}")
+        try:
+            await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (waiting, leaving):
+                task.cancel()
+            await asyncio.wait((waiting, leaving))
+        if waiting.cancelled():
+            raise ClientDisconnect
+        return waiting.result()
+
     async def stream_turn(self) -> None:
         """Wait until a stream of rows may go on for one round of the event loop."""
         async with self._turnstile.streams.place(self._tenant or NOBODY):
@@ -124,6 +148,12 @@ def visit(request: Request) -> Visit:
     """Return the visit that a request is."""
     found: Visit = request.scope[VISIT]
     return found
+
+
+async def gone(receive: Receive) -> None:
+    """Wait until the caller has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _Visits:
