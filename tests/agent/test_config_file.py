@@ -74,6 +74,10 @@ def test_what_is_accepted_and_not_acted_on_is_told() -> None:
             'auth = { scheme = "basic", username = "u", password = "hush" }\n',
         ),
         ("link.proxy", '[link]\nproxy = "http://u:hush@proxy:3128"\n'),
+        (
+            "link.passphrase",
+            '[link]\nurl = "wss://b:8443"\ncertificate = "a.crt"\nauthorities = "ca.crt"\npassphrase = "hush"\n',
+        ),
     ],
 )
 def test_a_password_in_clear_is_refused_and_not_shown(tmp_path: Path, key: str, text: str) -> None:
@@ -191,6 +195,9 @@ ERRORS: list[tuple[str, str]] = [
     (HEAD + '[link]\ntransport = "udp"', "agent.toml:4: link.transport: wants 'websocket', found 'udp'"),
     (HEAD + '[link]\nproxy = "ftp://u:hush@p"', "agent.toml:4: link.proxy: wants 'system', 'none', 'http://…'"),
     (HEAD + '[link]\nproxy = "http://u:{secret:a b}@p"', "agent.toml:4: link.proxy: wants a secret as {secret:NAME}"),
+    (HEAD + '[link]\ncertificate = "a.crt"', "agent.toml:3: link: a certificate of your own wants url"),
+    (HEAD + '[link]\nurl = "https://b:8443"\ncertificate = "a"\nauthorities = "b"',
+     "agent.toml:4: link.url: wants 'wss://host:port', found 'https://b:8443'"),
     (HEAD + '[log]\nlevel = "loud"', "agent.toml:4: log.level: wants 'debug', 'info', 'warning' or 'error'"),
     (HEAD + '[policy]\nrequire_signature = "x"', "agent.toml:4: policy.require_signature: wants a list in [ ]"),
     (HEAD + '[policy]\nrequire_signature = [\n"x"]', "agent.toml:5: policy.require_signature[1]: no operation has"),
