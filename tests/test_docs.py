@@ -31,6 +31,7 @@ from agent import catalogue, config_file
 from agent import settings as agent_settings
 from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
+from cloud_broker.settings import LinkSettings as BrokerLink
 from cloud_broker.settings import Settings as BrokerSettings
 from config.dev import codes, programs, wire
 from config.dev.agent_example import toml
@@ -246,6 +247,9 @@ def _drawn(kind: type[Exception], depth: int) -> Iterator[tuple[int, type[Except
 TOML = [
     pytest.param(text, id=f"{path.relative_to(ROOT)}:{line}") for path in PAGES for line, text in blocks(path, "toml")
 ]
+# What only the broker's file has.
+BROKERS_TABLES = set(BrokerSettings.model_fields) - set(agent_settings.Settings.model_fields)
+BROKERS_LINK = set(BrokerLink.model_fields) - set(agent_settings.Link.model_fields)
 # What stands in fragments may name these.
 BASE = """
 agent = "plant-1"
@@ -275,7 +279,7 @@ def test_every_block_of_toml_can_be_loaded(text: str) -> None:
             assert set(tomllib.loads(line)) <= known, line
         return
     found = tomllib.loads(text)
-    if {"api", "limits", "data_dir"} & set(found) or "listen" in found.get("link", {}):
+    if set(found) & BROKERS_TABLES or set(found.get("link", {})) & BROKERS_LINK:
         BrokerSettings.model_validate(found)
     elif "agent" in found:
         config_file.parse(text, "the page")
