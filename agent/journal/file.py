@@ -162,7 +162,8 @@ class FileJournal(Journal):
             if any((one.tenant, one.number, one.hash) == (anchor.tenant, anchor.number, anchor.hash) for one in known):
                 return
             self._index.anchor(anchor)
-        self._writer.put(Request("", lambda index: Anchored(anchor)))
+        # Of one id one record is written at a time; each anchor is a thing of its own.
+        self._writer.put(Request(f"anchor {anchor.number} {anchor.hash}", lambda index: Anchored(anchor)))
 
     def anchors(self) -> Sequence[Anchor]:
         with self._writer.lock:

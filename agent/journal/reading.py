@@ -263,7 +263,8 @@ class _Follower:
                     self._damage(piece.offset, piece.end, "bytes that fit no checksum")
                     self._running = None
             elif piece.sequence == HEAD:
-                continue  # not where it should be, which was told
+                if head is not None:  # else it is not where it should be, which was told
+                    self._damage(piece.offset, piece.end, "a first record, where there was one already")
             elif piece.sequence & SNAPSHOT:
                 repeated = self._repeated(segment, piece, repeated)
             elif piece.sequence >= void:

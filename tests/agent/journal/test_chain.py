@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import JournalUnavailable
@@ -180,11 +180,12 @@ def test_events_that_were_swapped_are_named_with_or_without_their_numbers(writte
         assert found.damages[0].offset == records[place].offset
 
 
-@pytest.mark.parametrize("place", range(1, 10))
+@pytest.mark.parametrize("place", range(10))
 def test_a_record_that_is_there_twice_is_named(written: Written, place: int) -> None:
     folder, records, _ = written
-    found = read(folder, [*records[: place + 1], records[place], *records[place + 1 :]])
-    assert found.damages[0].offset == records[place].end
+    for behind in range(place, 10):
+        found = read(folder, [*records[: behind + 1], records[place], *records[behind + 1 :]])
+        assert found.damages[0].offset == records[behind].end
 
 
 @pytest.mark.parametrize("place", EVENTS)
@@ -212,6 +213,7 @@ def test_another_journal_in_its_place_is_told(written: Written) -> None:
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 3))
+@settings(max_examples=500, deadline=None)
 def test_whoever_moves_records_about_is_noticed(written: Written, rng: random.Random, times: int) -> None:
     folder, records, stands = written
     left = [*records]
