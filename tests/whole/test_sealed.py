@@ -37,6 +37,13 @@ sql = "SELECT no, {column} FROM ledger WHERE owner = :owner ORDER BY no"
 effect = "read"
 [operations.ledger.params]
 owner = {{ type = "string" }}
+[policy]
+trusted_signers = {{ {signer} }}
+[operations.order]
+connection = "probe"
+synthetic = "echo"
+effect = "at-most-once"
+allow = ["web-shop"]
 [connections.probe]
 type = "synthetic"
 [operations.echo]
@@ -154,7 +161,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, owners: dict[str, list[dict[
     words = [sys.executable, str(Path(recording.__file__)), str(messages), "serve", "--config", str(made.file)]
     made.program = Program(words, made.folder / "broker.log")
     made.start()
-    site = AgentSite(folder / "agent", FILE.format(database=folder / "erp.db", column=COLUMN))
+    made_key = run(
+        ["outhaul", "keygen", "web-shop", "--no-passphrase", "--out", str(folder / "web-shop.key"), "--json"]
+    )
+    signer = json.loads(made_key.out)["line"]
+    site = AgentSite(folder / "agent", FILE.format(database=folder / "erp.db", column=COLUMN, signer=signer))
     try:
         with made.tenant("acme") as caller, agent(site, made, caller):
             wire = Wire(made.api_port)
@@ -293,6 +304,23 @@ def test_another_key_for_a_known_agent_is_an_error(place: Place) -> None:
         known.write_text(json.dumps(kept))
     assert answer.exit_code == 1
     assert "outhaul-agent identity" in answer.err
+
+
+def test_what_is_sealed_may_be_signed_too_and_its_proof_is_checked_without_a_key(
+    place: Place, owners: dict[str, list[dict[str, Any]]]
+) -> None:
+    signed = ("--sign-with", str(place.folder / "web-shop.key"))
+    done = place.outhaul("call", "plant-1", "order", "no=4711", "--seal", *signed, "--json")
+    assert done.exit_code == 0, done.text
+    command = json.loads(done.out)["command"]
+    assert command["outputs"] == {"no": "4711"}
+    assert place.outhaul("commands", "verify", command["id"]).exit_code == 0
+    unsigned = place.outhaul("call", "plant-1", "order", "no=4711", "--seal")
+    assert unsigned.exit_code == 1
+
+    rows = place.outhaul("call", "plant-1", "ledger", f"owner={next(iter(owners))}", "--seal", *signed, "--json")
+    verified = place.outhaul("commands", "verify", json.loads(rows.out)["command"]["id"])
+    assert verified.exit_code == 0, verified.text
 
 
 def test_an_agent_that_was_started_anew_opens_what_waited_for_it(
