@@ -265,6 +265,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "started_at": _time(claim.at),
         "ended_at": _time(entry.ended_at) if entry.ended_at else None,
         "correlation_id": claim.correlation_id,
+        "signed_by": claim.signer or None,
         "error": None,
         "resolution": None,
     }
