@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from cloud_broker.audit import Act
+from cloud_broker.lineage import Lineage
 from cloud_broker.store.base import (
     MAX_SKIPPED,
     Agent,
@@ -20,6 +22,7 @@ from cloud_broker.store.base import (
     Exists,
     Finish,
     IdempotencyConflict,
+    NextCertificate,
     ReplayRun,
     Resolution,
     RowSetInfo,
@@ -178,6 +181,85 @@ class StoreContract:
         found = await store.agent(ACME, "plant-1")
         assert found is not None
         assert found.revoked_at == START + 1
+
+    async def test_the_first_reason_of_a_revocation_stands(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        for reason in ("stolen", "of age"):
+            await store.revoke_agent(ACME, "plant-1", START, reason)
+        found = await store.agent(ACME, "plant-1")
+        assert found is not None
+        assert found.revoked_reason == "stolen"
+
+    async def test_who_an_agent_is_changes_in_one_step(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        following = NextCertificate("0b", START + 2_000, "f1", "r1", b"\x00der")
+
+        def change(known: Agent) -> Agent:
+            return dataclasses.replace(
+                known,
+                next=following,
+                trusts=("f1", "f2"),
+                lineage=Lineage("t2", "t1", True, ("t0",)),
+                issuer="f0",
+                revoked_at=START,
+                revoked_reason="two of it",
+            )
+
+        wanted = change(agent())
+        assert await store.change_identity(ACME, "plant-1", change) == wanted
+        assert await store.agent(ACME, "plant-1") == wanted
+        assert await store.change_identity(ACME, "plant-9", change) is None
+
+    async def test_changes_of_one_agent_at_once_see_each_other(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+
+        def one_more(known: Agent) -> Agent:
+            return dataclasses.replace(known, trusts=(*known.trusts, "f"))
+
+        await asyncio.gather(*(store.change_identity(ACME, "plant-1", one_more) for _ in range(50)))
+        found = await store.agent(ACME, "plant-1")
+        assert found is not None
+        assert len(found.trusts) == 50
+
+    async def test_what_a_change_refuses_is_not_kept(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+
+        def refuse(known: Agent) -> Agent:
+            raise LookupError("no")
+
+        with pytest.raises(LookupError):
+            await store.change_identity(ACME, "plant-1", refuse)
+        assert await store.agent(ACME, "plant-1") == agent()
+
+    async def test_a_change_is_noted_if_there_is_something_to_note(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+
+        def noted(before: Agent, after: Agent) -> Act | None:
+            return Act("acme", "agent:plant-1", "agent_renewed", "agent:plant-1", START) if after.next else None
+
+        following = NextCertificate("0b", START + 2_000, "f1", "r1", b"der")
+        await store.change_identity(ACME, "plant-1", lambda known: dataclasses.replace(known, next=following), noted)
+        await store.change_identity(ACME, "plant-1", lambda known: known, noted)
+        await store.change_identity(ACME, "plant-1", lambda known: dataclasses.replace(known, next=None), noted)
+        records = await store.audit_after("acme", 0, 100)
+        assert [one.action for one in records].count("agent_renewed") == 1
+
+    async def test_an_agent_of_ones_own_pki_is_registered_once(self, store: Store) -> None:
+        made = dataclasses.replace(agent(), serial="", not_after=0.0, own_pki=True)
+        await store.add_agent(made)
+        assert await store.agent(ACME, "plant-1") == made
+        with pytest.raises(Exists):
+            await store.add_agent(made)
+        await store.add_agent(dataclasses.replace(made, tenant="other"))
+
+    async def test_tokens_that_can_be_used_are_counted(self, store: Store) -> None:
+        for number, expires_at in enumerate((START + 10, START + 20, START - 1)):
+            token = Token(f"t{number}", "acme", "plant-1", None, START, expires_at)
+            await store.add_token(token, bytes([number]) * 32)
+        assert await store.open_tokens(START) == 2
+        await store.spend_token("t0", agent(), "r", b"der", START)
+        assert await store.open_tokens(START) == 1
+        assert await store.open_tokens(START + 30) == 0
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -620,6 +702,7 @@ class StoreContract:
         assert not await store.revoke_agent(OTHER, "plant-1", START)
         await store.agent_seen(OTHER, "plant-1", START, release="9")
         await store.put_catalogue(OTHER, "plant-1", b"{}", "d")
+        assert await store.change_identity(OTHER, "plant-1", lambda known: known) is None
         for one in (mine, ended):
             assert await store.command(OTHER, one.id) is None
             assert await store.inline_result(OTHER, one.id) is None
