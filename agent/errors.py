@@ -12,6 +12,10 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
         * OperationUnknown                              operation_unknown
         * ParametersInvalid                             parameters_invalid
         * NotAllowed                                    not_allowed
+        * CannotUnseal                                  cannot_unseal
+        * ProcedureChanged                              procedure_changed
+        * TooManyRows                                   too_many_rows
+        * Paused                                        paused                retryable
         * SignatureError                                signature_error
             * SignatureMissing                          signature_missing
             * SignatureInvalid                          signature_invalid
@@ -21,10 +25,6 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
             * SignatureMemoryFull                       signature_memory_full retryable
             * SignerUnknown                             signer_unknown
             * CallerNotAllowed                          caller_not_allowed
-        * CannotUnseal                                  cannot_unseal
-        * ProcedureChanged                              procedure_changed
-        * TooManyRows                                   too_many_rows
-        * Paused                                        paused                retryable
         * DeadlinePassed                                deadline_passed
         * Cancelled                                     cancelled
         * AgentStopping                                 agent_stopping        retryable
