@@ -22,7 +22,7 @@ from cloud_broker.authority import Authority
 from cloud_broker.certificates import CertificateInvalid
 from cloud_broker.cli import main
 from cloud_broker.link.terminators import Terminators, address_of, shown, verify
-from cloud_broker.settings import CertificateSettings
+from cloud_broker.settings import CertificateSettings, ConfigError
 from cloud_broker.store.base import Agent
 from protocol.messages import Renew, Renewed
 from tests.agent.link.certificates import csr
@@ -157,6 +157,23 @@ async def test_the_broker_shows_a_certificate_of_the_operators_own(tmp_path: Pat
             *agent.authorities,
         ]
         async with agent.link():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("link", "sentence"),
+    [
+        ({"certificate": "nothing.pem", "key": "nothing.key"}, "link.certificate = .*can't be used"),
+        ({"client_authorities": "nothing.pem"}, "nothing.pem: can't be read"),
+        ({"authorities": "no.pem"}, "no.pem: wants certificates as PEM"),
+    ],
+)
+async def test_files_that_can_not_be_used_are_told_at_the_start(
+    tmp_path: Path, link: dict[str, Any], sentence: str
+) -> None:
+    (tmp_path / "no.pem").write_text("not PEM")
+    with pytest.raises((ConfigError, CertificateInvalid), match=sentence):
+        async with broker(tmp_path, link={name: tmp_path / file for name, file in link.items()}):
             pass
 
 

@@ -64,11 +64,11 @@ def write(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("colour = 1", 1, "colour: unknown key; known are data_dir, store, results, api, link, limits, retries, log"),
+        ("colour = 1", 1, "colour: unknown key; known are data_dir, store, results, api, link, certificates, "),
         (
             "\n[api]\nlissten = '127.0.0.1:1'",
             3,
-            "api.lissten: unknown key; known are listen, certificate, key, issuers",
+            "api.lissten: unknown key; known are listen, certificate, key, proxies, issuers",
         ),
         ("[limits]\ncommand_bytes = '8'\nretention_days = true", 2, "limits.command_bytes: .*found '8'"),
         ("[limits]\ncommand_bytes = 0", 2, "limits.command_bytes: .*greater than or equal to 1024, found 0"),
@@ -84,6 +84,12 @@ def write(folder: Path, text: str) -> Path:
         ("[api]\nlisten = 'example.com:8440'", 1, "certificate and key"),
         ("\n[api]\ncertificate = 'a.pem'", 2, "api: certificate and key go together; key is missing"),
         ("[api]\nkey = 'a.pem'", 1, "api: certificate and key go together; certificate is missing"),
+        ("[link]\ncertificate = 'a.pem'", 1, "link: certificate and key go together; key is missing"),
+        ("[link]\nterminators = ['10.0.0.1/8']", 2, "link.terminators.0: wants an address or a network such as"),
+        ("[link]\nterminators = ['balancer']", 2, "wants an address or a network such as '10.0.0.0/8'"),
+        ("[certificates]\nlife = '30 days'", 2, "certificates.life: wants a duration such as .*'30d'"),
+        ("[certificates]\nlife = 0", 2, "certificates.life: .*greater than or equal to 1"),
+        ("[certificates]\ntrust_domain = 'Example.com/x'", 2, "certificates.trust_domain: wants lower-case letters"),
         ("[[api.issuers]]\naudience = 'a'", 1, "api.issuers.0.issuer: field required"),
         (ISSUER + "audience = 'a'\ncolour = 1", 4, "unknown key; known are issuer, audience, jwks, tenant_claim"),
         (ISSUER + "audience = 'a'\nalgorithms = ['HS256']", 4, "api.issuers.0.algorithms.0: input should be 'RS256'"),
@@ -148,6 +154,11 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert settings.api.certificate == tmp_path / "a.pem"
     assert settings.api.key == Path("/b.pem").absolute()
     assert settings.api_url == "https://0.0.0.0:1"
+
+    link = "[link]\ncertificate = 'a.pem'\nkey = '/b.pem'\nauthorities = 'c.pem'\nclient_authorities = 'd.pem'"
+    found = load(write(tmp_path, link)).link
+    assert (found.certificate, found.key) == (tmp_path / "a.pem", Path("/b.pem").absolute())
+    assert (found.authorities, found.client_authorities) == (tmp_path / "c.pem", tmp_path / "d.pem")
 
 
 def test_agents_dial_the_public_url_or_the_listener(tmp_path: Path) -> None:
