@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
+
+import msgspec
 
 MAX_DEPTH: Final = 64  # objects and lists within each other, as the agent reads them
 
@@ -27,9 +30,15 @@ def canonical(text: bytes) -> bytes:
             ``MAX_DEPTH``.
     """
     try:
-        return encode(_DECODER.decode(text.decode("utf-8")))
+        value = _DECODER.decode(text.decode("utf-8"))
+        # A look at each level is rarely needed, and the bytes tell when.
+        if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+            raise NotCanonical(_TOO_DEEP)
+        return _ENCODER.encode(value)
     except UnicodeDecodeError as exc:
         raise NotCanonical(f"wants UTF-8, found the byte 0x{text[exc.start]:02x} at position {exc.start}") from exc
+    except UnicodeEncodeError as exc:
+        raise NotCanonical(_HALF) from exc
     except json.JSONDecodeError as exc:
         raise NotCanonical(f"wants JSON, found at line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
     except RecursionError as exc:
@@ -51,22 +60,15 @@ def encode(value: Any) -> bytes:
     try:
         return "".join(parts).encode("utf-8")
     except UnicodeEncodeError as exc:
-        raise NotCanonical("a text has half a surrogate pair, which is no character") from exc
+        raise NotCanonical(_HALF) from exc
 
 
+_HALF: Final = "a text has half a surrogate pair, which is no character"
 _TOO_DEEP: Final = f"wants at most {MAX_DEPTH} levels of objects and lists within each other"
 
 
-class _Number(str):
-    """A number as it was written."""
-
-    __slots__ = ()
-
-
 def _write(value: Any, parts: list[str], depth: int) -> None:
-    if isinstance(value, _Number):
-        parts.append(value)
-    elif isinstance(value, str):
+    if isinstance(value, str):
         parts.append(_text(value))
     elif value is None or isinstance(value, bool):
         parts.append({None: "null", True: "true", False: "false"}[value])
@@ -107,18 +109,38 @@ _text: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    # Python sorts by characters, which is another order for those that are two units each.
+    pairs.sort(key=itemgetter(0) if "".join(names).isascii() else lambda pair: _order(pair[0]))
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise NotCanonical(f"the key {twice[:60]!r} stands twice in one object")
     return found
+
+
+def _number(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode("ascii"))  # as it was written
 
 
 def _constant(text: str) -> Any:
     raise NotCanonical(f"{text} is no JSON number")
 
 
+def _depth(value: Any) -> int:
+    depth, level = 0, [value] if isinstance(value, dict | list) else []
+    while level:
+        depth += 1
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+    return depth
+
+
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_Number, parse_float=_Number, parse_constant=_constant
+    object_pairs_hook=_object, parse_int=_number, parse_float=_number, parse_constant=_constant
 )
+_ENCODER: Final = msgspec.json.Encoder()  # its escapes are those of RFC 8785 too

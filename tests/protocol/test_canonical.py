@@ -97,3 +97,11 @@ def test_as_many_levels_as_the_agent_reads_are_taken() -> None:
 def test_what_has_no_one_text_is_refused(value: Any) -> None:
     with pytest.raises(NotCanonical):
         encode(value)
+
+
+@pytest.mark.parametrize("first", range(0, 0x3000, 0x400))
+def test_every_character_is_written_as_the_other_implementation_does(first: int) -> None:
+    text = "".join(map(chr, range(first, first + 0x400)))
+    wanted = rfc8785.dumps([text])
+    assert canonical(json.dumps([text]).encode()) == wanted
+    assert encode([text]) == wanted
