@@ -20,7 +20,7 @@ from protocol.plain_text import plain
 # What reads the journal is imported where it is needed: other commands start without it.
 if TYPE_CHECKING:
     from agent.config_file import Loaded
-    from agent.journal.base import Entry
+    from agent.journal.base import Claim, Entry
     from agent.journal.reading import Reading
     from agent.journal.witnesses import Comparison
 
@@ -58,14 +58,18 @@ def list_entries(state: str | None, operation: str | None, limit: int, config: P
 
 @journal.command("show")
 @click.argument("command_id", metavar="ID")
+@click.option("--open", "unseal", is_flag=True, help="Open sealed parameters, with the agent's own key.")
 @config_option
 @json_option
-def show_entry(command_id: str, config: Path | None, as_json: bool) -> None:
+def show_entry(command_id: str, unseal: bool, config: Path | None, as_json: bool) -> None:
     """Show all that is known of one command."""
-    entry = _entry(_read(_state_dir(config)), command_id)
+    loaded = load(config)
+    entry = _entry(_read(loaded.base_dir / loaded.settings.state_dir), command_id)
+    claim = _opened(loaded, entry.claim) if unseal else entry.claim
     facts = {
         **_facts(entry),
-        "params": _json(entry.claim.params),
+        # What is sealed is text, and no JSON.
+        "params": claim.params.decode() if claim.sealed else _json(claim.params),
         "outputs": _json(entry.outputs),
         "rows_bytes": len(entry.rows or b"") + entry.spooled,
     }
@@ -310,6 +314,18 @@ def _cells(entry: Entry) -> tuple[str, ...]:
         _local(entry.claim.at),
         _local(entry.ended_at) if entry.ended_at else "",
     )
+
+
+def _opened(loaded: Loaded, claim: Claim) -> Claim:
+    """Return a claim with its parameters in clear."""
+    from agent.keys import open_keys
+    from agent.sealing import Seals
+    from agent.secrets import open_store
+
+    if not claim.sealed or not claim.params:  # they are kept until the broker has the end
+        return claim
+    keys = open_keys(loaded.base_dir / loaded.settings.state_dir, open_store(loaded.settings, loaded.base_dir))
+    return Seals(keys.seal, lambda: _who(loaded)).open(claim).claim
 
 
 def _json(data: bytes | None) -> Any:

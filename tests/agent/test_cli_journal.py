@@ -8,14 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from agent.cli import cli
+from agent.config_file import load
 from agent.errors import AgentError
 from agent.journal.base import Anchor, Resolution
 from agent.journal.file import FOLDER, FileJournal
 from agent.journal.resolutions import resolutions, take_resolution
+from agent.keys import open_keys
+from agent.secrets import open_store
+from cloud_broker.client.sealing import SealedCall
 from protocol.messages import Completed
 from tests.agent.journal.commands import AT, claim, command_id, succeeded
 
@@ -94,6 +99,30 @@ def test_show_tells_all_of_one(state_dir: Path) -> None:
     text = agent(state_dir, "show", command_id(2)).stdout
     assert '"code": "outcome_unknown"' in text
     assert "lost\\nit" in text
+
+
+def test_sealed_parameters_are_shown_sealed_and_opened_on_demand(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(FILE, encoding="utf-8")
+    loaded = load(tmp_path / "agent.toml")
+    folder = tmp_path / "state"
+    keys = open_keys(folder, open_store(loaded.settings, loaded.base_dir))
+    call = SealedCall.of("", "plant-1", "order", b'{"customer":"C042"}', keys.public["seal"])
+
+    async def begin() -> None:
+        journal = await FileJournal.open(folder)
+        one = msgspec.structs.replace(
+            claim(1), operation="order", params=call.text.encode(), sealed=True, seal_to=call.seal_to
+        )
+        await journal.begin(one)
+        await journal.begin(msgspec.structs.replace(one, id=command_id(2), operation="other"))
+        await journal.close()
+
+    asyncio.run(begin())
+    assert told(folder, "show", command_id(1))["params"] == call.text
+    assert told(folder, "show", command_id(1), "--open")["params"] == {"customer": "C042"}
+    refused = agent(folder, "show", command_id(2), "--open")
+    assert refused.exit_code == 1
+    assert "can't be opened" in str(refused.exception or refused.output)
 
 
 def test_one_that_is_not_there_is_an_error_that_says_where_to_look(state_dir: Path) -> None:
