@@ -69,7 +69,7 @@ def show_entry(command_id: str, unseal: bool, config: Path | None, as_json: bool
     facts = {
         **_facts(entry),
         # What is sealed is text, and no JSON.
-        "params": claim.params.decode() if claim.sealed else _json(claim.params),
+        "params": (claim.params.decode() or None) if claim.sealed else _json(claim.params),
         "outputs": _json(entry.outputs),
         "rows_bytes": len(entry.rows or b"") + entry.spooled,
     }
