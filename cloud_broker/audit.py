@@ -9,11 +9,12 @@ anchors that agents keep in their journals.
 
 from __future__ import annotations
 
+import functools
 import getpass
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -67,8 +68,7 @@ ACTIONS: Final[Mapping[str, str]] = {
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(msgspec.Struct, frozen=True):
     """
     Something that somebody did.
 
@@ -87,7 +87,7 @@ class Act:
     target: str
     at: float
     correlation_id: str = ""
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Record(msgspec.Struct):
@@ -202,7 +202,14 @@ def hash_of(record: Record) -> bytes:
 
 def time_text(at: float) -> str:
     """Return seconds since 1970 as a record has them."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    seconds, micros = divmod(round(at * 1_000_000), 1_000_000)
+    return f"{_second(seconds)}.{micros:06}Z"
+
+
+@functools.lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    # Most acts of a moment are of the same second, and to take a date apart costs more than a hash.
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def caller(key_id: str) -> str:

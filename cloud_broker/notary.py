@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from cloud_broker.audit import Act
 
@@ -65,7 +66,7 @@ class Notary:
         self._counts[kind] += 1
         self._counts[alike] += 1
         if left_out := self._left_out.pop(kind, 0):
-            act = dataclasses.replace(act, detail={**act.detail, "left_out": left_out})
+            act = msgspec.structs.replace(act, detail={**act.detail, "left_out": left_out})
         self._note_soon(act)
 
     def flush(self) -> None:
