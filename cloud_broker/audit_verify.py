@@ -39,19 +39,23 @@ async def of_store(store: Store, kept: Mapping[str, Mapping[int, set[str]]], ten
         kept: hashes by tenant and number (``audit_check.by_chain``).
         tenant: only this one's.
     """
-    there = {name for name, _, _ in await store.audit_chains()} | {one.name for one in await store.tenants()}
+    tenants = {one.name for one in await store.tenants()}
+    there = {name for name, _, _ in await store.audit_chains()} | tenants
     names = sorted(there | kept.keys()) if tenant is None else [tenant]
-    return [await _chain(store, Check(name, kept.get(name, {})), name) for name in names]
+    return [await _chain(store, Check(name, kept.get(name, {})), name, name in tenants) for name in names]
 
 
-async def _chain(store: Store, check: Check, tenant: str) -> Chain:
+async def _chain(store: Store, check: Check, tenant: str, is_tenant: bool) -> Chain:
     count = 0
     while records := await store.audit_after(tenant, check.number if count else 0, PART):
         for record in records:
             count += 1
             if not check.take(record):
                 return Chain(tenant, count, check.hash.hex(), check.misfit)
-    return Chain(tenant, count, check.hash.hex(), check.end())
+    misfit = check.end()
+    if misfit is None and is_tenant and count == 0:
+        misfit = Misfit(tenant, 1, "it is missing, with all behind it: each tenant's chain begins with its creation")
+    return Chain(tenant, count, check.hash.hex(), misfit)
 
 
 def of_export(lines: Iterable[bytes], kept: Mapping[str, Mapping[int, set[str]]]) -> list[Chain]:

@@ -245,6 +245,7 @@ class AgentDesk:
         line.catalogue = read
         if line.digest != digest:
             line.digest = digest
+            self._note(link, "catalogue_changed", {"digest": f"sha256:{digest}"})
             try:
                 await self._store.put_catalogue(Scope(line.tenant), line.agent, catalogue, digest)
             except StoreUnavailable as exc:

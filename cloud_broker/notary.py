@@ -1,4 +1,4 @@
-"""Acts that strangers can make happen as often as they like: some of them are noted, the others counted."""
+"""Acts that others can make happen as often as they like: some of them are noted, the others counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloud_broker.audit import Act
 
 WINDOW_S: Final = 60.0  # seconds
 ALIKE: Final = 5  # acts in a window that do the same to the same
-OF_A_KIND: Final = 60  # acts in a window that do the same in one chain
+OF_STRANGERS: Final = 60  # refusals in a window in one chain, whatever names a stranger makes up
 MAX_WHY_CHARS: Final = 200  # of a reason
 
 
@@ -52,15 +52,18 @@ class Notary:
             address: where from.
         """
         detail = {"why": why[:MAX_WHY_CHARS], **({"address": address} if address else {})}
-        self.note(Act(tenant, "broker", action, target, self._now(), detail=detail))
+        self._note(Act(tenant, "broker", action, target, self._now(), detail=detail), OF_STRANGERS)
 
     def note(self, act: Act) -> None:
-        """Note an act, or count it if there were many like it."""
+        """Note an act of somebody who is known here, or count it if there were many that did the same to the same."""
+        self._note(act, None)
+
+    def _note(self, act: Act, most: int | None) -> None:
         if self._clock() >= self._until:
             self.flush()
         kind = (act.tenant, act.action)
         alike = (*kind, act.target)
-        if self._counts[alike] >= ALIKE or self._counts[kind] >= OF_A_KIND:
+        if self._counts[alike] >= ALIKE or (most is not None and self._counts[kind] >= most):
             self._left_out[kind] += 1
             return
         self._counts[kind] += 1

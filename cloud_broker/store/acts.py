@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from cloud_broker.audit import BROKER, Act, caller, digest, time_text
 from cloud_broker.store.base import Agent, ApiKey, Command, Finish, ReplayRun, Resolution, Token
 from protocol.states import CommandState
+
+MAX_CODE_CHARS: Final = 100  # of an error, which an agent may have told
 
 
 def key_created(key: ApiKey, by: str) -> Act:
@@ -81,7 +83,7 @@ def ended(
     if finish.head:
         detail |= {"journal": journal, "head": finish.head}
     if finish.error is not None:
-        detail["error"] = finish.error.code
+        detail["error"] = finish.error.code[:MAX_CODE_CHARS]
     if finish.outputs is not None:
         detail["outputs"] = digest(finish.outputs)
     if finish.row_sets:

@@ -189,10 +189,7 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
         self._send("agent_seen", tenant=scope.tenant, name=name, now=now, **bound)
 
     async def put_catalogue(self, scope: Scope, name: str, catalogue: bytes, digest: str) -> None:
-        detail = {"digest": f"sha256:{digest}"}
-        act = Act(scope.tenant, f"agent:{name}", "catalogue_changed", f"agent:{name}", time.time(), detail=detail)
-        bound = {"tenant": scope.tenant, "name": name, "catalogue": catalogue, "digest": digest}
-        await self._change_noted(act, "put_catalogue", **bound)
+        await self._change("put_catalogue", tenant=scope.tenant, name=name, catalogue=catalogue, digest=digest)
 
     # --- commands ---------------------------------------------------------------------------------
 

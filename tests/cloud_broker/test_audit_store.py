@@ -87,6 +87,7 @@ async def found(path: Path, kept: list[bytes] | None = None) -> dict[str, Chain]
         ("UPDATE audit SET at = '2020-01-01T00:00:00.000000Z' WHERE tenant = 'acme' AND number = 1", 1),
         ("DELETE FROM audit WHERE tenant = 'acme' AND number = 7", 7),
         ("DELETE FROM audit WHERE tenant = 'acme' AND number < 3", 1),
+        ("DELETE FROM audit WHERE tenant = 'acme'", 1),
         ("UPDATE audit SET tenant = 'other', number = 50 WHERE tenant = 'acme' AND number = 5", 5),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloud_broker.audit import Act
-from cloud_broker.notary import ALIKE, OF_A_KIND, WINDOW_S, Notary
+from cloud_broker.notary import ALIKE, OF_STRANGERS, WINDOW_S, Notary
 
 
 class Desk:
@@ -41,9 +41,15 @@ def test_of_many_alike_some_are_noted_and_the_next_window_says_how_many_were_not
 def test_names_that_a_stranger_makes_up_are_bounded_together(desk: Desk) -> None:
     for number in range(10_000):
         desk.notary.refused("", "token_refused", f"token:{number}", "it is not known")
-    assert len(desk.noted) == OF_A_KIND
+    assert len(desk.noted) == OF_STRANGERS
     desk.notary.refused("acme", "token_refused", "token:1", "it was spent")  # another chain has its own share
-    assert len(desk.noted) == OF_A_KIND + 1
+    assert len(desk.noted) == OF_STRANGERS + 1
+
+
+def test_agents_that_all_come_at_once_are_all_noted(desk: Desk) -> None:
+    for number in range(10_000):
+        desk.notary.note(Act("acme", f"agent:{number}", "agent_linked", f"agent:{number}", 0.0))
+    assert len(desk.noted) == 10_000
 
 
 def test_what_was_left_out_is_said_also_if_nothing_more_comes(desk: Desk) -> None:

@@ -88,7 +88,6 @@ class AuditContract:
         await store.add_token(Token("t1", "acme", "plant-1", "plants", START, START + 5), b"1" * 32, by="key:k1")
         for _ in range(2):
             await store.spend_token("t1", agent(), "r", b"der", START)
-        await store.put_catalogue(ACME, "plant-1", b"{}", "d1")
         for _ in range(2):
             await store.revoke_agent(ACME, "plant-1", START, "lost", by="key:k1")
         await store.revoke_agent(ACME, "plant-9", START, by="key:k1")
@@ -96,7 +95,6 @@ class AuditContract:
             ("key:k1", "token_created", "token:t1"),
             ("agent:plant-1", "token_spent", "token:t1"),
             ("agent:plant-1", "agent_enrolled", "agent:plant-1"),
-            ("agent:plant-1", "catalogue_changed", "agent:plant-1"),
             ("key:k1", "agent_revoked", "agent:plant-1"),
         ]
         assert (await last(store))[1] == {"reason": "lost"}
