@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from bench import commands, rows, sealing
+from bench import commands, fairness, rows, sealing
 from bench.figures import Figure, machine, table
 from config.dev.databases import HOST, Postgres, postgres
 from config.dev.demo.pair import AGENT, Pair, pair
@@ -91,6 +91,14 @@ def measure(
     ours_commands, bare_commands = alternated(
         rounds, lambda: commands.through_outhaul(running, many_commands), lambda: commands.bare(folder, many_commands)
     )
+    count = max(100, many_commands // 10)
+    print(f"fairness: {rounds} times {count:,} submissions beside a flood of another tenant")
+    with fairness.quiet(running) as key:
+        flooded, calm = alternated(
+            rounds,
+            lambda: fairness.beside_a_flood(running, key, count),
+            lambda: fairness.alone(running, key, count),
+        )
     return [
         Figure(
             "rows, PostgreSQL to HTTP, beside pyodbc",
@@ -111,6 +119,18 @@ def measure(
             [many_rows / one.all_s for one in clear],
         ),
         Figure("commands with their results, beside SQLite commits", "commands/s", ours_commands, bare_commands),
+        Figure(
+            "a submission during another tenant's flood, beside none: p50",
+            "ms",
+            [one.p50_ms for one in flooded],
+            [one.p50_ms for one in calm],
+        ),
+        Figure(
+            "the same: p99",
+            "ms",
+            [one.p99_ms for one in flooded],
+            [one.p99_ms for one in calm],
+        ),
     ]
 
 

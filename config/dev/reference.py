@@ -7,6 +7,7 @@ test compares every page with its file.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,8 +47,12 @@ AGENT_FILE: Final[tuple[tuple[str, tuple[type[BaseModel], ...]], ...]] = (
 BROKER_FILE: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("The top of the file", broker_settings.Settings),
     ("[api]", broker_settings.ApiSettings),
+    ("[[api.issuers]]", broker_settings.IssuerSettings),
     ("[link]", broker_settings.LinkSettings),
+    ("[certificates]", broker_settings.CertificateSettings),
     ("[limits]", broker_settings.LimitSettings),
+    ("[retries]", broker_settings.RetrySettings),
+    ("[approvals]", broker_settings.ApprovalSettings),
     ("[log]", broker_settings.LogSettings),
 )
 
@@ -183,7 +188,7 @@ def _sentence(model: type[BaseModel]) -> str:
 
 
 def _escaped(title: str) -> str:
-    return f"`{title.partition(']')[0]}]`{title.partition(']')[2]}" if title.startswith("[") else title
+    return re.sub(r"^(\[+[^\]]+\]+)", r"`\1`", title)
 
 
 def _type(field: FieldInfo) -> str:
