@@ -102,6 +102,12 @@ type = "synthetic"
 [operations.echo]
 connection = "probe"
 synthetic = "echo"
+[operations.signed]
+connection = "probe"
+synthetic = "echo"
+allow = ["shop"]
+[policy.trusted_signers]
+{signer}
 """
 
 
@@ -243,8 +249,18 @@ def _played(folder: Path, postgres: Postgres, stack: contextlib.ExitStack, patch
     finance = stack.enter_context(finance_service(auth="wsse", username="svc", password=values["finance"]))
     proxy = stack.enter_context(http_proxy(folder / "outside", user="plant", password=values["proxy"]))
 
+    outside = {"XDG_CONFIG_HOME": str(folder / "outside" / "home"), "HOME": str(folder / "outside")}
+    phrase, key_file = f"canary-{chance.token_hex(12)}", folder / "outside" / "shop.key"
+    scene.kind("passphrase of a caller's key", phrase)
+    made = run(
+        ["outhaul", "keygen", "shop", "--out", str(key_file), "--json"], stdin=f"{phrase}\n", environment=outside
+    )
+    signer = json.loads(scene.note("keygen", made).out)["line"]
+    _key(scene, "private key of a caller", load_pem_private_key(key_file.read_bytes(), phrase.encode()))
+
     def text(form: str) -> str:
         return SITE.format(
+            signer=signer,
             proxy=proxy.port,
             format=form,
             odbc=postgres.odbc(user=role, password="{secret:erp}"),
@@ -277,6 +293,22 @@ def _played(folder: Path, postgres: Postgres, stack: contextlib.ExitStack, patch
     _private_keys(scene, site, served)
 
     # --- at work, and in trouble ------------------------------------------------------------------
+    scene.note("login", run(["outhaul", "login", "--url", served.url], stdin=f"{key}\n", environment=outside))
+    words = [
+        "outhaul",
+        "call",
+        "plant-1",
+        "signed",
+        "a=1",
+        "--sign-with",
+        str(key_file),
+        "--idempotency-key",
+        "k",
+        "--json",
+    ]
+    signed = scene.note("call", run(words, stdin=f"{phrase}\n", environment=outside))
+    assert signed.exit_code == 0, signed.text
+    scene.note("outhaul commands", run(["outhaul", "commands", "--json"], environment=outside))
     assert caller.run("look", {"text": "x"})["state"] == "succeeded"
     assert caller.run("find-invoice", {"invoiceNo": "IN1"})["state"] in ("succeeded", "rejected")
     for operation, params in (
@@ -383,13 +415,6 @@ def _strangers(scene: Scene, served: Broker) -> None:
             answer = httpx2.get(f"{served.url}{path}", headers={"Authorization": f"Bearer {credential}"}, timeout=20)
             assert answer.status_code in (400, 401)
             scene.told[f"401 {len(scene.told)}"] = answer.text + str(answer.headers)
-    home = {
-        "XDG_CONFIG_HOME": str(served.folder.parent / "outside" / "home"),
-        "HOME": str(served.folder.parent / "outside"),
-    }
-    key = next(iter(form for form in scene.canaries["API key"][0] if form.startswith(b"oh"))).decode()
-    scene.note("outhaul login", run(["outhaul", "login", "--url", served.url], stdin=f"{key}\n", environment=home))
-    scene.note("outhaul commands", run(["outhaul", "commands", "--json"], environment=home))
 
 
 # --- the look --------------------------------------------------------------------------------------
@@ -406,7 +431,19 @@ def leaks(scene: Scene, data: bytes, place: Path | None = None) -> list[str]:
 
 def test_the_scenario_has_a_canary_of_every_kind_and_its_failures(scene: Scene) -> None:
     kinds = " ".join(scene.canaries)
-    for kind in ("password erp", "finance", "proxy", "sftp", "smb", "master", "passphrase", "token", "API key", "JWT"):
+    for kind in (
+        "password erp",
+        "finance",
+        "proxy",
+        "sftp",
+        "smb",
+        "master",
+        "passphrase",
+        "token",
+        "API key",
+        "JWT",
+        "caller",
+    ):
         assert kind in kinds
     assert sum("private key of the broker" in name for name in scene.canaries) >= 2
     told = "\n".join(scene.told.values())
@@ -444,3 +481,9 @@ def test_no_secret_was_in_a_command_line_or_an_environment(scene: Scene) -> None
 def test_no_crash_left_memory_behind(scene: Scene) -> None:
     there = [path for folder in scene.folders for path in folder.rglob("*core*") if path.is_file()]
     assert [path for path in there if path.name.startswith("core")] == []
+
+
+def test_a_canary_would_be_found(scene: Scene) -> None:
+    for name, (forms, _) in scene.canaries.items():
+        for form in forms:
+            assert name in leaks(scene, b"before " + form + b" after")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -207,20 +208,35 @@ def test_a_folder_copied_to_another_machine_does_not_open(tmp_path: Path, monkey
     assert store.get("erp") == "x"
 
 
-def test_a_credential_of_systemd_locks_a_new_vault_and_is_wanted_from_then_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("directive", ["LoadCredential", "LoadCredentialEncrypted"])
+def test_the_key_that_systemd_hands_over_opens_the_vault_and_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directive: str
 ) -> None:
-    credentials = tmp_path / "credentials"
-    credentials.mkdir()
-    (credentials / keys.CREDENTIAL).write_bytes(os.urandom(32))
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    handed_over, plain = tmp_path / "credentials", tmp_path / "plain"
+    handed_over.mkdir(mode=0o700)
+    credential = handed_over / keys.CREDENTIAL
+    plain.write_bytes(os.urandom(32))
+    encrypts = shutil.which("systemd-creds") is not None and os.access("/var/lib/systemd", os.W_OK)
+    if directive == "LoadCredentialEncrypted" and encrypts:
+        # As the manual's line makes it, and as systemd opens it for the service; what is on the disk is not the key.
+        locked = tmp_path / "locked"
+        for words in (["encrypt", plain, locked], ["decrypt", locked, credential]):
+            subprocess.run(
+                ["systemd-creds", f"--name={keys.CREDENTIAL}", *map(str, words)], check=True, capture_output=True
+            )
+        assert plain.read_bytes() not in locked.read_bytes()
+    else:
+        credential.write_bytes(plain.read_bytes())
+    credential.chmod(0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(handed_over))
     store = vault(tmp_path / "state")
-    store.set("erp", "x")
-    assert store.get("erp") == "x"
+    store.set("erp", "canary-word")
     assert not (tmp_path / "state" / "vault.key").exists()
+    assert vault(tmp_path / "state").get("erp") == "canary-word"
+    assert plain.read_bytes() not in (tmp_path / "state" / "secrets.vault").read_bytes()
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     with pytest.raises(SecretError, match="systemd-run"):
-        store.get("erp")
+        vault(tmp_path / "state").get("erp")
 
 
 def test_a_short_credential_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
