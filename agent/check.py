@@ -12,10 +12,12 @@ from agent.config_file import Loaded
 from agent.connectors.base import Finding
 from agent.errors import AgentError, SecretError
 from agent.identity import ENROL, Identity
+from agent.keys import open_keys, public_keys
 from agent.link.websocket import WebsocketDialer
 from agent.own_identity import find, load_any
 from agent.secrets import SecretStore, open_store, secret_names
 from agent.validity import Life, left_text
+from protocol.signing import fingerprint
 
 
 async def everything(loaded: Loaded, operation: str | None) -> list[Finding]:
@@ -49,7 +51,7 @@ async def _link(loaded: Loaded, secrets: SecretStore) -> list[Finding]:
         who = await asyncio.to_thread(load_any, loaded, secrets)
     except AgentError as exc:
         return [Finding("identity", False, str(exc))]
-    findings = [certificate(who, time.time())]
+    findings = [certificate(who, time.time()), await asyncio.to_thread(_keys, loaded, secrets)]
     dialer = WebsocketDialer(state_dir(loaded), loaded.settings.link.proxy, secrets)
     try:
         transport = await dialer.connect_as(who)
@@ -59,6 +61,19 @@ async def _link(loaded: Loaded, secrets: SecretStore) -> list[Finding]:
     await transport.close()
     proxy = f", by {peer.proxy}" if peer.proxy else ""
     return [*findings, Finding("link", True, f"{peer.url} at {peer.address}, {peer.tls}{proxy}")]
+
+
+def _keys(loaded: Loaded, secrets: SecretStore) -> Finding:
+    """Look at the agent's own keys; none are made here."""
+    try:
+        if public_keys(state_dir(loaded)) is None:
+            return Finding("keys", None, "the agent's own keys are made when it starts first")
+        keys = open_keys(state_dir(loaded), secrets)
+    except AgentError as exc:
+        return Finding("keys", False, str(exc))
+    return Finding(
+        "keys", True, f"signs with {keys.public['sign']}, of the fingerprint {fingerprint(keys.public['sign'])}"
+    )
 
 
 def certificate(who: Identity, now: float) -> Finding:

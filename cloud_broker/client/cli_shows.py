@@ -178,6 +178,8 @@ def _write_command(command: Command, as_json: bool) -> int:
         ("idempotency key", command.idempotency_key),
         ("error", f"{error.code}: {error.message}" if error is not None else None),
         ("sealed to", command.seal_to),
+        ("signed", "by the caller" if command.signed else None),
+        ("proof", f"outhaul commands verify {command.id}" if command.proof else None),
         ("source code", error.source_code if error is not None else None),
         ("replay of", command.replay_of),
         ("replayed by", command.replayed_by),
@@ -277,6 +279,8 @@ def operations(client: Outhaul, agent: str, operation: str | None, as_json: bool
             ("description", wanted.description),
             ("effect", wanted.effect),
             ("connection", wanted.connection),
+            ("version", wanted.version),
+            ("signed by", _signers(wanted)),
         )
         if value
     )
@@ -286,6 +290,12 @@ def operations(client: Outhaul, agent: str, operation: str | None, as_json: bool
     else:
         tell("no parameters" if wanted.params.get("additionalProperties") is False else "takes any parameters")
     return DONE
+
+
+def _signers(operation: Operation) -> str | None:
+    if operation.allow:
+        return ", ".join(operation.allow)
+    return "a caller that the operator trusts" if operation.signature_required else None
 
 
 def _shape(operation: Operation) -> Iterable[str]:
