@@ -26,8 +26,15 @@ from cloud_broker.client.cli_dead_letters import dead_letters, replay, resolve
 from cloud_broker.client.cli_shows import agents, commands, operations
 from cloud_broker.client.cli_signing import keygen, verify
 from cloud_broker.client.connect import DONE, FAILED, NOT_ALLOWED, NOT_REACHABLE, WORDS_WRONG, as_json
-from cloud_broker.client.errors import NotReachable, OuthaulError, ProblemError, ProfileError, UnknownAnswer, WordsError
-from cloud_broker.client.requests import SecondPersonWanted
+from cloud_broker.client.errors import (
+    NotReachable,
+    OuthaulError,
+    ProblemError,
+    ProfileError,
+    SecondPersonWanted,
+    UnknownAnswer,
+    WordsError,
+)
 
 _STATUS_CODES: Final = {
     401: NOT_ALLOWED,

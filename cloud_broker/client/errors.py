@@ -7,6 +7,7 @@ What a call to the broker can end with, by what the caller can do about it.
     * AgentKeyChanged    an agent shows other keys than it did before
     * SealBroken         a sealed result is not what the agent sealed, or this key is not for it
     * ResultCut          the rows ended too early; what came before is whole rows or part of one
+    * SecondPersonWanted another person must approve what was asked for; ``approval`` is what waits
     * UnknownAnswer      something answered that is no broker of ours
     * ProfileError       where the broker is, or with which key, is not known
     * WordsError         what was asked for can't be what was meant
@@ -15,7 +16,10 @@ What a call to the broker can end with, by what the caller can do about it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloud_broker.client.records import Approval
 
 
 class OuthaulError(Exception):
@@ -63,6 +67,19 @@ class SealBroken(OuthaulError):
 
 class ResultCut(OuthaulError):
     """The rows ended before their end."""
+
+
+class SecondPersonWanted(OuthaulError):
+    """
+    The broker has kept what was asked for, and does it once another person approves.
+
+    Attributes:
+        approval: what waits.
+    """
+
+    def __init__(self, approval: Approval) -> None:
+        super().__init__(f"{approval.summary} wants two people, and waits for the second as {approval.id}")
+        self.approval = approval
 
 
 class UnknownAnswer(OuthaulError):

@@ -12,22 +12,9 @@ from urllib.parse import quote
 import msgspec
 
 from cloud_broker.client.connection import Connection
-from cloud_broker.client.errors import OuthaulError, UnknownAnswer, WordsError
+from cloud_broker.client.errors import SecondPersonWanted, UnknownAnswer, WordsError
 from cloud_broker.client.records import Approval, T, decode, decode_page
 from protocol.ids import new_id
-
-
-class SecondPersonWanted(OuthaulError):
-    """
-    The broker has kept what was asked for, and does it once another person approves.
-
-    Attributes:
-        approval: what waits.
-    """
-
-    def __init__(self, approval: Approval) -> None:
-        super().__init__(f"{approval.summary} wants two people, and waits for the second as {approval.id}")
-        self.approval = approval
 
 
 class Requests:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from cloud_broker.client.api import Outhaul as Client
-from cloud_broker.client.errors import ProblemError
-from cloud_broker.client.requests import SecondPersonWanted
+from cloud_broker.client.errors import ProblemError, SecondPersonWanted
 from cloud_broker.settings import ApprovalSettings
 from tests.cloud_broker.client.broker import Broker
 from tests.cloud_broker.client.conftest import BEHAVIOURS, OPERATIONS, Here
