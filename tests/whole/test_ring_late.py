@@ -446,6 +446,31 @@ async def test_nothing_is_sent_to_a_connection_that_is_shut(broker: Ring, opens:
         assert (time.monotonic() - began > 0.1) is (opens == "by itself")
 
 
+async def test_what_was_turned_away_by_a_pause_waits_until_the_agent_says_that_it_is_over(broker: Ring) -> None:
+    async with scripted(broker, catalogue=document()) as agent:
+        line = broker.router.line(SCOPE, "plant-1")
+        assert line is not None
+        command = await broker.submit("post")
+        run = await agent.begin()
+        await agent.say(Condition(paused={"erp": "stock\ntaking", "unknown": "x"}))
+        await until(lambda: line.paused == {"erp": "stock\\ntaking"})
+        await agent.fail(run, "paused", touched=False)
+        await until(lambda: broker.commands.waiting_for(SCOPE, command) == "paused")
+        assert not line.resting, "its other connections go on"
+        await agent.say(Condition())
+        again = await agent.begin()
+        assert (again.id, again.epoch) == (command.id, 2)
+
+
+async def test_an_agent_that_turns_away_without_saying_why_is_not_asked_again_at_once(broker: Ring) -> None:
+    async with scripted(broker, catalogue=document()) as agent:
+        line = broker.router.line(SCOPE, "plant-1")
+        assert line is not None
+        await broker.submit("post")
+        await agent.fail(await agent.begin(), "paused", touched=False)
+        await until(lambda: line.resting)
+
+
 # --- agents that say nothing ----------------------------------------------------------------------
 
 
