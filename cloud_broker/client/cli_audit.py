@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -15,6 +16,8 @@ from cloud_broker.client.output import local, moment, tables, write_items
 if TYPE_CHECKING:
     from cloud_broker.client.api import Outhaul
     from cloud_broker.client.audit import AuditFilter, AuditRecord
+
+_HASH: Final = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
 @click.command()
@@ -92,4 +95,5 @@ def _is_digest(value: Any) -> bool:
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return "…" if isinstance(value, dict) else str(value)
+    # Whole hashes are for programs: --json and --export have them.
+    return "…" if isinstance(value, dict) else _HASH.sub(lambda found: f"{found[0][:8]}…", str(value))
