@@ -8,7 +8,6 @@ purpose are looked at here, as TLS does where agents come in directly.
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -140,5 +139,5 @@ def _bytes(name: str, value: str) -> bytes:
         raise CertificateInvalid(f"{name} wants a certificate as :BASE64: (RFC 9440)")
     try:
         return base64.b64decode(text[1:-1], validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:
         raise CertificateInvalid(f"{name} wants a certificate as :BASE64: (RFC 9440)") from exc

@@ -15,14 +15,18 @@ import ntpath
 import posixpath
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from keyring.errors import KeyringError
 from lxml import etree
 
-from agent import config_file, enrolment, exact_json, parameters, patterns
+from agent import authorities, config_file, enrolment, exact_json, parameters, patterns, pauses
 from agent.connectors import safe_xml
 from agent.connectors.file import documents, names, tables
 from agent.connectors.odbc import statements
@@ -33,8 +37,9 @@ from agent.errors import ConfigError, ContentInvalid, EnrolmentError, Parameters
 from agent.journal import disk, frames, reading, records
 from agent.secrets.vault import VaultKeyring
 from agent.settings import DropOperation, FileFormat, Param, SyntheticOperation
-from cloud_broker import catalogues, certificates, jwts
+from cloud_broker import audit_check, audit_lines, audit_verify, catalogues, certificates, jwts
 from cloud_broker import settings as broker_settings
+from cloud_broker.link import terminators
 from protocol import canonical, codec, sealing, signing
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Hello, Welcome
@@ -452,6 +457,52 @@ def certificate(data: bytes) -> None:
         certificates.public_key_of_csr(data)
 
 
+def terminator(data: bytes) -> None:
+    """What a TLS terminator says in its headers, one a line: a certificate that is trusted, or refused."""
+    first, *rest = data.decode("latin-1").split("\n")
+    with contextlib.suppress(certificates.CertificateInvalid):
+        found, between = terminators.shown([first] if first else [], rest)
+        if found is not None:
+            terminators.verify(found, between, [_root()], 1_800_000_000.0)
+    terminators.address_of(rest, "127.0.0.1")
+
+
+@functools.cache
+def _root() -> x509.Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "root")])
+    begins = datetime(2020, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(begins).not_valid_after(begins + timedelta(days=9_000))
+    return builder.sign(key, hashes.SHA256())
+
+
+def authority_texts(data: bytes) -> None:
+    """Authorities that a broker wants to be trusted, one a line."""
+    with contextlib.suppress(EnrolmentError):
+        authorities.authorities_in(text_of(data).split("\n"))
+
+
+def audit_export(data: bytes) -> None:
+    """An export of the audit trail that somebody changed is checked, or told by its line."""
+    lines = data.split(b"\n")
+    with contextlib.suppress(audit_lines.LineInvalid):
+        audit_verify.of_export(lines, audit_check.by_chain(audit_lines.kept(lines)))
+    with contextlib.suppress(audit_lines.LineInvalid):
+        audit_verify.of_export(lines, {})
+
+
+def paused(data: bytes) -> None:
+    """A pause that can't be read pauses everything, and never nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / pauses.FOLDER
+        folder.mkdir()
+        (folder / "x.json").write_bytes(data)
+        (found,) = pauses.said(Path(name))
+        for connection, one in pauses.in_force([found], ["erp", found.connection]).items():
+            assert pauses.refusal(connection, one)
+
+
 def catalogue(data: bytes) -> None:
     """What an agent says that it can do is read, or refused; and asked with anything."""
     try:
@@ -489,6 +540,10 @@ TARGETS: Final[dict[str, Target]] = {
         sealed,
         jwt,
         certificate,
+        terminator,
+        authority_texts,
+        audit_export,
+        paused,
         catalogue,
     )
 }
