@@ -28,8 +28,8 @@ from cloud_broker.notary import Notary
 from cloud_broker.openid import Providers
 
 
-def create_app(services: Services) -> FastAPI:
-    """Return the application; it starts and stops nothing."""
+def described() -> FastAPI:
+    """Return an application that can say what it has, and do nothing of it."""
     app = FastAPI(
         title="Outhaul",
         version=metadata.version("outhaul"),
@@ -37,13 +37,19 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    openapi.install(app)
+    for part in (commands, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
+        app.include_router(part.router)
+    return app
+
+
+def create_app(services: Services) -> FastAPI:
+    """Return the application; it starts and stops nothing."""
+    app = described()
     app.state.services = services
     auth.install(
         app, Credentials(services.store, Providers(services.settings.api.issuers)), Notary(services.store.note_soon)
     )
     problems.install(app)
     turnstile.install(app, services.settings.limits)
-    openapi.install(app)
-    for part in (commands, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
-        app.include_router(part.router)
     return app
