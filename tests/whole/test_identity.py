@@ -296,10 +296,9 @@ async def test_authorities_come_and_go_and_no_agent_is_left_behind(tmp_path: Pat
         names = sorted(authorities.fingerprints(trusted()))
         await made.seen(lambda known: list(known.trusts) == names)
         rollover.switch(made.settings.data_dir)
-        serial = site.serial()
-        await until(lambda: site.serial() not in (None, serial))
-        newest = site.serial()
-        await until(lambda: site.serial() not in (None, newest))
+        newest = rollover.Authorities.load(made.settings.data_dir).issuing.fingerprint
+        await made.seen(lambda known: known.issuer == newest)  # as `authority drop` waits for
+        await made.linked(site)
         rollover.drop(made.settings.data_dir)
         await until(lambda: len(trusted()) == 1)
         assert trusted() != old
