@@ -91,9 +91,9 @@ async def test_a_command_that_the_journal_has_forgotten_is_not_run_again(tmp_pat
     await journal.close()
 
 
-async def test_what_could_not_be_kept_may_come_again() -> None:
+async def test_what_could_not_be_kept_may_come_again(tmp_path: Path) -> None:
     disk = MemoryDisk()
-    journal = await FileJournal.open(Path("nowhere"), disk=disk)
+    journal = await FileJournal.open(tmp_path, disk=disk)
     disk.failing = lambda step: errno.ENOSPC if step in ("write", "sync") else None
     with pytest.raises(JournalUnavailable):
         await journal.begin(claim(1), shown(1))
@@ -103,15 +103,15 @@ async def test_what_could_not_be_kept_may_come_again() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_a_power_cut_leaves_the_command_and_its_signature_or_neither(seed: int) -> None:
+async def test_a_power_cut_leaves_the_command_and_its_signature_or_neither(tmp_path: Path, seed: int) -> None:
     disk = MemoryDisk()
-    journal = await FileJournal.open(Path("nowhere"), disk=disk)
+    journal = await FileJournal.open(tmp_path, disk=disk)
     left = []
     disk.watch = lambda: left.append(disk.content.after_power_cut(random.Random(seed)))  # noqa: S311 - what a power cut leaves is no secret
     await journal.begin(claim(1), shown(1))
     assert left
     for content in left:
-        after = await FileJournal.open(Path("elsewhere"), disk=MemoryDisk(content))
+        after = await FileJournal.open(tmp_path / "after", disk=MemoryDisk(content))
         begun = after.find(command_id(1)) is not None
         refused = False
         try:

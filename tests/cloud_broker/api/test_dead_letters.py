@@ -327,6 +327,26 @@ async def test_what_is_in_doubt_is_resolved_before_it_is_replayed(acme: httpx2.A
     assert told[-3:] == ["finished", "resolved", "replayed"]
 
 
+async def test_what_was_signed_is_replayed_with_a_new_signature_only(acme: httpx2.AsyncClient, broker: Broker) -> None:
+    one = await failed(broker, signature="a.b.c", idempotency_key="first")
+    other = await failed(broker, idempotency_key="other")
+    path = f"/v1/commands/{one.id}/replay"
+
+    refused = await acme.post(path)
+    keyless = await acme.post(path, json={"signature": "a.b.d"})
+    reused = await acme.post(path, json={"signature": "a.b.d"}, headers={"Idempotency-Key": "other"})
+    taken = await acme.post(path, json={"signature": "a.b.d"}, headers={"Idempotency-Key": "second"})
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "signature_wanted")
+    assert "--sign-with" in refused.json()["detail"]
+    assert keyless.status_code == 400
+    assert (reused.status_code, reused.json()["code"]) == (422, "idempotency_key_reused")
+    assert (await acme.get(f"/v1/commands/{other.id}")).json()["replayed_by"] is None
+    assert taken.status_code == 202
+    (command,) = broker.commands.taken
+    assert (command.signature, command.idempotency_key) == ("a.b.d", "second")
+
+
 @pytest.mark.parametrize(("state", "code"), [("succeeded", "conflict"), ("running", "not_finished")])
 async def test_what_succeeded_or_is_under_way_is_not_replayed(
     acme: httpx2.AsyncClient, broker: Broker, state: str, code: str
@@ -361,17 +381,21 @@ async def test_a_bulk_replay_does_each_once_oldest_first_and_leaves_out_what_is_
 ) -> None:
     made = [await failed(broker) for _ in range(5)]
     doubtful = await in_doubt(broker)
+    signed = await failed(broker, signature="a.b.c", idempotency_key="signed")
     await failed(broker, operation="rows")
 
     plan = await acme.post("/v1/dead-letters/replay", json={"filter": {"operation": "order"}, "dry_run": True})
-    assert plan.json() == {"total": 6, "in_doubt": 1}
+    assert plan.json() == {"total": 7, "in_doubt": 1}
     answer = await acme.post("/v1/dead-letters/replay", json={"filter": {"operation": "order"}, "rate": 1000})
 
     assert answer.status_code == 202
     assert answer.headers["location"] == answer.json()["links"]["self"]
     run = await done(acme, answer.json())
-    assert (run["state"], run["total"], run["replayed"], run["skipped_count"]) == ("done", 6, 5, 1)
-    assert run["skipped"] == [{"id": doubtful.id, "why": "it is in doubt: resolve it first"}]
+    assert (run["state"], run["total"], run["replayed"], run["skipped_count"]) == ("done", 7, 5, 2)
+    assert run["skipped"] == [
+        {"id": doubtful.id, "why": "it is in doubt: resolve it first"},
+        {"id": signed.id, "why": "it was signed: replay it by itself, with a new signature"},
+    ]
     assert run["filter"]["operation"] == "order"
     assert [one.replay_of for one in broker.commands.taken] == [one.id for one in made]
     assert {one.params for one in broker.commands.taken} == {PARAMS}
