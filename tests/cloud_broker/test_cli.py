@@ -146,6 +146,29 @@ def test_a_tenant_is_suspended_and_resumed(run: Run) -> None:
     assert tenant["state"] == "active"
 
 
+def test_a_key_is_replaced_and_the_list_says_what_ends_soon(run: Run) -> None:
+    run("init")
+    run("tenant", "create", "acme")
+    words = ("--tenant", "acme", "--scope", "commands:read", "--name", "web shop", "--owner", "ada", "--json")
+    old = document(run("key", "create", *words))
+
+    new = document(run("key", "rotate", old["id"], "--grace", "2h", "--json"))
+    again = run("key", "rotate", old["id"])
+    listed = {key["id"]: key for key in document(run("key", "list", "--tenant", "acme", "--json"))["items"]}
+
+    assert new["key"] != old["key"]
+    assert new["replaces"] == old["id"]
+    assert again.returncode == 1
+    assert "replaced already" in again.stderr
+    assert (listed[old["id"]]["state"], listed[old["id"]]["replaced_by"]) == ("expires_soon", new["id"])
+    assert listed[old["id"]]["expires_at"] <= new["old_key_ends_at"]
+    assert (listed[new["id"]]["state"], listed[new["id"]]["name"], listed[new["id"]]["owner"]) == (
+        "active",
+        "web shop",
+        "ada",
+    )
+
+
 def test_a_key_is_revoked(run: Run) -> None:
     run("init")
     key = document(run("key", "create", "--all-tenants", "--scope", "*", "--json"))
@@ -185,6 +208,8 @@ def test_agents_are_listed_and_revoked(run: Run, tmp_path: Path) -> None:
         ("token create --tenant nobody --agent a", 1, "there are: acme"),
         ("agent revoke --tenant acme nobody", 1, "has no agent"),
         ("key revoke nothing", 1, "no key"),
+        ("key rotate nothing", 1, "no key"),
+        ("key rotate nothing --grace 40d", 2, "at most 30d"),
         ("tenant create a/b", 2, "wants 1 to 64"),
         ("key create --tenant acme --scope fly", 2, "commands:write"),
         ("key create --tenant acme", 2, "--scope"),
