@@ -154,7 +154,11 @@ class AgentDesk:
 
     async def trusts(self, link: Conversation, message: Trusts) -> None:
         assert self._renewals is not None  # noqa: S101 - the session lets it through with the feature only
-        await self._renewals.trusts(link.peer, message.authorities)
+        try:
+            await self._renewals.trusts(link.peer, message.authorities)
+        except StoreUnavailable as exc:
+            # Its next greeting says so again.
+            log.warning("whom an agent trusts was not kept: %s", exc, extra=_of(link.peer, "note_lost"))
 
     async def joined(self, link: Conversation, hello: Hello) -> None:
         if len(hello.journal) > MAX_MARK_CHARS:

@@ -24,6 +24,7 @@ from cloud_broker import lineage
 from cloud_broker.audit import Act, time_text
 from cloud_broker.authority import Terms
 from cloud_broker.certificates import CertificateInvalid, end_of, identity_of, same_key
+from cloud_broker.errors import StoreUnavailable
 from cloud_broker.lineage import Verdict
 from cloud_broker.link.base import Peer
 from cloud_broker.standing import refusal, serials
@@ -39,6 +40,8 @@ PART: Final = 1_000  # then one in this part of a certificate's life
 MAX_PACED: Final = 10_000  # agents remembered; the oldest is forgotten
 MAX_TRUSTS: Final = 16  # authorities that an agent may say it trusts; there are two during a change
 MAX_CERTIFICATE_CHARS: Final = 24_000  # of one in base64
+STORE_S: Final = 5.0  # seconds until an agent asks again a broker that could keep nothing
+NOTHING_KEPT: Final = "the broker can't keep anything now"
 SUSPENDED_S: Final = 3_600.0  # seconds until an agent of a suspended tenant asks again
 _OWN_PKI: Final = "this agent's certificates come from the operator's own PKI; renew it there"
 TWO_ALIVE: Final = (
@@ -136,6 +139,8 @@ class Renewals:
             )
         except RenewalRefused as exc:
             return Renewed(message.request[:MAX_REQUEST_CHARS], 0.0, exc.reason, exc.retry_after_s), b""
+        except StoreUnavailable as exc:
+            return Renewed(message.request[:MAX_REQUEST_CHARS], 0.0, NOTHING_KEPT, exc.retry_after_s or STORE_S), b""
         return Renewed(message.request, following.not_after), following.certificate
 
     async def _next(

@@ -11,9 +11,10 @@ import msgspec
 from cloud_broker.audit import BROKER
 from cloud_broker.authority import DEFAULT_TERMS, Terms
 from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol
+from cloud_broker.errors import StoreUnavailable
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.notary import Notary
-from cloud_broker.renewals import RecoveryForged, RenewalRefused, Renewals
+from cloud_broker.renewals import NOTHING_KEPT, STORE_S, RecoveryForged, RenewalRefused, Renewals
 from cloud_broker.standing import refusal
 from cloud_broker.store.base import Store
 from cloud_broker.tenants import Scope
@@ -95,6 +96,8 @@ class Admission:
             self._notary.refused(BROKER, "token_refused", "", exc.reason, source)
             log.warning("enrolment refused: %s", exc.reason, extra={"event": "enrolment_refused", "address": source})
             return Record(Goodbye(code="refused", reason=exc.reason, retry_after_s=exc.retry_after_s))
+        except StoreUnavailable as exc:
+            return Record(Goodbye("refused", NOTHING_KEPT, exc.retry_after_s or STORE_S))
         log.info(
             "%s %s/%s",
             event,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from cloud_broker.api.services import Services
 from cloud_broker.authority import Authority, Terms
 from cloud_broker.lineage import Lineage
 from cloud_broker.settings import CertificateSettings
+from cloud_broker.store import connections
 from cloud_broker.store.base import Agent
-from protocol.messages import RENEWAL, Enrolled, Goodbye, Hello, Limits, Renew, Renewed
+from protocol.messages import RENEWAL, Enrol, Enrolled, Goodbye, Hello, Limits, Renew, Renewed, Trusts
 from tests.agent.link.certificates import csr
-from tests.cloud_broker.plain_agent import ACME, Link, PlainAgent, broker
+from tests.cloud_broker.plain_agent import ACME, Link, PlainAgent, broker, secret_of
 
 
 @pytest.fixture
@@ -127,6 +129,44 @@ async def test_an_agent_that_does_not_know_renewal_is_offered_none_and_keeps_no_
     async with old.link(features=()) as (link, _):
         await link.say(Renew("n1"), csr(old.key))
         assert (await link.hear(Goodbye))[0].code == "protocol"
+
+
+async def test_while_nothing_can_be_kept_links_go_on_and_certificates_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BUSY_S", 0.01)
+    async with broker(tmp_path) as there:
+        old = await PlainAgent.enrolled(tmp_path / "agent", there)
+        text, _ = await there.issue_token(ACME, "plant-2", None, 60.0, "test")
+        async with old.link() as (link, welcome):
+            with holding_the_file(tmp_path / "data/broker.db"):
+                answer, _ = await old.renewed(link)
+                assert "can't keep anything" in answer.refused
+                assert answer.retry_after_s > 0
+                await link.say(Trusts(old.trusts))
+                async with old.link(lineage=welcome.lineage) as (again, greeting):
+                    assert greeting.lineage == "", "it keeps the text that it has"
+                    assert (await old.renewed(again))[0].refused
+                    message = Enrol(secret_of(text), "r1", "0")
+                    refusal, _ = await old.ask(message, csr(old.key))
+                    assert isinstance(refusal, Goodbye)
+                    assert (refusal.code, refusal.retry_after_s > 0) == ("refused", True)
+            async with old.link(lineage=welcome.lineage) as (link, _):
+                answer, new = await old.renewed(link)
+                assert answer.refused == ""
+        assert isinstance((await old.ask(message, csr(new.key)))[0], Enrolled)
+
+
+@contextlib.contextmanager
+def holding_the_file(path: Path) -> Iterator[None]:
+    """Another process that does not let go of the store's file."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        connection.close()
 
 
 # --- after the end ---------------------------------------------------------------------------------------
