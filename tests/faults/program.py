@@ -51,6 +51,7 @@ class Arming:
         seconds: for ``fail``.
         error: for ``raise``: ``module:Class`` of an error.
         arguments: for ``raise``: what it takes.
+        about: a text that must stand in an argument of what is called, such as a tenant's name; "" for any.
     """
 
     point: str
@@ -60,6 +61,7 @@ class Arming:
     seconds: float = 0.0
     error: str = ""
     arguments: tuple[str, ...] = ()
+    about: str = ""
 
 
 def arm(folder: Path, arming: Arming | None) -> None:
@@ -92,7 +94,7 @@ class Lab:
         self._failing_since = 0.0
         self._noted: set[str] = set()
 
-    def passes(self, place: Point) -> None:
+    def passes(self, place: Point, arguments: tuple[Any, ...] = ()) -> None:
         """
         A point is passed.
 
@@ -102,6 +104,8 @@ class Lab:
         """
         arming = self._armed()
         if arming is None or arming.point not in (place.name, ANY):
+            return
+        if arming.about and not any(arming.about in repr(argument) for argument in arguments):
             return
         self._passed += 1
         if arming.action == "note":
@@ -171,7 +175,7 @@ def around(lab: Lab, method: Callable[..., Any], points: list[Point]) -> Callabl
     def pass_all(after: bool, arguments: tuple[Any, ...]) -> None:
         for place in points:
             if place.after is after and (not place.kind or any(type(a).__name__ == place.kind for a in arguments)):
-                lab.passes(place)
+                lab.passes(place, arguments)
 
     @functools.wraps(method)
     def called(*args: Any, **kwargs: Any) -> Any:

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -206,7 +206,7 @@ class Plant:
                 arm(self._program(fault).folder, fault.arming)
                 stack.callback(arm, self._program(fault).folder, None)
             if fault.besides is not None:
-                arm(self._lab.broker.folder, fault.besides)
+                arm(self._lab.broker.folder, replace(fault.besides, about=repr(self.tenant)))
                 stack.callback(arm, self._lab.broker.folder, None)
             if fault.kind == "sleep":
                 self.agent.start()
