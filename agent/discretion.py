@@ -54,12 +54,8 @@ def no_dumps() -> None:
     """
     if sys.platform == "win32":
         _no_windows_reports()
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        # The limit does not hold where the kernel hands dumps to a program (systemd-coredump, apport).
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    else:
+        _no_posix_cores()
 
 
 if sys.platform == "win32":
@@ -75,6 +71,13 @@ else:
     import resource
 
     _PR_SET_DUMPABLE: Final = 4
+
+    def _no_posix_cores() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if sys.platform == "linux":
+            # The limit does not hold where the kernel hands dumps to a program (systemd-coredump, apport).
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _tell(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:

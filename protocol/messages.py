@@ -121,8 +121,8 @@ class Goodbye(Message, frozen=True):
     The side that says it closes the link.
 
     Attributes:
-        code: ``stopping``, ``superseded``, ``revoked``, ``expired``, ``version``, ``protocol``, ``silence``, ``refused``,
-            and from an agent that dials again with its new certificate ``renewed``.
+        code: ``stopping``, ``superseded``, ``revoked``, ``expired``, ``version``, ``protocol``, ``silence``,
+            ``refused``, and from an agent that dials again with its new certificate ``renewed``.
         reason: for people.
         retry_after_s: when to dial again; 0 says nothing about it.
     """

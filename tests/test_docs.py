@@ -187,7 +187,8 @@ def test_every_member_of_a_catalogue_has_its_place() -> None:
     loaded = config_file.load(ROOT / "config" / "agent.example.toml")
     built = catalogue.build(loaded.settings, {})
     lines = {name: line for name in built for line in page("wire.md").splitlines() if line.startswith(f"| `{name}` |")}
-    assert [key for name in built for key in built[name][0] if f"`{key}`" not in lines[name]] == []
+    members = {name: found[0] if isinstance(found, list) else found for name, found in built.items()}
+    assert [key for name, keys in members.items() for key in keys if f"`{key}`" not in lines.get(name, "")] == []
 
 
 def test_every_state_has_its_place() -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULT_VALID_S: Final = 3_600.0  # seconds from now on in which the command may run
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # as the operator's file takes it
-_FIRST_LINE: Final = re.compile(r"# outhaul signer (\S+)\s")
+_FIRST_LINE: Final = re.compile(r"# Outhaul signer (\S+)\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class Signer:
             # A key that others rely on must not be lost: a file that is there stays as it is.
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
             with os.fdopen(handle, "wb") as file:
-                file.write(f"# outhaul signer {self.name}\n".encode() + pem)
+                file.write(f"# Outhaul signer {self.name}\n".encode() + pem)
                 file.flush()
                 os.fsync(file.fileno())
         except FileExistsError as exc:
