@@ -79,6 +79,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A broker with both tenants."""
     folder = tmp_path_factory.mktemp("tenants")
     broker = Broker(folder / "broker")
+    with broker.file.open("a", encoding="utf-8") as file:
+        file.write('[approvals]\nrequired = ["resolve"]\n')
     assert broker.cli("init").exit_code == 0
     victim, thief, onlooker = (broker.tenant(name) for name in (CANARY, "thief", "onlooker"))
     site = AgentSite(folder / "site", SITE, agent=f"{CANARY}-plant")
@@ -86,7 +88,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     try:
         site.enrol(broker.token(CANARY, f"{CANARY}-plant", "--group", f"{CANARY}-group"))
         site.start(victim)
-        yield Scene(broker, victim, thief, onlooker, _everything(victim), broker_document(broker))
+        owned = broker.facts("key", "create", "--tenant", CANARY, "--scope", "*", "--owner", CANARY)["key"]
+        yield Scene(broker, victim, thief, onlooker, _everything(victim, owned), broker_document(broker))
     finally:
         site.program.stop()
         broker.program.stop()
@@ -100,7 +103,7 @@ def broker_document(broker: Broker) -> dict[str, Any]:
     return found
 
 
-def _everything(victim: Caller) -> dict[str, str]:
+def _everything(victim: Caller, owned: str) -> dict[str, str]:
     """Have one of everything, and return the ids by the names of the routes' parameters."""
     agent = f"{CANARY}-plant"
     more = {"agent": agent, "correlation_id": f"{CANARY}-order", "ordering_key": f"{CANARY}-key"}
@@ -114,7 +117,15 @@ def _everything(victim: Caller) -> dict[str, str]:
     run = victim.post("/v1/dead-letters/replay", json={"filter": {"state": "failed"}, "max": 1})
     assert run.status_code in (200, 201, 202), run.text
     key = victim.post("/v1/keys", json={"scopes": ["commands:read"]}).json()
+    # Where two people are wanted, a key with an owner asks.
+    approval = victim.post(
+        f"/v1/commands/{doubt['id']}/resolve",
+        json={"found": "happened", "note": CANARY},
+        headers={"Authorization": f"Bearer {owned}"},
+    )
+    assert approval.status_code == 202, approval.text
     return {
+        "approval_id": approval.json()["id"],
         "command_id": doubt["id"],
         "name": agent,
         "agent": agent,
