@@ -101,6 +101,11 @@ class AgentDesk:
         return self._router.line_of(link.peer.tenant, link.peer.agent)
 
     async def greeting(self, link: Conversation, hello: Hello) -> Greeting:
+        line = self._line(link)
+        if link.number < line.greeted:
+            # Held up on its way until the agent had dialled again: what it shows is out of date, and proves nothing.
+            raise Refused("superseded", "another link of this agent took over")
+        line.greeted = link.number
         if self._renewals is None or RENEWAL not in hello.features:
             return Greeting()
         peer = link.peer

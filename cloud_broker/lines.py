@@ -104,6 +104,7 @@ class Line:
         busy: commands under way, by connection.
         uncredited: result bytes of all of them, stored and not yet granted again on the link.
         waking: calls when a connection takes commands again.
+        greeted: number of the youngest connection on which it greeted.
     """
 
     tenant: str
@@ -126,6 +127,7 @@ class Line:
     busy: Counter[str] = field(default_factory=Counter)
     uncredited: int = 0
     waking: asyncio.TimerHandle | None = None
+    greeted: int = 0
     _breakers: dict[str, Breaker] = field(default_factory=dict)
     _buckets: dict[str, Bucket] = field(default_factory=dict)
 

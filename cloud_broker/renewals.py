@@ -247,17 +247,22 @@ def greeted(agent: Agent, peer: Peer, hello: Hello, fresh: str, now: float) -> A
     """Return an agent as it is after a greeting that is answered with the text ``fresh``."""
     if agent.own_pki:
         agent = replace(agent, serial=peer.serial, not_after=peer.not_after)
-    elif agent.next is not None and peer.serial == agent.next.serial:
-        following = agent.next
-        agent = replace(
-            agent, serial=following.serial, not_after=following.not_after, issuer=following.issuer, next=None
-        )
+    else:
+        agent = _promoted(agent, peer.serial)
     shown = _shown(hello)
     if lineage.judge(agent.lineage, shown) is Verdict.TWO:
         return agent if agent.revoked_at is not None else replace(agent, revoked_at=now, revoked_reason=TWO_ALIVE)
     return replace(
         agent, lineage=lineage.follow(agent.lineage, shown, fresh), trusts=told_trusts(hello.trusts) or agent.trusts
     )
+
+
+def _promoted(agent: Agent, shown: str) -> Agent:
+    """Return an agent that shows a certificate: if that is its next one, it is in force from now on."""
+    following = agent.next
+    if following is None or following.serial != shown:
+        return agent
+    return replace(agent, serial=following.serial, not_after=following.not_after, issuer=following.issuer, next=None)
 
 
 def proven(message: Recover, csr: bytes) -> bytes:
@@ -300,7 +305,8 @@ def _give(agent: Agent, fresh: NextCertificate, shown: str, csr: bytes) -> Agent
         raise RenewalRefused("this certificate was replaced by a newer one; enrol again with a new token")
     if agent.next is not None and _repeats(agent.next, fresh.request, csr):
         return agent
-    return replace(agent, next=fresh)
+    # It may be linked with its next one though that could not be kept when it greeted: it must not be lost here.
+    return replace(_promoted(agent, shown), next=fresh)
 
 
 def _given(before: Agent, after: Agent, action: str, now: float) -> Act | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from protocol import limits
@@ -36,6 +37,9 @@ from protocol.session import Session, Side, Stage
 from protocol.states import Phase
 
 log = logging.getLogger(__name__)
+
+
+_numbers: Final = itertools.count(1)
 
 
 class Refused(Exception):
@@ -115,6 +119,7 @@ class Conversation:
     One link, from its greeting to its end.
 
     Attributes:
+        number: counts the connections of this process.
         peer: who is at the other end.
         hello: its greeting; ``None`` until it came.
         given: the text that it was given with Welcome, or "".
@@ -124,6 +129,7 @@ class Conversation:
 
     def __init__(self, transport: Transport, peer: Peer, desk: Desk, *, release: str, own: Limits) -> None:
         self.peer = peer
+        self.number = next(_numbers)
         self.hello: Hello | None = None
         self.ready = False
         self.given = ""

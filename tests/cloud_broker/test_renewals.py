@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
-from cloud_broker import app
+from cloud_broker import app, renewals
 from cloud_broker.api.services import Services
 from cloud_broker.authority import Authority, Terms
 from cloud_broker.lineage import Lineage
@@ -351,6 +351,36 @@ async def test_a_machine_that_is_put_back_lives_on(
     async with one.link(lineage=welcome.lineage):
         pass
     assert sum(record.__dict__.get("event") == "agent_put_back" for record in caplog.records) == 3
+
+
+async def test_a_greeting_that_was_held_up_on_its_way_proves_nothing(tmp_path: Path, there: Services) -> None:
+    one = await PlainAgent.enrolled(tmp_path / "agent", there)
+    async with one.link() as (link, first):
+        await link.hold()
+        await kept(there)
+    async with one.dial() as late, one.link(lineage=first.lineage) as (link, second):
+        await link.hold()
+        assert (await kept(there)).tip == second.lineage
+        held_up = Link(late)
+        await held_up.say(hello(first.lineage))
+        assert (await held_up.hear(Goodbye))[0].code == "superseded"
+        assert (await kept(there)).tip == second.lineage
+    async with one.link(lineage=second.lineage) as (link, _):
+        await link.hold()
+
+
+async def test_a_link_whose_certificate_was_not_put_in_force_gets_another_without_losing_it(
+    tmp_path: Path, there: Services
+) -> None:
+    one = await PlainAgent.enrolled(tmp_path / "agent", there)
+    async with one.link() as (link, _):
+        _, two = await one.renewed(link)
+    known = await there.store.agent(ACME, "plant-1")
+    assert known is not None
+    assert known.next is not None
+    following = replace(known.next, serial="ff" * 20, request="n2")
+    given = renewals._give(known, following, two.serial, b"")
+    assert (given.serial, given.next) == (two.serial, following)
 
 
 async def test_a_text_that_was_lost_with_its_link_is_not_missed(tmp_path: Path, there: Services) -> None:
