@@ -20,8 +20,8 @@ from cloud_broker.settings import LimitSettings
 
 # Requests that are worked on at once. Enough to fill the store's transactions; few enough that one round of the
 # event loop stays short, whatever is waiting outside.
-AT_ONCE: Final = 24
-EACH: Final = 18  # of one tenant: some places are always free for who has none
+AT_ONCE: Final = 12
+EACH: Final = 8  # of one tenant: some places are always free for who has none
 STREAMS: Final = 1  # row streams that go on in one round of the event loop
 NOBODY: Final = ""  # the line of those who showed no good key; no tenant has such a name
 VISIT: Final = "outhaul.visit"
