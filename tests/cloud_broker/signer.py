@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from joserfc import jwk, jws
+from joserfc.jwk import KeyParameters
 
 from cloud_broker.jwts import ALGORITHMS, Wanted
 
@@ -20,7 +21,7 @@ WANTED = Wanted(ISSUER, AUDIENCE, tuple(ALGORITHMS))
 def key(algorithm: str, kid: str = "k1") -> jwk.Key:
     """Return a new private key for an algorithm."""
     kind, curves = ALGORITHMS[algorithm]
-    parameters: dict[str, Any] = {"kid": kid, "use": "sig"}
+    parameters: KeyParameters = {"kid": kid, "use": "sig"}
     if kind == "RSA":
         return jwk.RSAKey.generate_key(2048, parameters)
     if kind == "EC":

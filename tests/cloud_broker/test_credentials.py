@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await found.close()
 
 
-async def kept(store: Store, **more: str) -> tuple[ApiKey, str]:
+async def kept(store: Store, **more: Any) -> tuple[ApiKey, str]:
     key, text = new_key("acme", ["commands:read"], time.time(), **more)
     await store.add_key(key, sha256_of(text))
     return key, f"Bearer {text}"

@@ -98,6 +98,7 @@ def test_an_end_that_has_passed_is_told_as_such_and_clocks_may_differ_by_the_lee
 def _public_key_as_secret(algorithm: str) -> str:
     # By hand: the library will not do it.
     signed = f"{segment({'alg': algorithm, 'typ': 'JWT', 'kid': 'k1'})}.{segment(claims())}"
+    assert isinstance(RSA, jwk.RSAKey)
     digest = hmac.new(RSA.as_pem(private=False), signed.encode(), algorithm.replace("HS", "sha")).digest()
     return f"{signed}.{segment(digest)}"
 
