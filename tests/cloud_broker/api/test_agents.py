@@ -44,8 +44,8 @@ async def test_an_agent_that_complains_is_degraded_and_says_why(acme: httpx2.Asy
     assert (away["state"], away["problems"], away["connections"]) == ("offline", [], {})
     assert (agent["state"], agent["problems"]) == ("degraded", ["the journal can't be written: no space"])
     assert agent["connections"] == {
-        "erp": {"state": "shut", "until": "1970-01-01T00:16:40.000000Z"},
-        "edi": {"state": "open", "until": None},
+        "erp": {"state": "shut", "until": "1970-01-01T00:16:40.000000Z", "reason": None},
+        "edi": {"state": "open", "until": None, "reason": None},
     }
 
 
