@@ -10,6 +10,7 @@ ONLY ?=
 MINUTES ?= 10
 RENEWALS ?= 1000
 SERVICE ?= pypi
+WORKERS ?= 3
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ demo: setup ## a broker, an agent and a small legacy ERP, and a story told with 
 
 test: lint ## ruff, mypy and all tests, on real databases, proxies and a SOAP server; some minutes
 	@echo "== pytest"
-	@PYTHONASYNCIODEBUG=1 $(PY) -m pytest -q $(TESTS)
+	@PYTHONASYNCIODEBUG=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: setup ## ruff and mypy
 	@echo "== ruff check"
