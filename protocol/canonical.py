@@ -8,6 +8,7 @@ Unlike there numbers stay digit for digit as they were written: nobody on the wa
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
@@ -114,7 +115,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     pairs.sort(key=itemgetter(0) if "".join(names).isascii() else lambda pair: _order(pair[0]))
     found = dict(pairs)
     if len(found) != len(pairs):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, times in Counter(names).items() if times > 1)
         raise NotCanonical(f"the key {twice[:60]!r} stands twice in one object")
     return found
 

@@ -7,7 +7,7 @@ import re
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import jsonschema_rs
@@ -209,6 +209,14 @@ def test_what_does_not_fit_is_refused_with_what_was_wanted_and_found(keys: dict[
 )
 def test_bytes_that_two_readers_could_take_differently_are_refused(raw: bytes, complaint: str) -> None:
     assert complaint in refusal(CallOperation(connection="c", call="X"), raw)
+
+
+def test_a_key_that_stands_twice_among_many_is_found_at_once() -> None:
+    keys = b",".join(b'"%d":0' % number for number in range(100_000))
+    began = process_time()
+    assert "'99999' stands twice" in refusal(CallOperation(connection="c", call="X"), b"{" + keys + b',"99999":1}')
+    # Looking at each key for each key took minutes, in which nothing else ran.
+    assert process_time() - began < 5
 
 
 def test_sixty_four_levels_and_any_number_of_objects_beside_each_other_are_fine() -> None:
