@@ -34,6 +34,7 @@ class End(msgspec.Struct, frozen=True):
     Attributes:
         outcome: the state that the agent says it ended in.
         row_sets: how many rows each has.
+        epoch: of the attempt that it is of.
     """
 
     outcome: str
@@ -41,6 +42,7 @@ class End(msgspec.Struct, frozen=True):
     error: Mapping[str, str] | None = None
     warnings: list[str] = []
     row_sets: list[int] = []
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class SealedCall:
             opener = self.opener(command_id, sealing.END)
             texts = list(opener.feed(base64.b64decode(sealed["sealed"], validate=True)))
             opener.close()
-            return msgspec.json.decode(b"".join(texts), type=End)
+            return msgspec.structs.replace(msgspec.json.decode(b"".join(texts), type=End), epoch=opener.epoch)
         except (ValueError, KeyError, TypeError, msgspec.DecodeError) as exc:
             raise SealBroken(f"the end of {command_id} is not what the agent sealed: {exc}") from exc
 

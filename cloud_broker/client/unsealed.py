@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -54,12 +54,20 @@ class Unsealed:
             if command.succeeded and command.resolution is None:
                 raise SealBroken(f"the broker says that {command.id} succeeded, but has no end of it that is sealed")
             return command
-        if command.succeeded:
-            self._check(command, end)
+        self._check(command, end)
         return self._in_clear(command, end)
 
     def _check(self, command: Command, end: End) -> None:
         """See that the broker says what the agent says."""
+        if command.succeeded:
+            self._check_rows(command, end)
+        # A person may have found out more since, and of a success the broker may have lost the rows, which it says.
+        elif command.resolution is None and end.outcome not in (command.state, _outcome_without_rows(command)):
+            raise SealBroken(
+                f"the broker says that {command.id} ended {command.state}, the agent that it ended {end.outcome}"
+            )
+
+    def _check_rows(self, command: Command, end: End) -> None:
         told = [found.rows for found in command.row_sets]
         if end.outcome != "succeeded" or end.row_sets != told:
             raise SealBroken(
@@ -67,18 +75,18 @@ class Unsealed:
                 f"with {end.row_sets}"
             )
         for number in range(len(command.row_sets)):
+            attempts = [self._given.pop(number, end.epoch)]
             # What came while it ran may be of an attempt that failed later.
-            if self._attempts.get(number) != command.attempts:
-                try:
-                    with closing(self._frames(command.id, number)) as frames:
-                        next(frames, b"")
-                except (ProblemError, ResultCut):
-                    continue  # its rows were removed since; who asks for them is told
-            for attempt in (self._attempts[number], self._given.pop(number, command.attempts)):
-                if attempt != command.attempts:
+            if self._attempts.get(number) != end.epoch:
+                # If its rows were removed since, who asks for them is told.
+                with suppress(ProblemError, ResultCut), closing(self._frames(command.id, number)) as frames:
+                    next(frames, b"")
+                    attempts.append(self._attempts[number])
+            for attempt in attempts:
+                if attempt != end.epoch:
                     raise SealBroken(
                         f"row set {number} of {command.id} is of attempt {attempt}, and the command ended with attempt "
-                        f"{command.attempts}: read it again"
+                        f"{end.epoch}: read it again"
                     )
 
     def _in_clear(self, command: Command, end: End) -> Command:
@@ -137,6 +145,11 @@ class Unsealed:
             opener.close()
         except (sealing.SealBroken, msgspec.DecodeError) as exc:
             raise SealBroken(f"row set {number} of {command_id} is not what the agent sealed: {exc}") from exc
+
+
+def _outcome_without_rows(command: Command) -> str:
+    lost = command.error is not None and command.error.code == "result_lost"
+    return "succeeded" if lost else command.state
 
 
 def _csv(columns: Sequence[Column], pieces: Iterator[bytes], what: str) -> Iterator[bytes]:

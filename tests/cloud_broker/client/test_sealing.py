@@ -136,6 +136,12 @@ LIES: dict[str, Callable[[SealedCall], list[bytes]]] = {
         http(ended(seal_of(call, epoch=2), 2, attempts=2)),
         octets(rows(seal_of(call, epoch=1))),
     ],
+    "an end of a later attempt than it tells, with rows of the earlier": lambda call: [
+        http(ended(seal_of(call, epoch=2), 2, attempts=1)),
+        octets(rows(seal_of(call, epoch=1))),
+    ],
+    "that a success has failed": lambda call: [http(ended(seal_of(call), state="failed"))],
+    "that what is in doubt has failed": lambda call: [http(ended(seal_of(call), state="failed", outcome="in_doubt"))],
     "rows of another row set": lambda call: [http(ended(seal_of(call), 2)), octets(rows(seal_of(call), index=1))],
     "rows in clear": lambda call: [http(ended(seal_of(call), 2)), octets(LINES * 10)],
     "no rows": lambda call: [http(ended(seal_of(call), 2)), octets(b"")],
@@ -159,6 +165,24 @@ def test_rows_that_were_given_of_an_attempt_that_failed_later_are_told(client_of
         with pytest.raises(SealBroken, match="is of attempt 1, and the command ended with attempt 2: read it again"):
             reading.command("cmd_1")
         assert reading.command("cmd_1").outputs == {"total": "3.50"}
+
+
+def test_rows_that_were_given_are_of_the_attempt_that_ended_also_where_they_are_gone_now(client_of: Client) -> None:
+    call = call_of()
+    gone = http(b'{"title":"gone","code":"result_gone"}', "application/problem+json", "410 Gone")
+    second = http(ended(seal_of(call, epoch=2), 2, attempts=2))
+    with RawServer([octets(rows(seal_of(call))), second, gone]) as server:
+        reading = client_of(server).unsealed(call)
+        assert len(list(reading.lines("cmd_1"))) == 2
+        with pytest.raises(SealBroken, match="is of attempt 1, and the command ended with attempt 2"):
+            reading.command("cmd_1")
+
+
+def test_a_success_whose_rows_the_broker_lost_is_no_lie(client_of: Client) -> None:
+    call = call_of()
+    lost = {"kind": "technical", "code": "result_lost", "message": "it ran, but its rows were lost", "source_code": ""}
+    with RawServer([http(ended(seal_of(call), state="in_doubt", error=lost))]) as server:
+        assert client_of(server).unsealed(call).command("cmd_1").state == "in_doubt"
 
 
 def test_what_a_person_found_out_has_no_end_of_an_agent(client_of: Client) -> None:
