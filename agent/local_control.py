@@ -51,8 +51,7 @@ class LocalControl:
         self._doubtful = self._said is not None and not self._doubtful and any(one.unreadable for one in said)
         if said == self._said or self._doubtful:
             return
-        before, self._said = self._said, said
-        paused = pauses.in_force(said, self._connections)
+        before, paused = self._said, pauses.in_force(said, self._connections)
         for one in said:
             if one not in (before or ()):
                 log.warning(
@@ -64,12 +63,16 @@ class LocalControl:
             if one.connection not in {other.connection for other in said}:
                 log.warning("resumed: %s", one.connection or "all connections", extra={"event": "resumed"})
         self._obey(paused)
+        self._said = said
 
     async def run(self) -> None:
         """Look, and write down how the agent is, until cancelled."""
         while True:
-            await self.look()
-            await self._write()
+            try:
+                await self.look()
+                await self._write()
+            except Exception:  # a mistake of ours must not keep all later pauses from being obeyed
+                log.exception("what is paused could not be looked at", extra={"event": "control_bug"})
             await asyncio.sleep(LOOK_S)
 
     async def _write(self) -> None:

@@ -7,6 +7,7 @@ restarts, and can't be undone from anywhere else.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sys
@@ -63,13 +64,16 @@ def pause(state_dir: Path, wanted: Pause) -> None:
     """
     folder = state_dir / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, and might lead anywhere; remove it", str(folder))
     path = folder / _name(wanted.connection)
     durable_file.write(path, msgspec.json.encode(wanted), 0o600)
     if sys.platform != "win32" and os.geteuid() == 0:
         # Said by root: the agent's account must be able to read it.
         owner = state_dir.stat()
         for made in (folder, path):
-            os.chown(made, owner.st_uid, owner.st_gid)
+            # Never through a link: whoever has the agent's account could have root give it any file.
+            os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def resume(state_dir: Path, connection: str) -> bool:
@@ -104,7 +108,7 @@ def said(state_dir: Path) -> tuple[Pause, ...]:
         except FileNotFoundError:
             continue  # taken away this moment
         except (OSError, ValueError):
-            found.append(_unreadable(path.lstat().st_mtime if path.exists() else 0.0))
+            found.append(_unreadable(_written_at(path)))
     return tuple(found)
 
 
@@ -130,6 +134,13 @@ def refusal(connection: str, pause: Pause) -> str:
 
 def _unreadable(at: float) -> Pause:
     return Pause(EVERY, _UNREADABLE, "the agent", at)
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:  # taken away this moment, which on Windows is a file that can't be looked at
+        return 0.0
 
 
 def _paths(folder: Path) -> list[Path]:

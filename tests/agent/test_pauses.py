@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,18 @@ def test_what_is_said_belongs_to_the_agents_account(tmp_path: Path) -> None:
     pauses.pause(tmp_path, ERP)
     made = [tmp_path / pauses.FOLDER, *(tmp_path / pauses.FOLDER).iterdir()]
     assert {path.stat().st_uid for path in made} == {agents}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets administrators only make links")
+def test_root_is_not_led_elsewhere_by_a_link_of_the_agents_account(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / pauses.FOLDER).symlink_to(tmp_path / "etc")
+    before = (tmp_path / "etc").stat()
+    with pytest.raises(OSError, match="is a link"):
+        pauses.pause(tmp_path / "state", ERP)
+    assert not list((tmp_path / "etc").iterdir())
+    assert (tmp_path / "etc").stat().st_uid == before.st_uid
 
 
 # --- what it means --------------------------------------------------------------------------------
@@ -283,3 +295,24 @@ async def test_a_file_that_is_held_for_a_moment_pauses_nothing(tmp_path: Path) -
     half.unlink()
     await control.look()
     assert heard[-1] == {}
+
+
+async def test_a_mistake_of_ours_keeps_no_later_pause_from_being_obeyed(tmp_path: Path) -> None:
+    heard: list[dict[str, Pause]] = []
+
+    def obey(paused: Mapping[str, Pause]) -> None:
+        heard.append(dict(paused))
+        if len(heard) == 1:
+            raise RuntimeError("a mistake of ours")
+
+    facts = Status(0.0, 1, "x", 0.0, "waiting", None, "", "", [], {})
+    control = LocalControl(tmp_path, ("erp",), obey, lambda: facts)
+    pauses.pause(tmp_path, ERP)
+    looking = asyncio.create_task(control.run())
+    try:
+        await until(lambda: heard == [{"erp": ERP}, {"erp": ERP}], 5.0)
+        pauses.resume(tmp_path, EVERY)
+        await until(lambda: heard[-1] == {}, 5.0)
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
