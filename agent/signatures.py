@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent import errors
+from agent import errors, exact_json
 from agent.journal.base import Shown
 from agent.keys import AgentKeys
-from agent.settings import Operation, Settings, SignerKey
+from agent.settings import DropOperation, Operation, Settings, SignerKey
 from protocol import signing
 from protocol.canonical import NotCanonical
 from protocol.messages import Completed, Run
@@ -161,6 +161,12 @@ class Signatures:
         ):
             if signed != here:
                 raise _invalid(f"{name}: signed for {_shown(signed)}, and here it is {_shown(here)}; {_ANEW}")
+        if not run.sealed and not _order_is_signed(operation, params):
+            raise _invalid(
+                "the order of the columns in `rows` is not signed, as canonical JSON has none, and the file to write "
+                f"depends on it; an operator names the columns in operations.{run.operation}.format.columns, or the "
+                "caller has each row's names in their order by code, or seals the parameters"
+            )
 
 
 def _invalid(why: str) -> errors.SignatureInvalid:
@@ -169,6 +175,19 @@ def _invalid(why: str) -> errors.SignatureInvalid:
 
 def _shown(text: str | None) -> str:
     return repr(plain(text or "")[:80])
+
+
+def _order_is_signed(operation: Operation, params: bytes) -> bool:
+    """Whether who changes the order of names in the parameters changes nothing that is written by position."""
+    if not isinstance(operation, DropOperation) or operation.format.type != "csv" or operation.format.columns:
+        return True
+    try:
+        given = exact_json.loads(params)
+    except exact_json.NotExact:
+        return True  # it is refused with the other parameters
+    rows = given.get("rows") if isinstance(given, dict) else None
+    first = rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else {}
+    return list(first) == sorted(first, key=lambda name: name.encode("utf-16-be"))
 
 
 def _made_with(key: str, jws: Jws) -> bool:

@@ -88,6 +88,44 @@ def test_how_the_parameters_are_written_makes_no_difference_and_their_digits_do(
     assert "params_sha256: signed for" in text
 
 
+DROPS = """
+[connections.edi]
+type = "file"
+root = "edi"
+[operations.pay]
+connection = "edi"
+effect     = "once"
+drop       = "{no}.csv"
+format     = { type = "csv", header = false }
+[operations.named]
+connection = "edi"
+effect     = "once"
+drop       = "{no}.csv"
+format     = { type = "csv", columns = ["to", "from"] }
+"""
+
+
+@pytest.mark.parametrize(
+    ("operation", "rows", "taken"),
+    [
+        ("pay", b'[{"from":"A","to":"B"},{"to":"B","from":"A"}]', True),
+        ("pay", b'[{"to":"B","from":"A"}]', False),
+        ("named", b'[{"to":"B","from":"A"}]', True),
+        ("named", b'[{"from":"A","to":"B"}]', True),
+        ("pay", b"[]", True),
+        ("pay", b"7", True),
+    ],
+)
+def test_columns_whose_order_nobody_signed_are_not_written_in_another(operation: str, rows: bytes, taken: bool) -> None:
+    settings, params = parse(FILE + DROPS, "agent.toml"), b'{"no":"1","rows":' + rows + b"}"
+    signature = SHOP.sign(operation=operation, params_sha256=signing.params_digest(params))
+    if taken:
+        assert check(run(signature, operation=operation), params, settings=settings) is not None
+        return
+    with pytest.raises(errors.SignatureInvalid, match=r"operations\.pay\.format\.columns"):
+        check(run(signature, operation=operation), params, settings=settings)
+
+
 def test_where_no_rule_wants_a_signature_none_is_needed_and_a_wrong_one_is_refused() -> None:
     assert check(run("", operation="free")) is None
     assert check(run(SHOP.sign(operation="free", version="2026-01"), operation="free")) is not None
