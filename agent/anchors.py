@@ -30,15 +30,22 @@ class Anchors:
             hide that it had been put back.
         clock: seconds on any scale.
         now: seconds since 1970.
+        tenant: returns whose agent this is as it knows it itself, or "": under another name a broker could hide that it
+            tells another chain than before.
     """
 
     def __init__(
-        self, journal: Journal, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time
+        self,
+        journal: Journal,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        tenant: Callable[[], str] = lambda: "",
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._now = now
         self._opened: tuple[int, str] | None = journal.stand()
+        self._own_tenant = tenant
         self._tenant = ""
         self._told = self._opened
         self._told_at = -TELL_S
@@ -53,7 +60,7 @@ class Anchors:
     def welcomed(self, tenant: str, audit: str) -> None:
         """The broker has heard the greeting, and told where the tenant's audit trail stands."""
         self._opened = None
-        self._tenant = tenant
+        self._tenant = self._own_tenant() or tenant
         self.heard(audit)
 
     def to_tell(self) -> str:

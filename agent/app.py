@@ -142,7 +142,7 @@ class Agent:
         self._conversation: Conversation | None = None
         self.journal = journal
         self.journal.changed = self._tell_condition
-        self._anchors = Anchors(journal)
+        self._anchors = Anchors(journal, tenant=lambda: self._who()[0])
         spool = SpoolFolder(state_dir(loaded) / "spool")
         seals = Seals(keys.seal, self._who)
         signatures = Signatures(settings, self._who, keys)

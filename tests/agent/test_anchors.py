@@ -16,10 +16,10 @@ A, B = "a" * 64, "b" * 64
 class Desk:
     """Anchors over a journal, with a clock of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_tenant: str = "") -> None:
         self.time = 0.0
         self.journal = MemoryJournal()
-        self.anchors = Anchors(self.journal, clock=lambda: self.time, now=lambda: 1_790_000_000.0 + self.time)
+        self.anchors = Anchors(self.journal, lambda: self.time, lambda: 1_790_000_000.0 + self.time, lambda: own_tenant)
 
     def kept(self) -> list[tuple[str, int, str]]:
         return [(one.tenant, one.number, one.hash) for one in self.journal.anchors()]
@@ -64,6 +64,16 @@ def test_an_anchor_is_kept_when_it_is_new_and_once_a_minute_at_most(desk: Desk) 
     desk.hear(f"7:{A}")
     desk.hear(f"9:{B}")
     assert desk.kept() == [("acme", 7, A), ("acme", 9, B)]
+
+
+def test_a_trail_is_not_another_one_because_the_broker_names_another_tenant(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk("acme")
+    desk.anchors.welcomed("acme", f"7:{A}")
+    desk.time = TELL_S
+    with caplog.at_level(logging.ERROR):
+        desk.anchors.welcomed("acme-2", f"6:{B}")
+    assert "now has 6" in caplog.text
+    assert desk.kept() == [("acme", 7, A), ("acme", 6, B)]
 
 
 @pytest.mark.parametrize(("then", "found"), [(f"6:{B}", "now has 6"), (f"7:{B}", "now has 7 with another hash")])
