@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def rows_lost(completed: Completed, why: str) -> Completed:
-    """Return the end of a command that happened, and whose rows or outputs are gone."""
+    """Return the end, not proved, of a command that happened, and whose rows or outputs are gone."""
     return msgspec.structs.replace(
         completed,
         outcome="in_doubt",
@@ -30,6 +30,7 @@ def rows_lost(completed: Completed, why: str) -> Completed:
         error_kind="unknown",
         error_code=ResultLost.code,
         error_message=f"it happened, once, but its result is lost: {why}"[: limits.MAX_ERROR_CHARS],
+        proof="",
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.connectors.base import Column
-from agent.results import Result
+from agent.results import Result, rows_lost
 from agent.spool import HIGH_BYTES, KEPT_BYTES
 from protocol import limits
 from protocol.codec import Record
@@ -177,3 +177,8 @@ async def test_an_abandoned_result_never_makes_its_source_wait() -> None:
     await waiting
     await lane.rows(b"x" * (HIGH_BYTES + 1), 1)
     assert lane.head() is None
+
+
+def test_a_success_whose_rows_are_lost_is_not_proved_to_be_one() -> None:
+    lost = rows_lost(Completed("cmd_1", 1, "succeeded", proof="a.b.c"), "the disk")
+    assert (lost.outcome, lost.error_code, lost.proof) == ("in_doubt", "result_lost", "")
