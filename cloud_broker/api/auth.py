@@ -69,6 +69,7 @@ async def caller(request: Request, wanted: str | tuple[str, ...], *, new_work: b
     key = await _known(request, wanted)
     named = _one(request, TENANT_HEADER)
     if key.tenants is not None and named is not None and named not in key.tenants:
+        await _enter(request, key)
         raise Forbidden(f"The key is not for the tenant that Outhaul-Tenant names: {named!r}.")
     if named is None and key.tenants is not None and len(key.tenants) == 1:
         named = key.tenants[0]
@@ -91,10 +92,15 @@ async def holder(request: Request, wanted: str) -> Credential:
         Unauthenticated, Forbidden
     """
     key = await _known(request, wanted)
+    await _enter(request, key)
+    return key
+
+
+async def _enter(request: Request, key: Credential) -> None:
+    """Count a request that is for no tenant in particular."""
     one = key.tenants[0] if key.tenants is not None and len(key.tenants) == 1 else None
     # No tenant has a space in its name.
     await visit(request).enter(one or f"key {key.id}")
-    return key
 
 
 async def _known(request: Request, wanted: str | tuple[str, ...]) -> Credential:
@@ -102,6 +108,8 @@ async def _known(request: Request, wanted: str | tuple[str, ...]) -> Credential:
     key = await _shown(request)
     alternatives = (wanted,) if isinstance(wanted, str) else wanted
     if not any(key.may(scope) for scope in alternatives):
+        # Who may not do it asks all the same, and counts.
+        await _enter(request, key)
         lacking = " or ".join(alternatives)
         raise Forbidden(f"The key {key.id} lacks the scope {lacking}; it has {', '.join(key.scopes)}.", scope=lacking)
     return key

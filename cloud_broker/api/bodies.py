@@ -8,6 +8,7 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
+from cloud_broker.api.turnstile import visit
 from cloud_broker.errors import ContentTypeUnsupported, RequestInvalid, RequestTooLarge
 
 ENVELOPE_BYTES: Final = 65_536  # bytes of a body besides a command's parameters
@@ -59,11 +60,13 @@ async def read_bytes(request: Request, limit: int) -> bytes:
         raise RequestTooLarge(f"The body has {declared} bytes; at most {limit} are taken here.", limit=limit)
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise RequestTooLarge(f"The body has more than the {limit} bytes that are taken here.", limit=limit)
-        parts.append(part)
+    # How long a body takes is up to its sender, who must not keep a turn from others meanwhile.
+    async with visit(request).resting():
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise RequestTooLarge(f"The body has more than the {limit} bytes that are taken here.", limit=limit)
+            parts.append(part)
     return b"".join(parts)
 
 

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from fastapi import FastAPI, Request
@@ -85,6 +86,15 @@ class Visit:
         if self._line is not None:
             self._turnstile.requests.leave(self._line)
             self._line = None
+
+    @asynccontextmanager
+    async def resting(self) -> AsyncIterator[None]:
+        """Give the turn to another within a block, and wait for one again after it."""
+        line = self._line
+        self.rest()
+        yield
+        if line is not None:
+            await self._turn(line)
 
     async def wait(self, request: Request, awaited: Coroutine[Any, Any, T]) -> T:
         """

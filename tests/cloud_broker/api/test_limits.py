@@ -135,6 +135,39 @@ async def test_a_request_that_waits_gives_its_turn_away(tmp_path: Path) -> None:
         await asyncio.gather(*waiting, *asking, return_exceptions=True)
 
 
+async def test_bodies_that_come_slowly_keep_no_turn_from_anybody(tmp_path: Path) -> None:
+    async with running(tmp_path, limits=LimitSettings(requests_at_once=EACH)) as broker:
+        await broker.store.create_tenant("third", time.time())
+        host, _, port = broker.url.removeprefix("http://").partition(":")
+        slow: list[asyncio.StreamWriter] = []
+        for tenant in ("acme", "other"):
+            key = await broker.key(tenant)
+            head = (
+                f"POST /v1/commands HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {key}\r\nContent-Length: 999\r\n\r\n"
+            )
+            for _ in range(EACH):
+                _, writer = await asyncio.open_connection(host, int(port))
+                writer.write(head.encode())
+                slow.append(writer)
+            async with broker.client(key) as client:
+                # By then all of them are inside.
+                await _until(client, 429)
+        async with asyncio.timeout(10), broker.client(await broker.key("third")) as third:
+            assert (await third.get("/v1/agents")).status_code == 200
+        for writer in slow:
+            writer.close()
+
+
+async def test_a_key_that_may_not_do_it_uses_up_its_tenants_rate_too(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path, limits=LimitSettings(requests_per_s=5)) as broker,
+        broker.client(await broker.key("acme", "agents:read")) as acme,
+    ):
+        await _until(acme, 429)
+        assert (await _until(acme, 403)).json()["code"] == "forbidden"
+        await _until(acme, 429, **{"Outhaul-Tenant": "other"})
+
+
 async def test_a_request_that_is_dropped_gives_its_turn_back(tmp_path: Path) -> None:
     async with running(tmp_path) as broker, broker.client(await broker.key("acme")) as acme:
         place = (await acme.post("/v1/commands", json=BODY)).headers["location"]
