@@ -22,6 +22,7 @@ from cloud_broker.api.auth import notary
 from cloud_broker.api.bodies import read_bytes
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import services
+from cloud_broker.api.turnstile import visit
 from cloud_broker.audit import BROKER
 from cloud_broker.certificates import MAX_CSR_BYTES, CertificateInvalid, public_key_of_csr
 from cloud_broker.enrolment import EnrolmentRefused
@@ -85,6 +86,8 @@ async def simpleenroll(request: Request) -> Response:
     if media_type != REQUEST:
         raise ContentTypeUnsupported(f"wants Content-Type: {REQUEST}, found {media_type or 'none'}")
     source = request.client.host if request.client else ""
+    # Who it is shows only with the token.
+    await visit(request).enter_as_nobody()
     try:
         name, secret = _password(request.headers.get("authorization", ""))
         csr = _signing_request(await read_bytes(request, MAX_BODY_BYTES))
@@ -116,6 +119,7 @@ def _password(authorization: str) -> tuple[str, str]:
             body = password.removeprefix("oht1.")
             facts = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
             password = str(facts["secret"])
+            password.encode()  # JSON can say half a pair of surrogates, which is no text
     except (binascii.Error, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise EnrolmentRefused("the password is cut or damaged; copy all of the token") from exc
     return name, password

@@ -134,6 +134,7 @@ async def test_who_is_refused_is_told_how_to_be_let_in(there: Services) -> None:
         ("plant-1", "wrong", "unknown token"),
         ("plant-2", text, "unknown token"),
         ("plant-1", "oht1.damaged", "cut or damaged"),
+        ("plant-1", "oht1." + base64.urlsafe_b64encode(b'{"secret":"\\ud800"}').decode(), "cut or damaged"),
     ):
         answer = await enroll(there, name, password, request)
         assert (answer.status_code, sentence in answer.json()["detail"]) == (401, True), answer.text
