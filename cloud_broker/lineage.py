@@ -49,7 +49,9 @@ class Verdict(StrEnum):
 def judge(kept: Lineage, shown: str) -> Verdict:
     """Return what the text means that an agent shows."""
     if shown and shown in kept.abandoned:
-        return Verdict.TWO
+        # Unless the one for whose sake it was given up never had the text it was given: that was perhaps no other
+        # machine, but an old greeting of this one, which came late.
+        return Verdict.TWO if kept.confirmed else Verdict.PUT_BACK
     if not kept.tip or shown == kept.tip or (shown == kept.before and not kept.confirmed):
         return Verdict.SAME
     return Verdict.PUT_BACK
@@ -61,5 +63,5 @@ def follow(kept: Lineage, shown: str, fresh: str) -> Lineage:
     if judge(kept, shown) is Verdict.PUT_BACK:
         # Not the one that is shown: a machine may be put back to the same state many times.
         given_up = [text for text in (kept.before, kept.tip) if text not in ("", shown, *abandoned)]
-        abandoned = (*abandoned, *given_up)[-MAX_ABANDONED:]
+        abandoned = tuple(text for text in (*abandoned, *given_up) if text != shown)[-MAX_ABANDONED:]
     return Lineage(tip=fresh, before=shown, abandoned=abandoned)

@@ -24,6 +24,7 @@ CONFIRMED = Lineage("t5", "t4", confirmed=True, abandoned=("t1",))
         (CONFIRMED, "t3", Verdict.PUT_BACK),
         (CONFIRMED, "", Verdict.PUT_BACK),
         (CONFIRMED, "t1", Verdict.TWO),
+        (replace(CONFIRMED, confirmed=False), "t1", Verdict.PUT_BACK),
         (Lineage("t5", "t4"), "t4", Verdict.SAME),
         (Lineage("t5", "t4"), "t3", Verdict.PUT_BACK),
         (Lineage("t1", ""), "", Verdict.SAME),
@@ -129,3 +130,17 @@ def test_of_a_machine_and_its_copy_one_is_noticed_soon_after_both_dialled(
         copy.dial(broker, "held")
         rounds += 1
         assert rounds <= 3
+
+
+@given(st.lists(ENDS), st.sampled_from(["unkept", "kept", "held"]))
+def test_an_old_greeting_that_comes_late_stops_nobody(before: list[str], after: str) -> None:
+    broker, machine = Broker(), Machine()
+    for end in before:
+        machine.dial(broker, end)
+    late = machine.text
+    machine.dial(broker, "held")
+    # The machine gave that link up long ago; the network had kept what it said there.
+    broker.greeted(late)
+    for end in (after, "held", "held"):
+        machine.dial(broker, end)
+    assert not broker.stopped
