@@ -143,7 +143,8 @@ class Approvals:
         _check_scope(approval, key)
         _check_second(approval, key)
         await self._decide(scope, approval, key, "approved", note)
-        task = self._begin(await self.get(scope, approval_id))
+        # Nothing that can fail stands between the decision and its being done.
+        task = self._begin(approval)
         # Who leaves now does not stop it.
         await asyncio.wait([task], timeout=DONE_S)
         return await self.get(scope, approval_id)

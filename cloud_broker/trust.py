@@ -39,8 +39,9 @@ class Trust:
         self.issues = issues
         self.clients = tuple(clients)
         self.servers = tuple(servers)
-        self._ours = Authorities.load(folder)
+        # First what tells one state from another: what changes in between is seen at the next look.
         self._seen = self._facts()
+        self._ours = Authorities.load(folder)
 
     @classmethod
     def of(cls, settings: Settings) -> Trust:
