@@ -327,6 +327,8 @@ class Agent:
         }
         while wanted:
             for name, operation in list(wanted.items()):
+                if operation.connection in self.dispatcher.condition().paused:
+                    continue  # a paused system is asked nothing
                 try:
                     schema = await self._connectors[operation.connection].describe(name)
                 except CommandError as exc:
