@@ -65,6 +65,9 @@ class Seals:
         """
         if not claim.sealed and not claim.seal_to:
             return Opened(claim)
+        if claim.epoch > sealing.MAX_ATTEMPT:
+            # Nor could its end be told, and nothing may be begun whose end can't.
+            raise CannotUnseal(f"attempt {claim.epoch} of it can't be sealed", touched=False)
         try:
             tenant, agent = self._who()
         except EnrolmentError as exc:

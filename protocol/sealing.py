@@ -36,6 +36,7 @@ WRAPPED_BYTES: Final = 80  # bytes: HPKE's share of a key, the content key, and 
 TAG_BYTES: Final = 16
 NONCE: Final = struct.Struct(">IQ")  # the part; the frame's number above one byte that tells the last
 END: Final = 0xFFFF_FFFF  # the part that is no row set
+MAX_ATTEMPT: Final = 0xFFFF_FFFF  # brokers that don't lie try some five times
 FRAME_BYTES: Final = 65_536  # bytes of rows in one frame at most; a reader waits for all of it before the first
 MAX_FRAME_BYTES: Final = 16 * 1_048_576  # bytes of any frame: the names of many columns are in one
 HEAD: Final = struct.Struct(f">4sII{WRAPPED_BYTES}s")

@@ -205,3 +205,20 @@ def test_a_success_has_no_error_and_each_attempt_a_key_of_its_own(seals: Seals) 
         {"outcome": "succeeded", "outputs": None, "error": None, "warnings": [], "row_sets": []}
     ] * 2
     assert ends[0][1] != ends[1][1]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_an_attempt_whose_end_could_not_be_sealed_is_not_begun(sealed: bool) -> None:
+    seals = Seals(AGENT_KEY, lambda: ("acme", "plant-1"))
+    caller = Caller()
+    for epoch in (2**32 - 1, 2**32):
+        claim = msgspec.structs.replace(caller.claim(), epoch=epoch)
+        if not sealed:
+            claim = msgspec.structs.replace(claim, params=PARAMS, sealed=False)
+        if epoch < 2**32:
+            seal = seals.open(claim).seal
+            assert seal is not None
+            assert b"sealed" in seal.end(Completed(claim.id, epoch, "succeeded"), b"{}")[1]
+        else:
+            with pytest.raises(CannotUnseal, match="attempt 4294967296 of it can't be sealed"):
+                seals.open(claim)
