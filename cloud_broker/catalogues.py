@@ -16,6 +16,10 @@ from cloud_broker.store.base import Effect
 MIN_RATE_PER_S: Final = 1 / 86_400.0  # one a day; the slowest that the agent's file can say
 MAX_COOL_DOWN_S: Final = 86_400.0  # seconds
 MAX_PATTERN_BYTES: Final = 4 * 1_048_576  # of one pattern once it is compiled
+PATTERN_SIZES: Final = tuple(1_024 << (2 * n) for n in range(6))  # bytes; 1 KiB to 1 MiB, so that they can be told
+# Bytes of parameters times steps of a schema times bytes of its largest pattern: half a second at worst. Each
+# character may have to be held against every place in a pattern.
+MAX_PATTERN_WORK: Final = 2**29
 MAX_WORK: Final = 16 * 1_048_576  # bytes of parameters times steps of a schema: a quarter of a second at worst
 MAX_LISTED_WORK: Final = 16_384  # the same, up to which all that is wrong is listed
 MAX_REASON_CHARS: Final = 200  # of what a validator says, which shows the value
@@ -65,6 +69,27 @@ class Problem:
     reason: str
 
 
+def _validator(schema: Any, pattern_bytes: int) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(
+        schema,
+        # The agent is not trusted with our time: its patterns run in linear time.
+        pattern_options=jsonschema_rs.RegexOptions(size_limit=pattern_bytes),
+        # Nor with what we can reach: a reference never leaves its schema.
+        retriever=_refuse,
+    )
+
+
+def _pattern_bytes(schema: Any) -> int:
+    """Return how large the largest pattern of a schema may be once it is compiled."""
+    for size in PATTERN_SIZES:
+        try:
+            _validator(schema, size)
+        except jsonschema_rs.ValidationError:
+            continue
+        return size
+    return MAX_PATTERN_BYTES
+
+
 def _refuse(address: str) -> Any:
     raise ValueError(f"a reference to {address}, outside of the schema")
 
@@ -80,30 +105,31 @@ class Operation:
         self._schema = entry.params
         try:
             self._steps = schema_cost.steps(entry.params)
-            self._validator = jsonschema_rs.Draft202012Validator(
-                entry.params,
-                # The agent is not trusted with our time: its patterns run in linear time.
-                pattern_options=jsonschema_rs.RegexOptions(size_limit=MAX_PATTERN_BYTES),
-                # Nor with what we can reach: a reference never leaves its schema.
-                retriever=_refuse,
-            )
-        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
+            self._validator = _validator(entry.params, MAX_PATTERN_BYTES)
+            self._pattern_bytes = 0
+            self._wider = self._validator
+            if schema_cost.has_patterns(entry.params):
+                self._pattern_bytes = _pattern_bytes(entry.params)
+                self._wider = _validator(schema_cost.without_patterns(entry.params), MAX_PATTERN_BYTES)
+        except (RecursionError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
             raise CatalogueInvalid(f"operation {entry.name}: its schema can't be used: {exc}") from exc
 
     def problems(self, params: Any, size: int) -> list[Problem]:
         """
         Return what is wrong with ``params``, a decoded JSON value of ``size`` bytes; empty if it fits.
 
-        Of large ones the first thing that is wrong: to list all would keep everybody waiting.
+        Of large ones the first thing that is wrong: to list all would keep everybody waiting. Patterns are left to
+        the agent, which checks everything itself, where they might take long.
         """
         if size * self._steps > MAX_WORK:
             return [Problem("", f"{size} bytes are too many to be checked against the schema of this operation")]
+        validator = self._validator if size * self._steps * self._pattern_bytes <= MAX_PATTERN_WORK else self._wider
         try:
-            if self._validator.is_valid(params):
+            if validator.is_valid(params):
                 return []
             if size * self._steps > MAX_LISTED_WORK:
-                self._validator.validate(params)
-            errors = list(self._validator.iter_errors(params))
+                validator.validate(params)
+            errors = list(validator.iter_errors(params))
         except jsonschema_rs.ValidationError as exc:
             errors = [exc]
         except ValueError:

@@ -21,6 +21,8 @@ SAME_ONE: Final = ("not", "if", "then", "else")
 SAME_NAMED: Final = ("dependentSchemas", "dependencies")
 INNER_ONE: Final = ("additionalProperties", "propertyNames", "items", "additionalItems", "contains")
 INNER_NAMED: Final = ("properties", "patternProperties")
+# Where less in a part may mean that the whole takes less; the last has patterns of its own.
+NO_WIDER: Final = ("not", "oneOf", "if", "contains", "dependencies", "patternProperties")
 # What leads elsewhere, or needs all that was said before to be looked at again.
 REFUSED: Final = (
     "$id",
@@ -59,6 +61,29 @@ def steps(schema: Any) -> int:
         lambda part, value: max(sizes[part], max((widths[part] * value[other] for other in below[part]), default=0)),
     )
     return found[id(schema)] if isinstance(schema, dict) else 1
+
+
+def has_patterns(schema: Any) -> bool:
+    """Whether a regular expression stands in a schema."""
+    return any("pattern" in node or "patternProperties" in node for _, node in _parts(schema))
+
+
+def without_patterns(schema: Any) -> Any:
+    """
+    Return a schema that takes all that ``schema`` takes, and needs no regular expression; ``True`` takes everything.
+    """
+    parts = dict(_parts(schema))
+    if any(name in node for node in parts.values() for name in NO_WIDER):
+        return True
+    return _without(schema, parts)
+
+
+def _without(node: Any, parts: dict[int, dict[str, Any]]) -> Any:
+    if isinstance(node, dict):
+        # What is no part of the schema, such as a constant, stays as it is.
+        dropped = "pattern" if id(node) in parts else None
+        return {name: _without(value, parts) for name, value in node.items() if name != dropped}
+    return [_without(value, parts) for value in node] if isinstance(node, list) else node
 
 
 def _parts(schema: Any) -> Iterator[tuple[int, dict[str, Any]]]:

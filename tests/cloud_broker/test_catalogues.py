@@ -167,6 +167,33 @@ def test_what_is_nested_beyond_reading_is_told() -> None:
     assert problems(ORDER, {"customer": deep}) == [Problem("", "is nested too deeply to be checked")]
 
 
+SLOW = "^[ab]*a[ab]{2000}[cd]{0,5}e$"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"pattern": SLOW}, "n": {"type": "integer"}}},
+        {"patternProperties": {SLOW: {}}, "properties": {"a": {"pattern": SLOW}}},
+        {"properties": {"const": {"pattern": SLOW}, "a": {"not": {"pattern": SLOW}}}},
+    ],
+)
+def test_patterns_that_might_take_long_are_left_to_the_agent(schema: Any) -> None:
+    operation = read(hostile(schema)).operations["order"]
+    text = ("ab" * 3 + "ba" * 5) * 20_000 + "e"
+    started = time.process_time()
+    assert problems(operation, {"a": text, "const": text, text: 1}) == []
+    assert time.process_time() - started < 1
+
+
+def test_without_its_patterns_the_rest_of_a_schema_is_checked() -> None:
+    schema = {"properties": {"a": {"pattern": SLOW}, "n": {"const": {"pattern": "x"}}, "m": {"type": "integer"}}}
+    operation = read(hostile(schema)).operations["order"]
+    assert problems(operation, {"a": "f"}) != []
+    assert problems(operation, {"a": "ab" * 50_000, "n": {"pattern": "x"}}) == []
+    assert problems(operation, {"a": "ab" * 50_000, "m": "x"}) == [Problem("m", '"x" is not of type "integer"')]
+
+
 def test_a_value_too_large_for_its_schema_is_not_checked() -> None:
     costly = read(hostile(doubled(5, "allOf"))).operations["order"]
     (problem,) = costly.problems({"a": 1}, 1_048_576)
