@@ -105,12 +105,13 @@ async def enrol(
     Raises:
         EnrolmentRefused: with the reason for the person at the agent.
     """
-    wait_s = wrong.wait_s(source, now)
-    if wait_s:
-        raise EnrolmentRefused(f"too many wrong tokens from this address; try again in {wait_s:.0f} s", wait_s)
     sha256 = hashlib.sha256(message.secret.encode()).digest()
     token = await store.token_by_hash(sha256)
     if token is None or agent not in (None, token.agent):
+        # Only who shows a wrong one waits: many may come from the address of one gateway.
+        wait_s = wrong.wait_s(source, now)
+        if wait_s:
+            raise EnrolmentRefused(f"too many wrong tokens from this address; try again in {wait_s:.0f} s", wait_s)
         wrong.note(source, now)
         raise EnrolmentRefused(f"unknown token; copy all of it, or {_NEW_TOKEN}")
     if not 1 <= len(message.request) <= MAX_REQUEST_CHARS:

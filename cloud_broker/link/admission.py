@@ -138,11 +138,14 @@ class Admission:
         return msgspec.structs.replace(answer, authorities=self._trust.bundle), certificate
 
     async def _recover(self, message: Recover, csr: bytes, source: str) -> tuple[Enrolled, bytes]:
-        wait_s = self.wrong.wait_s(source, time.time())
-        if wait_s:
-            raise EnrolmentRefused(f"too many wrong requests from this address; try again in {wait_s:.0f} s", wait_s)
         try:
             return await self._renewals.recover(message, csr)
         except RecoveryForged as exc:
+            # Only who has no right waits, and not the others behind one gateway.
+            wait_s = self.wrong.wait_s(source, time.time())
+            if wait_s:
+                raise EnrolmentRefused(
+                    f"too many wrong requests from this address; try again in {wait_s:.0f} s", wait_s
+                ) from exc
             self.wrong.note(source, time.time())
             raise EnrolmentRefused(f"{exc}; enrol again with a new token") from exc

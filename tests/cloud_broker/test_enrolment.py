@@ -118,15 +118,17 @@ async def test_a_damaged_request_does_not_spend_the_token(store: SqliteStore, au
     await enrol(store, authority, message(), a_request(), NOW)
 
 
-async def test_who_guesses_waits_and_nobody_else_does(store: SqliteStore, authority: Authority) -> None:
+async def test_who_guesses_waits_and_nobody_else_behind_the_same_address_does(
+    store: SqliteStore, authority: Authority
+) -> None:
     wrong = WrongSecrets()
     for guess in range(10):
         with pytest.raises(EnrolmentRefused, match="unknown token"):
             await enrol(store, authority, message(secret=str(guess)), b"", NOW + guess, source="1.2.3.4", wrong=wrong)
     with pytest.raises(EnrolmentRefused, match="too many wrong tokens") as caught:
-        await enrol(store, authority, message(), a_request(), NOW + 10, source="1.2.3.4", wrong=wrong)
+        await enrol(store, authority, message(secret="10"), b"", NOW + 10, source="1.2.3.4", wrong=wrong)
     assert caught.value.retry_after_s == 50
-    await enrol(store, authority, message(), a_request(), NOW + 11, source="5.6.7.8", wrong=wrong)
+    await enrol(store, authority, message(), a_request(), NOW + 11, source="1.2.3.4", wrong=wrong)
     assert wrong.wait_s("1.2.3.4", NOW + 60) == 0
 
 

@@ -267,7 +267,7 @@ async def test_who_tries_many_recoveries_waits(tmp_path: Path) -> None:
         assert answer.retry_after_s > 0
         for _ in range(10):
             await agent.recovered(wrong={"signature": "?"})
-        answer, _ = await agent.recovered()
+        answer, _ = await agent.recovered(wrong={"signature": "?"})
         assert isinstance(answer, Goodbye)
         assert "too many wrong requests" in answer.reason
 
