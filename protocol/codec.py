@@ -18,11 +18,6 @@ class Record(NamedTuple):
     message: AnyMessage
     payload: framing.Buffer = b""
 
-    @property
-    def size(self) -> int:
-        """Bytes of the payload and a guess at the header, for batching."""
-        return len(self.payload) + 128
-
 
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final[msgspec.json.Decoder[AnyMessage]] = msgspec.json.Decoder(AnyMessage)

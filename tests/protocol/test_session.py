@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from protocol import limits
@@ -18,6 +19,7 @@ from protocol.messages import (
     Beat,
     Cancel,
     Chunk,
+    ColumnInfo,
     Completed,
     Credit,
     Goodbye,
@@ -148,6 +150,25 @@ def test_large_results_take_turns() -> None:
     pair.agent.attach(ID, first)
     pair.agent.attach("cmd_2", second)
     assert [r.message.id for r in pair.to_broker() if isinstance(r.message, Chunk)] == [ID, "cmd_2", ID, "cmd_2"]
+
+
+def test_no_message_is_larger_than_a_peer_takes_however_large_the_headers_are() -> None:
+    pair = Pair()
+    wide = [ColumnInfo("c" * 300_000, "string")] * 2
+    for number in range(4):
+        run = msgspec.structs.replace(RUN, id=f"cmd_{number}")
+        pair.broker.say(run)
+        pair.to_agent()
+        pair.agent.say(Accepted(run.id, 1))
+        pair.agent.say(Started(run.id, 1))
+        begins = Record(RowSetBegins(id=run.id, epoch=1, offset=0, index=0, columns=wide))
+        pair.agent.attach(run.id, ListLane(begins))
+    sizes = []
+    while message := pair.agent.next_message(0.0):
+        sizes.append(len(message))
+        pair.broker.receive(message, 0.0)
+    assert len(sizes) > 3
+    assert max(sizes) <= limits.MAX_MESSAGE_BYTES
 
 
 def test_a_held_result_goes_on_from_where_the_broker_has_it() -> None:
