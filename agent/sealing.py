@@ -17,7 +17,7 @@ import msgspec
 
 from agent.errors import CannotUnseal, EnrolmentError
 from agent.journal.base import Claim
-from protocol import sealing
+from protocol import limits, sealing
 from protocol.messages import ColumnInfo, Completed
 from protocol.sealing import Sealer
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
     from cryptography.hazmat.primitives.hpke import Suite
 
+WARNING_BYTES: Final = 131_072  # bytes of warnings beside the largest outputs; sealed, all of it still fits a message
+TOO_MUCH: Final = "there were warnings, and no room for them beside the outputs"
 TOLD: Final = "the text is sealed; only the caller can read it"
 _encoder: Final = msgspec.json.Encoder()
 
@@ -131,7 +133,11 @@ class ResultSeal:
             "warnings": completed.warnings,
             "row_sets": [done.rows for done in completed.row_sets],
         }
-        frame = Sealer(self._encrypt, sealing.END).frame(_encoder.encode(document), last=True)
+        text_of_end = _encoder.encode(document)
+        if len(text_of_end) > limits.MAX_OUTPUT_BYTES + WARNING_BYTES:
+            # A message has no room for both; outputs are what was asked for.
+            text_of_end = _encoder.encode({**document, "warnings": [TOO_MUCH]})
+        frame = Sealer(self._encrypt, sealing.END).frame(text_of_end, last=True)
         text = base64.b64encode(sealing.head(self._epoch, sealing.END, self._wrapped) + frame).decode()
         told = msgspec.structs.replace(
             completed, error_message=TOLD if completed.error_message else "", source_code="", warnings=[]

@@ -18,7 +18,8 @@ from pyhpke import AEADId, CipherSuite, KDFId, KEMId, KEMKey, OpenError
 from agent.errors import CannotUnseal, EnrolmentError
 from agent.journal.base import Claim
 from agent.sealing import Seals
-from protocol import sealing
+from protocol import limits, sealing, signing
+from protocol.codec import Record, encode
 from protocol.messages import ColumnInfo, Completed, RowSetDone
 
 # Not the implementation that the agent uses.
@@ -222,3 +223,14 @@ def test_an_attempt_whose_end_could_not_be_sealed_is_not_begun(sealed: bool) -> 
         else:
             with pytest.raises(CannotUnseal, match="attempt 4294967296 of it can't be sealed"):
                 seals.open(claim)
+
+
+def test_a_sealed_end_fits_a_message_whatever_the_erp_warned_of() -> None:
+    seal = Seals(AGENT_KEY, lambda: ("acme", "plant-1")).open(Caller().claim()).seal
+    assert seal is not None
+    sets = [RowSetDone(2**40, 2**40, "a" * 64)] * limits.MAX_ROW_SETS
+    warnings = ["\x01" * limits.MAX_ERROR_CHARS] * limits.MAX_WARNINGS
+    outputs = json.dumps({"text": "y" * (limits.MAX_OUTPUT_BYTES - 20)}).encode()
+    told, sealed = seal.end(Completed("cmd_1", 1, "succeeded", row_sets=sets, warnings=warnings), outputs)
+    told = msgspec.structs.replace(told, proof="p" * signing.MAX_PROOF_CHARS)
+    assert len(encode(Record(told, sealed))) + limits.BATCH_BYTES <= limits.MAX_MESSAGE_BYTES
