@@ -23,7 +23,7 @@ demo: setup ## a broker, an agent and a small legacy ERP, and a story told with 
 
 test: lint ## ruff, mypy and all tests, on real databases, proxies and a SOAP server; some minutes
 	@echo "== pytest"
-	@PYTHONASYNCIODEBUG=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
+	@PYTHONASYNCIODEBUG=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: setup ## ruff and mypy
 	@echo "== ruff check"

@@ -23,6 +23,7 @@ ASYNCIO_DEBUG: Final = "PYTHONASYNCIODEBUG"
 WANTED_DEBUG: Final = os.environ.get(ASYNCIO_DEBUG)
 # What waits for others, for as long as they like. Small files are read where they are needed.
 BLOCKING: Final = ("time.", "socket.", "ssl.", "sqlite3.", "threading.")
+PROGRAMS: Final = tuple(Path(__file__).parent / name for name in ("whole", "faults", "adversary", "config", "bench"))
 AS_AT_A_SITE: Final = (
     Path(__file__).parent / "whole",
     Path(__file__).parent / "config",
@@ -35,6 +36,11 @@ def pytest_configure() -> None:
     """Let programs that tests start hear Ctrl-C, also where we run in the background of a shell, which ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that start programs: what takes minutes must not be what several workers wait for last."""
+    items.sort(key=lambda item: not any(folder in item.path.parents for folder in PROGRAMS))
 
 
 @pytest.hookimpl(tryfirst=True)
