@@ -149,6 +149,8 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
             row = connection.execute(QUERIES["agent_revoked_at"], bound).fetchone()
             if row is not None and row[0] is None:
                 note(connection, act)
+            # It comes back with a new token, and with none that somebody was given before.
+            connection.execute(QUERIES["end_tokens"], bound)
             return connection.execute(QUERIES["revoke_agent"], bound).rowcount == 1
 
         return await self._write(work)

@@ -112,6 +112,21 @@ async def test_a_refusal_says_why(
     assert caught.value.retry_after_s == 0
 
 
+async def test_a_token_of_before_brings_no_revoked_agent_back(store: SqliteStore, authority: Authority) -> None:
+    spare = Token("tok_2", "acme", "plant-1", "east", NOW, NOW + 3600)
+    others = Token("tok_3", "acme", "plant-2", "east", NOW, NOW + 3600)
+    await store.add_token(spare, hashlib.sha256(b"spare").digest())
+    await store.add_token(others, hashlib.sha256(b"others").digest())
+    await enrol(store, authority, message(), a_request(), NOW + 1)
+    assert await store.revoke_agent(Scope("acme"), "plant-1", NOW + 2)
+    with pytest.raises(EnrolmentRefused, match="this token expired on"):
+        await enrol(store, authority, message(secret="spare"), a_request(), NOW + 3)
+    await enrol(store, authority, message(secret="others"), a_request(), NOW + 3)
+    agent = await store.agent(Scope("acme"), "plant-1")
+    assert agent is not None
+    assert agent.revoked_at == NOW + 2
+
+
 async def test_a_damaged_request_does_not_spend_the_token(store: SqliteStore, authority: Authority) -> None:
     with pytest.raises(EnrolmentRefused, match="signing request"):
         await enrol(store, authority, message(), b"garbage", NOW)

@@ -182,6 +182,10 @@ SELECT {agent_columns} FROM agents WHERE tenant = :tenant ORDER BY name;
 -- agent_revoked_at --
 SELECT revoked_at FROM agents WHERE tenant = :tenant AND name = :name;
 
+-- end_tokens --
+UPDATE tokens SET expires_at = :now
+WHERE tenant = :tenant AND agent = :name AND spent_at IS NULL AND expires_at > :now;
+
 -- revoke_agent --
 UPDATE agents SET
     revoked_reason = CASE WHEN revoked_at IS NULL THEN :reason ELSE revoked_reason END,
