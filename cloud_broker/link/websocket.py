@@ -144,6 +144,8 @@ async def listen(
         max_queue=16,
         close_timeout=CLOSE_S,
         open_timeout=limits.GREETING_S,
+        # Before that nothing is known of who it is: silence costs a stranger his place after as long.
+        ssl_handshake_timeout=limits.GREETING_S,
         server_header="outhaul-broker",
     ) as server:
         yield next(iter(server.sockets)).getsockname()[1]
