@@ -33,6 +33,12 @@ EXAMPLES = 12
 NOT_HERE = [ignored_auth, use_after_free, unsupported_method, positive_data_acceptance]
 
 
+@schemathesis.serializer("application/pkcs10")
+def _request(context: Any, value: Any) -> bytes:
+    """A signing request as other people's tools send it: a text in base64."""
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
     """A tenant with an agent, some commands and a good key."""

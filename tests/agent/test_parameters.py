@@ -460,11 +460,8 @@ def declared(draw: st.DrawFn) -> Param:
             r"\w+\s\w*",
             r"[^a]",
             r"\Aab\Z",
-            r"(?P<x>a)(?P=x)",
-            "a++",
             "a.b",
             r"\S\b",
-            "a{2}+",
             r"a{,2}",
             r"[]a]",
         ]

@@ -100,7 +100,7 @@ def test_now_stops_what_runs_in_the_database_and_it_is_done_after_the_resume(
     until(lambda: json.loads(written.read_bytes())["connections"]["erp"]["running"] == 1)
     assert facts(site, "pause", "--now")["obeyed"] is True
     until(lambda: caller.get(f"/v1/commands/{command['id']}").json()["waiting_for"] == "paused")
-    assert facts(site, "status")["commands"] == {"running": 0, "held": 0}
+    until(lambda: facts(site, "status")["commands"] == {"running": 0, "held": 0})
     assert site.cli("resume", "erp").exit_code == 1, "all are paused together"
     assert facts(site, "resume")["obeyed"] is True
     ended = caller.final(command)
