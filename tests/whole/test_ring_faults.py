@@ -156,7 +156,7 @@ async def test_a_command_cancelled_on_its_way_back_into_the_queue_harms_no_other
     entry = entry_of(broker, command)
     with slow_disk(broker):
         restarted = Site(file=MANY)
-        restarted.public = site.public  # with another key its catalogue would be another, and wait for the disk
+        restarted.key = site.key  # with another key its catalogue would be another, and wait for the disk
         linking = asyncio.create_task(broker.link(restarted))
         await until(lambda: entry.command.epoch == 2 or entry.line is None)
         broker.router.cancel(entry)
