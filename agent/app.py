@@ -176,7 +176,7 @@ class Agent:
             # After the journal, whose lock makes this the only process that may make keys.
             secrets = open_store(loaded.settings, loaded.base_dir)
             keys = await asyncio.to_thread(open_keys, folder, secrets)
-        except BaseException:
+        except BaseException:  # being stopped too: the folder must not stay locked in this process
             await journal.close()
             raise
         agent = cls(loaded, journal, secrets, keys, dialer=dialer)

@@ -121,7 +121,7 @@ def _obeyed(state_dir: Path, done: Callable[[Any], bool]) -> bool | None:
         written = status.read(state_dir)
         if written is not None and done(written.connections):
             return True
-        time.sleep(_LOOK_S)
+        time.sleep(_LOOK_S)  # the agent answers by a file, and no system tells alike when one is written
     return False
 
 

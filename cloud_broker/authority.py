@@ -293,7 +293,7 @@ def write_whole(path: Path, data: bytes, mode: int) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: half a key is nobody's, and would lie there for ever
         temporary.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # Windows can't flush a folder; its file system does so by itself

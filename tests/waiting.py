@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 
@@ -18,3 +19,11 @@ async def until_seen(true: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not await asyncio.to_thread(true):  # noqa: ASYNC110 - what is waited for is told by nobody
             await asyncio.sleep(0.02)
+
+
+def until_so(true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for something of another process, in a test without an event loop."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not so within {seconds:g} s"
+        time.sleep(0.02)  # between two looks

@@ -119,7 +119,7 @@ class Visit:
     async def stream_turn(self) -> None:
         """Wait until a stream of rows may go on for one round of the event loop."""
         async with self._turnstile.streams.place(self._tenant or NOBODY):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one round of the loop: everybody else who is ready goes first
 
     def leave(self) -> None:
         """The request has ended, however it did."""

@@ -14,8 +14,7 @@ import secrets as chance
 import signal
 import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +38,7 @@ from config.dev.demo.programs import Answer, run
 from config.dev.finance import finance_service
 from config.dev.proxies import http_proxy
 from tests.adversary.relay import Relay, running
+from tests.waiting import until_so
 from tests.whole.site import AgentSite, Broker, Caller, children
 
 pytestmark = pytest.mark.timeout(400)  # the first test plays the whole scenario
@@ -152,13 +152,6 @@ class Scene:
     def note(self, what: str, answer: Answer) -> Answer:
         self.told[f"{what} ({len(self.told)})"] = answer.out + answer.err
         return answer
-
-
-def until(true: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -325,7 +318,7 @@ def _played(folder: Path, postgres: Postgres, stack: contextlib.ExitStack, patch
     site.start(caller)
     _asked(scene, caller, site, served)
     os.kill(site.program.pid, signal.SIGSEGV)
-    until(lambda: not site.program.running)
+    until_so(lambda: not site.program.running, 60.0)
     clear = values["clear"].replace('"', "")
     site.write(text("text") + f'\n[connections.bad]\ntype = "odbc"\nconnection_string = "Driver=x;Pwd={clear}"\n')
     assert scene.note("check of a file with a password", site.cli("check", "--json")).exit_code == 2
@@ -369,7 +362,7 @@ def _crashes(caller: Caller, site: AgentSite) -> None:
     """Let drivers die in the middle of a command, in each way."""
     for number in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV):
         command = caller.submit("nap", {"seconds": 30}).json()
-        until(partial(_runs, caller, command["id"]))
+        until_so(partial(_runs, caller, command["id"]), 60.0)
         for driver in children(site.program.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(driver, number)

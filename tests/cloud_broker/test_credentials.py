@@ -84,7 +84,7 @@ async def test_a_look_that_began_before_a_change_is_not_kept() -> None:
     counted.slow = asyncio.Event()
     lately = Lately(counted.look, lambda: 0.0)
     looking = asyncio.create_task(lately.get("a"))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets the look begin
 
     counted.thing = "changed"
     lately.forget()

@@ -93,7 +93,7 @@ async def test_who_gives_up_while_waiting_leaves_no_place_behind() -> None:
     gate = Gate(1, 1)
     await gate.enter("a")
     waiting = [asyncio.create_task(gate.enter("b")) for _ in range(3)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets them wait
     waiting[0].cancel()
     gate.leave("a")
     waiting[1].cancel()  # it may have been called in just now

@@ -199,9 +199,7 @@ class Plant:
                 stack.enter_context(self._lab.turn)
             if fault.kind == "sleep":
                 self.agent.kill()
-                time.sleep(
-                    self._lab.life_s + rng.random()
-                )  # no wait for something to happen: the certificate is to run out
+                time.sleep(self._lab.life_s + rng.random())  # nothing to wait for: the certificate is to run out
             if fault.arming is not None:
                 arm(self._program(fault).folder, fault.arming)
                 stack.callback(arm, self._program(fault).folder, None)
@@ -220,13 +218,13 @@ class Plant:
 
     def _trouble(self, fault: Fault, rng: random.Random) -> None:
         """Have the line bad, or the tenant suspended, from some moment of a certificate's life to another."""
-        time.sleep(rng.uniform(0, self._lab.life_s * 0.7))
+        time.sleep(rng.uniform(0, self._lab.life_s * 0.7))  # the moment is what is tried
         if fault.toxics is None:
             self._lab.suspend(self.tenant, rng.uniform(0.1, self._lab.life_s))
             return
         for direction in rng.choice((("up",), ("down",), ("up", "down"))):
             self.proxy.set("up" if direction == "up" else "down", fault.toxics)
-        time.sleep(rng.uniform(0.2, self._lab.life_s))
+        time.sleep(rng.uniform(0.2, self._lab.life_s))  # how long it is bad
         self.proxy.clear()
 
 
@@ -292,7 +290,7 @@ class Lab:
             answer = self._made.cli("tenant", word, tenant)
             assert answer.exit_code == 0, answer.text
             if word == "suspend":
-                time.sleep(seconds)
+                time.sleep(seconds)  # how long it is suspended
 
 
 def _at(token: str, port: int) -> str:

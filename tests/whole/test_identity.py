@@ -147,7 +147,7 @@ class Place:
         """Wait for something that the broker has of the agent."""
         async with asyncio.timeout(seconds):
             while not true(await self.known()):  # noqa: ASYNC110 - what is waited for is told by nobody
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # between two looks
 
     async def site(self, name: str = "site", link: str = "") -> Site:
         made = Site(self.folder / name)

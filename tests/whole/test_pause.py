@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from config.dev.databases import Postgres
+from tests.waiting import until_so
 from tests.whole.site import AgentSite, Broker, Caller, agent, broker
 
 TEXT = """
@@ -45,13 +45,6 @@ def acme(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterat
             yield served, caller, site
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def facts(site: AgentSite, *words: str) -> Any:
     answer = site.cli(*words, "--json")
     assert answer.exit_code == 0, answer.text
@@ -64,7 +57,7 @@ def test_a_paused_connection_waits_through_restarts_of_both_sides_until_somebody
     served, caller, site = acme
     told = facts(site, "pause", "erp", "--reason", "stocktaking")
     assert told == {"connection": "erp", "paused": True, "agent_runs": True, "obeyed": True}
-    until(lambda: caller.agent()["connections"]["erp"]["state"] == "paused")
+    until_so(lambda: caller.agent()["connections"]["erp"]["state"] == "paused")
     assert caller.agent()["connections"]["erp"]["reason"] == "stocktaking"
     assert caller.agent()["state"] == "online"
     waits = caller.submit("nap", {"seconds": 0}).json()
@@ -82,7 +75,7 @@ def test_a_paused_connection_waits_through_restarts_of_both_sides_until_somebody
     site.start(caller)
     served.kill()
     served.start()
-    until(lambda: caller.agent()["connections"].get("erp", {}).get("state") == "paused")
+    until_so(lambda: caller.agent()["connections"].get("erp", {}).get("state") == "paused")
     found = caller.get(f"/v1/commands/{waits['id']}").json()
     assert (found["state"], found["waiting_for"], found["attempts"]) == ("queued", "paused", 0)
 
@@ -97,10 +90,10 @@ def test_now_stops_what_runs_in_the_database_and_it_is_done_after_the_resume(
     _, caller, site = acme
     command = caller.submit("nap", {"seconds": 10}).json()
     written = site.folder / "state" / "status.json"
-    until(lambda: json.loads(written.read_bytes())["connections"]["erp"]["running"] == 1)
+    until_so(lambda: json.loads(written.read_bytes())["connections"]["erp"]["running"] == 1)
     assert facts(site, "pause", "--now")["obeyed"] is True
-    until(lambda: caller.get(f"/v1/commands/{command['id']}").json()["waiting_for"] == "paused")
-    until(lambda: facts(site, "status")["commands"] == {"running": 0, "held": 0})
+    until_so(lambda: caller.get(f"/v1/commands/{command['id']}").json()["waiting_for"] == "paused")
+    until_so(lambda: facts(site, "status")["commands"] == {"running": 0, "held": 0})
     assert site.cli("resume", "erp").exit_code == 1, "all are paused together"
     assert facts(site, "resume")["obeyed"] is True
     ended = caller.final(command)
@@ -109,7 +102,7 @@ def test_now_stops_what_runs_in_the_database_and_it_is_done_after_the_resume(
 
 def test_status_tells_link_and_certificate(acme: tuple[Broker, Caller, AgentSite]) -> None:
     served, caller, site = acme
-    until(lambda: (facts(site, "status")["link"] or {}).get("since"))
+    until_so(lambda: (facts(site, "status")["link"] or {}).get("since"))
     status = facts(site, "status")
     assert status["running"]
     assert status["answers"]

@@ -44,7 +44,7 @@ def main() -> int:
     started: set[int] = set()
     try:
         with ExitStack() as stack:
-            running, erp = _start(words.folder.absolute(), story, stack)
+            running, erp = _start(words.folder.absolute(), story, stack, usual_ports=not words.once)
             # Left first: what runs now is what must be gone at the end.
             stack.callback(lambda: started.update(processes.descendants(os.getpid())))
             # A second Ctrl-C must not cut the stopping short.
@@ -65,7 +65,7 @@ def main() -> int:
     return 0 if story.true and len(story.steps) == len(STEPS) else 1
 
 
-def _start(folder: Path, story: Story, stack: ExitStack) -> tuple[Pair, Erp]:
+def _start(folder: Path, story: Story, stack: ExitStack, *, usual_ports: bool) -> tuple[Pair, Erp]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     print("Outhaul: a legacy ERP behind a closed firewall, and a caller in the cloud", flush=True)
@@ -74,7 +74,7 @@ def _start(folder: Path, story: Story, stack: ExitStack) -> tuple[Pair, Erp]:
     kept = {"erp-password": erp.password, "finance": erp.finance_password}
     story.says("At the head office: a key of its own, whose public half goes into the operator's file.")
     operator_file = erp.agent_file(head_office_key(folder))
-    return stack.enter_context(pair(folder, operator_file, kept, story.says)), erp
+    return stack.enter_context(pair(folder, operator_file, kept, story.says, usual_ports=usual_ports)), erp
 
 
 def _tell(running: Pair, erp: Erp, story: Story) -> None:

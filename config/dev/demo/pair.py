@@ -14,6 +14,7 @@ from typing import Final
 from cloud_broker.client.api import Outhaul
 from cloud_broker.client.errors import OuthaulError
 from config.dev.databases import HOST, free_port
+from config.dev.demo import processes
 from config.dev.demo.programs import Answer, Program, must, run
 from config.dev.demo.story import Story
 
@@ -83,7 +84,12 @@ def head_office_key(folder: Path) -> str:
 
 @contextlib.contextmanager
 def pair(
-    folder: Path, operator_file: str, kept: Mapping[str, str], says: Callable[[str], None] = lambda _: None
+    folder: Path,
+    operator_file: str,
+    kept: Mapping[str, str],
+    says: Callable[[str], None] = lambda _: None,
+    *,
+    usual_ports: bool = True,
 ) -> Iterator[Pair]:
     """
     Set broker and agent up and run them while the block runs.
@@ -93,11 +99,12 @@ def pair(
         operator_file: the text of the agent's file; it names the agent ``plant-1``.
         kept: the values of its secrets.
         says: told what happens, in sentences.
+        usual_ports: whether the broker takes the ports that it takes by itself, where they are free.
 
     Raises:
         ProgramError: one of their commands failed; the text has its words.
     """
-    api, link = _port(API_PORT), _port(LINK_PORT)
+    api, link = (_port(API_PORT), _port(LINK_PORT)) if usual_ports else (free_port(), free_port())
     broker_file, agent_file = folder / "broker" / "broker.toml", folder / "agent" / "agent.toml"
     broker = Program(["outhaul-broker", "serve", "--config", str(broker_file)], folder / "broker.log")
     agent = Program(["outhaul-agent", "run", "--config", str(agent_file)], folder / "agent.log")
@@ -107,7 +114,7 @@ def pair(
         says("In the cloud: a broker, set up and started.")
         url = _set_up_broker(broker_file, api, link)
         broker.start()
-        broker.wait_until(lambda: _answers(api) and _answers(link), "listening")
+        broker.wait_until(lambda: _listens(broker, api, link), "listening")
         key, token = _let_in(broker_file)
         says(f"It answers callers at {url}, and agents on port {link}. A tenant, a caller's key, an agent's token.")
         says("Beside the ERP: an agent, with the operator's file, its secrets and a certificate of its own.")
@@ -157,6 +164,14 @@ def _port(wanted: int) -> int:
         except OSError:
             return free_port()
     return wanted
+
+
+def _listens(broker: Program, *ports: int) -> bool:
+    """Whether it is this broker that answers, and nobody who took its ports in the meantime."""
+    try:
+        return processes.of(broker.pid).listening.issuperset(ports)
+    except processes.CannotTell:
+        return all(_answers(port) for port in ports)
 
 
 def _answers(port: int) -> bool:

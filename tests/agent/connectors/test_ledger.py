@@ -7,7 +7,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from config.dev.databases import Server
 from tests.agent.connectors.commit_proxy import What, commit_proxy
 from tests.agent.connectors.ledger_cases import INSERT, ORDERS, Erp, MariaErp, PostgresErp, call, erp_of
 from tests.agent.connectors.ledger_victim import POINTS, TOLD
+from tests.waiting import until_so
 
 
 @pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
@@ -80,13 +80,6 @@ def plain(found: Outputs) -> dict[str, object]:
 def answer(erp: Erp, n: int = 1) -> dict[str, object]:
     """Return what ``order`` returns."""
     return {} if erp.dialect == "sqlite" else {"order_no": f"PÖ-{n}"}
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        threading.Event().wait(0.02)
 
 
 def in_thread(work: Callable[[], Any]) -> Future[Any]:
@@ -326,7 +319,7 @@ def asked_until_told(driver: OdbcDriver, wanted: Call) -> Outputs | None:
 def test_while_the_lost_transaction_works_it_is_not_known(served: Erp, session: Open) -> None:
     worker, finder = session(served), session(served)
     work = in_thread(lambda: outputs(worker, call("slow-order", seconds=3)))
-    until(lambda: at_work(served))
+    until_so(lambda: at_work(served))
     with pytest.raises(errors.SourceUnavailable, match="can't tell yet"):
         finder.find(call("slow-order", timeout_s=1.0, seconds=3))
     found = finder.find(call("slow-order", seconds=3))
@@ -349,7 +342,7 @@ def at_work(erp: Erp) -> bool:
 def test_a_session_cut_by_the_server_is_found_out(served: Erp, session: Open) -> None:
     worker, finder = session(served), session(served)
     work = in_thread(lambda: outputs(worker, call("slow-order", seconds=20)))
-    until(lambda: at_work(served))
+    until_so(lambda: at_work(served))
     if isinstance(served, PostgresErp):
         served.ask(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%slow_order%' "

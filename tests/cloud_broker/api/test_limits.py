@@ -173,7 +173,7 @@ async def test_a_request_that_is_dropped_gives_its_turn_back(tmp_path: Path) -> 
         place = (await acme.post("/v1/commands", json=BODY)).headers["location"]
         for _ in range(3):
             tasks = [asyncio.create_task(acme.get(f"{place}?wait=60")) for _ in range(AT_ONCE)]
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # some have their turn by then, some wait for it
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
