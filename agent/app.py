@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agent import RELEASE, catalogue, own_identity
+from agent import RELEASE, catalogue
 from agent.anchors import Anchors
 from agent.config_file import Loaded
 from agent.connectors import CONNECTORS
@@ -22,17 +22,18 @@ from agent.connectors.synthetic import SyntheticConnector
 from agent.conversation import Conversation
 from agent.dispatcher import Dispatcher
 from agent.errors import CommandError, EnrolmentError, JournalUnavailable, SecretError, SourceUnavailable
+from agent.identity import own_identity
+from agent.identity.keys import AgentKeys, open_keys
+from agent.identity.own_identity import OwnPapers, own_files
+from agent.identity.papers import MemoryPapers, Papers
+from agent.identity.renewal import Renewals
 from agent.journal.file import FileJournal
 from agent.journal.resolutions import resolutions, take_resolution
-from agent.keys import AgentKeys, open_keys
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.supervisor import Supervisor
 from agent.local_control import LocalControl
-from agent.own_identity import OwnPapers, own_files
-from agent.papers import MemoryPapers, Papers
 from agent.parameters import takes_anything
 from agent.pauses import Pause
-from agent.renewal import Renewals
 from agent.sealing import Seals
 from agent.secrets import SecretStore, open_store, resolve, secret_values
 from agent.settings import CallOperation

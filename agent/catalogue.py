@@ -25,7 +25,7 @@ def build(
     Args:
         described: by operation, the schema of its parameters as the source knows them (WSDL); used
             where the operator's file declares none.
-        keys: the public halves of the agent's own (``agent.keys.AgentKeys.public``).
+        keys: the public halves of the agent's own (``agent.identity.keys.AgentKeys.public``).
     """
     signed = frozenset(settings.policy.require_signature)
     return {

@@ -11,12 +11,12 @@ from agent.app import connectors, state_dir
 from agent.config_file import Loaded
 from agent.connectors.base import Finding
 from agent.errors import AgentError, SecretError
-from agent.identity import ENROL, Identity
-from agent.keys import open_keys, public_keys
+from agent.identity.held import ENROL, Identity
+from agent.identity.keys import open_keys, public_keys
+from agent.identity.own_identity import find, load_any
+from agent.identity.validity import Life, left_text
 from agent.link.websocket import WebsocketDialer
-from agent.own_identity import find, load_any
 from agent.secrets import SecretStore, open_store, secret_names
-from agent.validity import Life, left_text
 from protocol.signing import fingerprint
 
 

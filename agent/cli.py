@@ -90,7 +90,7 @@ def version(as_json: bool) -> None:
 def enroll(token: str, force: bool, config: Path | None, as_json: bool) -> None:
     """Make a key here, send a signing request, keep the certificate that comes back."""
     from agent.app import state_dir
-    from agent.enrolment import enroll as enrol
+    from agent.identity.enrolment import enroll as enrol
 
     loaded = load(config)
     text = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105 - a word on the command line
@@ -117,7 +117,7 @@ def run(config: Path | None) -> None:
     """Run in the foreground until it is stopped."""
     from agent import app
     from agent.app import state_dir
-    from agent.own_identity import find
+    from agent.identity.own_identity import find
 
     loaded = load(config)
     if find(loaded) is None:

@@ -147,8 +147,8 @@ def _told(word: str, name: str, obeyed: bool | None, as_json: bool) -> None:
 
 def _facts(loaded: Loaded) -> dict[str, Any]:
     from agent import pauses, status
+    from agent.identity.own_identity import find
     from agent.journal import lock
-    from agent.own_identity import find
 
     state_dir = _state_dir(loaded)
     running = lock.held(state_dir)

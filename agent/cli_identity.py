@@ -42,10 +42,10 @@ def identity(config: Path | None, as_json: bool) -> None:
 
 def _facts(loaded: Loaded) -> dict[str, Any]:
     # Imported here: `--help` must start fast.
-    from agent import authorities
-    from agent.keys import public_keys
-    from agent.own_identity import find
-    from agent.validity import Life, left_text
+    from agent.identity import authorities
+    from agent.identity.keys import public_keys
+    from agent.identity.own_identity import find
+    from agent.identity.validity import Life, left_text
 
     state_dir = loaded.base_dir / loaded.settings.state_dir
     who = find(loaded)

@@ -204,7 +204,7 @@ def _tell_checked(found: Reading, compared: Comparison, trail: str, against: Pat
 
 def _who(loaded: Loaded) -> tuple[str, str]:
     """Return tenant and agent; before the enrolment the tenant is not known."""
-    from agent import own_identity
+    from agent.identity import own_identity
 
     try:
         found = own_identity.find(loaded)
@@ -318,7 +318,7 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 
 def _opened(loaded: Loaded, claim: Claim) -> Claim:
     """Return a claim with its parameters in clear."""
-    from agent.keys import open_keys
+    from agent.identity.keys import open_keys
     from agent.sealing import Seals
     from agent.secrets import open_store
 

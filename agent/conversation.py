@@ -15,9 +15,9 @@ import msgspec
 from agent.anchors import Anchors
 from agent.dispatcher import Dispatcher
 from agent.errors import LinkError
+from agent.identity.papers import MemoryPapers, Papers
 from agent.journal.base import Journal
 from agent.link.base import Ended, Transport
-from agent.papers import MemoryPapers, Papers
 from agent.results import Result
 from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError

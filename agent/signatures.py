@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent import errors, exact_json
+from agent.identity.keys import AgentKeys
 from agent.journal.base import Shown
-from agent.keys import AgentKeys
 from agent.settings import DropOperation, Operation, Settings, SignerKey
 from protocol import signing
 from protocol.canonical import NotCanonical

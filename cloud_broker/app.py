@@ -16,17 +16,22 @@ from typing import Final
 
 import uvicorn
 
-from cloud_broker import RELEASE, start_note, tokens
-from cloud_broker.anchors import TELL_S
+from cloud_broker import RELEASE
 from cloud_broker.api.app import create_app
 from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
-from cloud_broker.authority import Terms
+from cloud_broker.audit import start_note
+from cloud_broker.audit.anchors import TELL_S
+from cloud_broker.audit.notary import Notary
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
+from cloud_broker.identity import tokens
+from cloud_broker.identity.authority import Terms
+from cloud_broker.identity.renewals import Renewals
+from cloud_broker.identity.trust import Trust
 from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import Peer, Transport
 from cloud_broker.link.conversation import Conversation
@@ -34,8 +39,6 @@ from cloud_broker.link.identification import Identification
 from cloud_broker.link.terminators import Terminators
 from cloud_broker.link.tls import Door, server_context
 from cloud_broker.link.websocket import listen
-from cloud_broker.notary import Notary
-from cloud_broker.renewals import Renewals
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.results import Results
 from cloud_broker.retries import Schedule
@@ -44,7 +47,6 @@ from cloud_broker.settings import ConfigError, Settings, split_address
 from cloud_broker.store.base import Store
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import Scope
-from cloud_broker.trust import Trust
 from protocol import limits
 from protocol.messages import Limits
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from cloud_broker.background import store_pause
-from cloud_broker.credentials import Credential
+from cloud_broker.callers.credentials import Credential
 from cloud_broker.errors import (
     ApprovalNotFound,
     BrokerError,

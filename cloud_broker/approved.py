@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cloud_broker.approvals import Doing
-from cloud_broker.audit import caller
+from cloud_broker.audit.trail import caller
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import AgentNotFound, Conflict
 from cloud_broker.replays import ReplayRuns

@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 
-from cloud_broker import RELEASE, audit_lines, audit_verify, authorities, logs, tokens
+from cloud_broker import RELEASE, logs
 from cloud_broker.api.views import key_view, tenant_view, time_text
-from cloud_broker.audit import operator
-from cloud_broker.audit_check import by_chain
-from cloud_broker.audit_lines import LineInvalid
-from cloud_broker.authority import Authority
+from cloud_broker.audit import lines as audit_lines
+from cloud_broker.audit import verify as audit_verify
+from cloud_broker.audit.check import by_chain
+from cloud_broker.audit.lines import LineInvalid
+from cloud_broker.audit.trail import operator
+from cloud_broker.callers.keys import DEFAULT_GRACE_S, MAX_GRACE_S, new_key, sha256_of, state, successor
 from cloud_broker.cli_agents import agent
 from cloud_broker.cli_authority import authority
 from cloud_broker.cli_options import (
@@ -29,12 +31,13 @@ from cloud_broker.cli_options import (
     plain,
     with_settings,
 )
-from cloud_broker.keys import DEFAULT_GRACE_S, MAX_GRACE_S, new_key, sha256_of, state, successor
+from cloud_broker.identity import authorities, tokens
+from cloud_broker.identity.authority import Authority
+from cloud_broker.identity.trust import Trust
 from cloud_broker.settings import Settings
 from cloud_broker.store.base import ApiKey, Exists, Store
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import SCOPES
-from cloud_broker.trust import Trust
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

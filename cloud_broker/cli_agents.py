@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from cloud_broker.api.views import agent_view
-from cloud_broker.audit import operator
-from cloud_broker.certificates import name_of
+from cloud_broker.audit.trail import operator
 from cloud_broker.cli_options import Failure, Name, Out, in_store, known_tenant, plain, with_settings
 from cloud_broker.conditions import AgentCondition
+from cloud_broker.identity.certificates import name_of
 from cloud_broker.settings import Settings
 from cloud_broker.store.base import Agent, Exists, Store
 from cloud_broker.tenants import Scope

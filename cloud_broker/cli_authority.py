@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import click
 
-from cloud_broker import authorities
 from cloud_broker.api.views import time_text
-from cloud_broker.audit import BROKER, Act, operator
-from cloud_broker.authorities import Authorities
-from cloud_broker.authority import Authority
+from cloud_broker.audit.trail import BROKER, Act, operator
 from cloud_broker.cli_options import Failure, Out, in_store, with_settings
-from cloud_broker.rollover import Progress, progress
+from cloud_broker.identity import authorities
+from cloud_broker.identity.authorities import Authorities
+from cloud_broker.identity.authority import Authority
+from cloud_broker.identity.rollover import Progress, progress
 from cloud_broker.settings import Settings
 from cloud_broker.store.base import Agent, Store
 from cloud_broker.tenants import Scope

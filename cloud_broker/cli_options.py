@@ -15,9 +15,9 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from cloud_broker.authorities import WrongPhase
-from cloud_broker.certificates import CertificateInvalid
 from cloud_broker.errors import StoreUnavailable
+from cloud_broker.identity.authorities import WrongPhase
+from cloud_broker.identity.certificates import CertificateInvalid
 from cloud_broker.settings import ConfigError, Settings, find_file, load
 from cloud_broker.store.base import Store
 from cloud_broker.store.open import open_store

@@ -19,17 +19,17 @@ from typing import Any, Final
 import msgspec
 
 from cloud_broker import catalogues, retries
-from cloud_broker.anchors import Anchors, head_of
-from cloud_broker.audit import Act
+from cloud_broker.audit.anchors import Anchors, head_of
+from cloud_broker.audit.notary import Notary
+from cloud_broker.audit.trail import Act
 from cloud_broker.catalogues import CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
+from cloud_broker.identity.lineage import Verdict
+from cloud_broker.identity.renewals import Renewals
 from cloud_broker.late_answers import LateAnswers
-from cloud_broker.lineage import Verdict
 from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.base import Peer
 from cloud_broker.link.conversation import Conversation, Greeting, Refused
-from cloud_broker.notary import Notary
-from cloud_broker.renewals import Renewals
 from cloud_broker.router import Router, full_jitter
 from cloud_broker.settlement import REPEATABLE, Decision, doubt, error_of, resume_at, settle
 from cloud_broker.store.base import CommandError, Finish, RowSetInfo, Step, Store

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from websockets import ConnectionClosed, InvalidMessage, InvalidStatus, Subprotocol
 from websockets.asyncio.client import ClientConnection, connect
 
-from agent import identity
 from agent.errors import LinkError
+from agent.identity import held as identity
 from agent.link.base import Dialer, Peer, Transport
 from agent.link.failures import Shown, Way, explain, untrusted
 from agent.link.proxy import Proxy, proxy_for

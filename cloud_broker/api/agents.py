@@ -24,9 +24,9 @@ from cloud_broker.errors import (
     StoreUnavailable,
     TenantSuspended,
 )
+from cloud_broker.identity.tokens import DEFAULT_TTL_S, MAX_TTL_S
 from cloud_broker.store.base import Agent
 from cloud_broker.tenants import NAME, Scope
-from cloud_broker.tokens import DEFAULT_TTL_S, MAX_TTL_S
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"])
 

@@ -23,9 +23,9 @@ from cloud_broker.api import (
     turnstile,
 )
 from cloud_broker.api.services import Services
-from cloud_broker.credentials import Credentials
-from cloud_broker.notary import Notary
-from cloud_broker.openid import Providers
+from cloud_broker.audit.notary import Notary
+from cloud_broker.callers.credentials import Credentials
+from cloud_broker.callers.openid import Providers
 
 
 def described() -> FastAPI:

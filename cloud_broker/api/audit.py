@@ -17,8 +17,8 @@ from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import services
 from cloud_broker.api.turnstile import visit
 from cloud_broker.api.views import ListView
-from cloud_broker.audit import ACTIONS, BROKER, AuditFilter, Record, time_text
-from cloud_broker.audit_lines import Line, encode, line_of
+from cloud_broker.audit.lines import Line, encode, line_of
+from cloud_broker.audit.trail import ACTIONS, BROKER, AuditFilter, Record, time_text
 from cloud_broker.errors import Forbidden, NotAcceptable, RequestInvalid, StoreUnavailable
 from cloud_broker.store.base import Store
 

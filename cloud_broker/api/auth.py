@@ -8,8 +8,9 @@ from typing import Final
 from fastapi import FastAPI, Request
 
 from cloud_broker.api.turnstile import turnstile, visit
-from cloud_broker.audit import BROKER
-from cloud_broker.credentials import Credential, Credentials
+from cloud_broker.audit.notary import Notary
+from cloud_broker.audit.trail import BROKER
+from cloud_broker.callers.credentials import Credential, Credentials
 from cloud_broker.errors import (
     CredentialExpired,
     Forbidden,
@@ -18,7 +19,6 @@ from cloud_broker.errors import (
     TenantSuspended,
     Unauthenticated,
 )
-from cloud_broker.notary import Notary
 from cloud_broker.tenants import Scope
 
 TENANT_HEADER: Final = "outhaul-tenant"

@@ -23,9 +23,7 @@ from cloud_broker.api.bodies import read_bytes
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import services
 from cloud_broker.api.turnstile import visit
-from cloud_broker.audit import BROKER
-from cloud_broker.certificates import MAX_CSR_BYTES, CertificateInvalid, public_key_of_csr
-from cloud_broker.enrolment import EnrolmentRefused
+from cloud_broker.audit.trail import BROKER
 from cloud_broker.errors import (
     ContentTypeUnsupported,
     RequestInvalid,
@@ -34,6 +32,8 @@ from cloud_broker.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from cloud_broker.identity.certificates import MAX_CSR_BYTES, CertificateInvalid, public_key_of_csr
+from cloud_broker.identity.enrolment import EnrolmentRefused
 from protocol.messages import Enrol
 
 router = APIRouter(prefix="/.well-known/est", tags=["enrolment"])

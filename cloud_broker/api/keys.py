@@ -12,6 +12,7 @@ from cloud_broker.api.bodies import Body, answer, read
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import services
 from cloud_broker.api.views import KeyView, ListView, NewKeyView, key_view, time_or_none
+from cloud_broker.callers.keys import DEFAULT_GRACE_S, MAX_GRACE_S, MAX_TTL_S, new_key, sha256_of, state, successor
 from cloud_broker.errors import (
     Conflict,
     ContentTypeUnsupported,
@@ -20,7 +21,6 @@ from cloud_broker.errors import (
     RequestInvalid,
     StoreUnavailable,
 )
-from cloud_broker.keys import DEFAULT_GRACE_S, MAX_GRACE_S, MAX_TTL_S, new_key, sha256_of, state, successor
 from cloud_broker.store.base import ApiKey
 
 router = APIRouter(prefix="/v1/keys", tags=["administration"])

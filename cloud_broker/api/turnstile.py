@@ -14,9 +14,9 @@ from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloud_broker.allowances import Allowances, Standing, WrongKeys
+from cloud_broker.callers.allowances import Allowances, Standing, WrongKeys
+from cloud_broker.callers.fairness import Gate
 from cloud_broker.errors import TooManyWrongKeys, Unauthenticated
-from cloud_broker.fairness import Gate
 from cloud_broker.settings import LimitSettings
 
 # Requests that are worked on at once. Enough to fill the store's transactions; few enough that one round of the

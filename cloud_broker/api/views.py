@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from cloud_broker.callers.keys import state
 from cloud_broker.conditions import AgentCondition
-from cloud_broker.keys import state
 from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Resolution, RowSetInfo, Tenant
 from protocol.states import FINAL, CommandState
 

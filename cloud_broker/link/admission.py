@@ -8,17 +8,17 @@ import time
 
 import msgspec
 
-from cloud_broker.audit import BROKER
-from cloud_broker.authority import DEFAULT_TERMS, Terms
-from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol
+from cloud_broker.audit.notary import Notary
+from cloud_broker.audit.trail import BROKER
 from cloud_broker.errors import StoreUnavailable
+from cloud_broker.identity.authority import DEFAULT_TERMS, Terms
+from cloud_broker.identity.enrolment import EnrolmentRefused, WrongSecrets, enrol
+from cloud_broker.identity.renewals import NOTHING_KEPT, STORE_S, RecoveryForged, RenewalRefused, Renewals
+from cloud_broker.identity.standing import refusal
+from cloud_broker.identity.trust import Trust
 from cloud_broker.link.base import LinkLost, Peer, Transport
-from cloud_broker.notary import Notary
-from cloud_broker.renewals import NOTHING_KEPT, STORE_S, RecoveryForged, RenewalRefused, Renewals
-from cloud_broker.standing import refusal
 from cloud_broker.store.base import Store
 from cloud_broker.tenants import Scope
-from cloud_broker.trust import Trust
 from protocol import codec, limits
 from protocol.codec import Record
 from protocol.errors import RemoteProtocolError

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from cloud_broker.certificates import end_of, identity_of
+from cloud_broker.identity.certificates import end_of, identity_of
+from cloud_broker.identity.trust import Trust
 from cloud_broker.link import terminators
 from cloud_broker.link.base import Peer
 from cloud_broker.link.terminators import Terminators
-from cloud_broker.trust import Trust
 
 
 class Headers(Protocol):

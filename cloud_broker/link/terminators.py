@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from cloud_broker.certificates import CertificateInvalid
+from cloud_broker.identity.certificates import CertificateInvalid
 
 CERTIFICATE: Final = "Client-Cert"
 CHAIN: Final = "Client-Cert-Chain"

@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloud_broker.authority import Authority
+from cloud_broker.identity.authority import Authority
 
 
 class Door:

@@ -14,7 +14,7 @@ import websockets
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from cloud_broker.certificates import CertificateInvalid
+from cloud_broker.identity.certificates import CertificateInvalid
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.link.identification import Identification, NotFromHere
 from protocol import limits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cloud_broker.audit import BROKER, Act, caller, digest, time_text
+from cloud_broker.audit.trail import BROKER, Act, caller, digest, time_text
 from cloud_broker.store.base import Agent, ApiKey, Command, Finish, ReplayRun, Resolution, Token
 from protocol.states import CommandState
 

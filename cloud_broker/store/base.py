@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from cloud_broker.audit import Act, AuditFilter, AuditPage, Record
-from cloud_broker.lineage import NEW, Lineage
+from cloud_broker.audit.trail import Act, AuditFilter, AuditPage, Record
+from cloud_broker.identity.lineage import NEW, Lineage
 from cloud_broker.store.approvals import ApprovalStore
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState

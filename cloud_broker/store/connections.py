@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from cloud_broker import audit
-from cloud_broker.audit import Record
+from cloud_broker.audit import trail as audit
+from cloud_broker.audit.trail import Record
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.settings import ConfigError
 from cloud_broker.store.batches import MAX_BATCH, BatchThread, Task

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cloud_broker.lineage import Lineage
+from cloud_broker.identity.lineage import Lineage
 from cloud_broker.store.base import (
     Agent,
     ApiKey,

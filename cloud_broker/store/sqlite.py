@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar
 
-from cloud_broker.audit import BROKER, Act
+from cloud_broker.audit.trail import BROKER, Act
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.store import acts, records
 from cloud_broker.store.base import (

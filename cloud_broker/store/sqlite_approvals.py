@@ -7,7 +7,7 @@ import sqlite3
 import time
 from typing import Final, Literal
 
-from cloud_broker.audit import Act, caller
+from cloud_broker.audit.trail import Act, caller
 from cloud_broker.store import records
 from cloud_broker.store.approvals import Approval, State
 from cloud_broker.store.base import IdempotencyConflict, Page, Step

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final
 
-from cloud_broker import audit
-from cloud_broker.audit import Act, AuditFilter, AuditPage, Record
+from cloud_broker.audit import trail as audit
+from cloud_broker.audit.trail import Act, AuditFilter, AuditPage, Record
 from cloud_broker.store.connections import NotingConnection
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.store.sqlite_file import SqliteFile

@@ -6,7 +6,7 @@ import dataclasses
 import sqlite3
 from typing import Literal
 
-from cloud_broker.audit import Act
+from cloud_broker.audit.trail import Act
 from cloud_broker.store import acts, records
 from cloud_broker.store.base import (
     MAX_SKIPPED,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cloud_broker.audit import ACTIONS
-from cloud_broker.audit_lines import Line
+from cloud_broker.audit.lines import Line
+from cloud_broker.audit.trail import ACTIONS
 from config.dev.markdown import table
 
 ABOUT = """# The audit trail
 
-Made from `cloud_broker/audit.py` by `python -m config.dev.reference`. What it is for stands
+Made from `cloud_broker/audit/trail.py` by `python -m config.dev.reference`. What it is for stands
 [here](../explanation/audit.md), how it is checked [here](../howto/verify-what-happened.md).
 
 ## A record

@@ -31,7 +31,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from agent import config_file, identity, keys
+from agent import config_file
+from agent.identity import held as identity
+from agent.identity import keys
 from agent.secrets import open_store
 from config.dev.databases import Postgres, free_port
 from config.dev.demo.programs import Answer, run

@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from websockets.sync.client import connect
 
-from agent.enrolment import parse_token
 from agent.errors import LinkError
-from agent.identity import trusting
+from agent.identity.enrolment import parse_token
+from agent.identity.held import trusting
 from agent.link.websocket import open_websocket
 from protocol import codec
 from protocol.codec import Record

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agent import authorities, identity
 from agent.check import certificate
 from agent.cli import cli
-from agent.enrolment import enroll
 from agent.errors import EnrolmentError
-from agent.identity import Identity
+from agent.identity import authorities
+from agent.identity import held as identity
+from agent.identity.enrolment import enroll
+from agent.identity.held import Identity
+from agent.identity.validity import DAY_S
 from agent.secrets import open_store
-from agent.validity import DAY_S
 from tests.agent.link.broker import AGENT, TENANT, broker, settings_of
 
 FILE = 'agent = "plant-1"\nstate_dir = "state"\n[link]\nproxy = "none"\n'

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from agent.cli import cli
 from agent.config_file import load
 from agent.errors import AgentError
+from agent.identity.keys import open_keys
 from agent.journal.base import Anchor, Resolution
 from agent.journal.file import FOLDER, FileJournal
 from agent.journal.resolutions import resolutions, take_resolution
-from agent.keys import open_keys
 from agent.secrets import open_store
 from cloud_broker.client.sealing import SealedCall
 from protocol.messages import Completed

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from agent import errors
 from agent.config_file import parse
-from agent.keys import open_keys
+from agent.identity.keys import open_keys
 from agent.policy import judge
 from agent.secrets import open_store
 from agent.settings import Settings

@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from cloud_broker.api.services import Services
 from cloud_broker.app import running
-from cloud_broker.authority import Authority
+from cloud_broker.identity.authority import Authority
 from cloud_broker.settings import ApiSettings, LinkSettings, Settings
 from cloud_broker.tenants import Scope
 from config.dev.databases import free_port

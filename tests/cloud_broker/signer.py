@@ -11,7 +11,7 @@ from typing import Any
 from joserfc import jwk, jws
 from joserfc.jwk import KeyParameters
 
-from cloud_broker.jwts import ALGORITHMS, Wanted
+from cloud_broker.callers.jwts import ALGORITHMS, Wanted
 
 ISSUER = "https://login.example.com"
 AUDIENCE = "outhaul"

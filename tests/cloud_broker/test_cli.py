@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner
 from cryptography import x509
 
-from cloud_broker.authority import Authority
+from cloud_broker.callers.keys import sha256_of
 from cloud_broker.cli import main
-from cloud_broker.keys import sha256_of
+from cloud_broker.identity.authority import Authority
 from cloud_broker.settings import Settings
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import Scope

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cloud_broker import audit_lines
+from cloud_broker.audit import lines as audit_lines
 from cloud_broker.cli import main
 from cloud_broker.store.sqlite import SqliteStore
 

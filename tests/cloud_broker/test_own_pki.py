@@ -18,9 +18,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from cloud_broker.api.services import Services
-from cloud_broker.authority import Authority
-from cloud_broker.certificates import CertificateInvalid
 from cloud_broker.cli import main
+from cloud_broker.identity.authority import Authority
+from cloud_broker.identity.certificates import CertificateInvalid
 from cloud_broker.link.terminators import Terminators, address_of, shown, verify
 from cloud_broker.settings import CertificateSettings, ConfigError
 from cloud_broker.store.base import Agent

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cloud_broker import audit
-from cloud_broker.audit import BEGINNING, BROKER, Act, AuditFilter, Record
-from cloud_broker.audit_verify import of_store
+from cloud_broker.audit import trail as audit
+from cloud_broker.audit.trail import BEGINNING, BROKER, Act, AuditFilter, Record
+from cloud_broker.audit.verify import of_store
 from cloud_broker.store.base import (
     ApiKey,
     CommandError,

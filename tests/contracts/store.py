@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cloud_broker.audit import Act
-from cloud_broker.lineage import Lineage
+from cloud_broker.audit.trail import Act
+from cloud_broker.identity.lineage import Lineage
 from cloud_broker.store.base import (
     MAX_SKIPPED,
     Agent,

@@ -42,7 +42,7 @@ NOT_LET_IN: Final = Arming(
 )
 RAISED: Final = (
     # The broker gives none today; it does not let the agent in, as if the new certificate were wrong; its store fails.
-    Arming("broker.next.before", 1, "raise", error="cloud_broker.renewals:RenewalRefused", arguments=(NO,)),
+    Arming("broker.next.before", 1, "raise", error="cloud_broker.identity.renewals:RenewalRefused", arguments=(NO,)),
     NOT_LET_IN,
     Arming("broker.greet.after", 1, "raise", error="cloud_broker.link.conversation:Refused", arguments=("revoked", NO)),
     Arming("broker.greet.before", 1, "raise", error="cloud_broker.errors:StoreUnavailable", arguments=(NO,)),

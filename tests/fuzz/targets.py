@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from keyring.errors import KeyringError
 from lxml import etree
 
-from agent import authorities, config_file, enrolment, exact_json, parameters, patterns, pauses
+from agent import config_file, exact_json, parameters, patterns, pauses
 from agent.connectors import safe_xml
 from agent.connectors.file import documents, names, tables
 from agent.connectors.odbc import statements
@@ -34,11 +34,17 @@ from agent.connectors.odbc.connection_string import driver_in, parts_of, secrets
 from agent.connectors.soap import answer
 from agent.connectors.soap.wsdl import Wsdl
 from agent.errors import ConfigError, ContentInvalid, EnrolmentError, ParametersInvalid, SecretError, ValueUnreadable
+from agent.identity import authorities, enrolment
 from agent.journal import disk, frames, reading, records
 from agent.secrets.vault import VaultKeyring
 from agent.settings import DropOperation, FileFormat, Param, SyntheticOperation
-from cloud_broker import audit_check, audit_lines, audit_verify, catalogues, certificates, jwts
+from cloud_broker import catalogues
 from cloud_broker import settings as broker_settings
+from cloud_broker.audit import check as audit_check
+from cloud_broker.audit import lines as audit_lines
+from cloud_broker.audit import verify as audit_verify
+from cloud_broker.callers import jwts
+from cloud_broker.identity import certificates
 from cloud_broker.link import terminators
 from protocol import canonical, codec, sealing, signing
 from protocol.errors import RemoteProtocolError

@@ -16,10 +16,11 @@ import pytest
 from agent.conversation import Conversation
 from agent.journal.file import FOLDER, FileJournal
 from agent.journal.witnesses import Comparison, compare, of_export
-from cloud_broker import anchors, audit_lines
-from cloud_broker.audit import Record
-from cloud_broker.audit_check import by_chain
-from cloud_broker.audit_verify import of_store
+from cloud_broker.audit import anchors
+from cloud_broker.audit import lines as audit_lines
+from cloud_broker.audit.check import by_chain
+from cloud_broker.audit.trail import Record
+from cloud_broker.audit.verify import of_store
 from tests.agent.journal.commands import claim, reading
 from tests.waiting import until
 from tests.whole.ring import Ring, Site, ring

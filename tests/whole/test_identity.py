@@ -23,17 +23,18 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from agent import authorities, identity
 from agent.app import Agent
 from agent.config_file import load
-from agent.enrolment import enroll
 from agent.errors import LinkRefused
+from agent.identity import authorities
+from agent.identity import held as identity
+from agent.identity.enrolment import enroll
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import open_store
 from cloud_broker import app as broker_app
-from cloud_broker import authorities as rollover
 from cloud_broker.api.services import Services
-from cloud_broker.authority import Authority
+from cloud_broker.identity import authorities as rollover
+from cloud_broker.identity.authority import Authority
 from cloud_broker.settings import Settings
 from cloud_broker.store import base
 from cloud_broker.tenants import Scope
@@ -370,7 +371,7 @@ async def test_an_agent_links_with_a_certificate_of_its_operators_own(tmp_path: 
 async def test_a_certificate_that_the_operator_replaces_is_proven_and_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agent.own_identity.LOOK_S", 0.05)
+    monkeypatch.setattr("agent.identity.own_identity.LOOK_S", 0.05)
     caplog.set_level(logging.INFO)
     async with own_place(tmp_path) as (made, pki, site):
         pki.issue(site.folder)
@@ -392,7 +393,7 @@ async def test_a_certificate_that_the_operator_replaces_is_proven_and_used(
 async def test_one_that_the_broker_does_not_take_leaves_the_link_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agent.own_identity.LOOK_S", 0.05)
+    monkeypatch.setattr("agent.identity.own_identity.LOOK_S", 0.05)
     async with own_place(tmp_path) as (_, pki, site):
         pki.issue(site.folder)
         await site.start()

@@ -13,18 +13,18 @@ from pathlib import Path
 from agent.secrets.base import SecretStore
 from agent.secrets.vault import VaultKeyring, VaultStore
 from agent.settings import Settings
-from cloud_broker.authority import DEFAULT_TERMS, Authority
-from cloud_broker.certificates import TRUST_DOMAIN
-from cloud_broker.enrolment import EnrolmentRefused, WrongSecrets, enrol, new_token
+from cloud_broker.identity.authority import DEFAULT_TERMS, Authority
+from cloud_broker.identity.certificates import TRUST_DOMAIN
+from cloud_broker.identity.enrolment import EnrolmentRefused, WrongSecrets, enrol, new_token
+from cloud_broker.identity.renewals import Renewals
+from cloud_broker.identity.trust import Trust
 from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.link.identification import Identification
 from cloud_broker.link.tls import server_context
 from cloud_broker.link.websocket import listen
-from cloud_broker.renewals import Renewals
 from cloud_broker.store.base import Token
 from cloud_broker.store.sqlite import SqliteStore
-from cloud_broker.trust import Trust
 from protocol import codec
 from protocol.codec import Record
 from protocol.messages import Enrol, Enrolled, Goodbye

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 SOURCES = [
     *(ROOT / "agent/link").glob("*.py"),
-    ROOT / "agent/identity.py",
-    ROOT / "cloud_broker/enrolment.py",
+    ROOT / "agent/identity/held.py",
+    ROOT / "cloud_broker/identity/enrolment.py",
     ROOT / "cloud_broker/link/admission.py",
 ]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.enrolment import enroll
 from agent.errors import ConfigError, LinkError, LinkRefused, SecretError
+from agent.identity.enrolment import enroll
 from agent.link.base import Transport
 from agent.link.proxy import proxy_for
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import SecretStore
-from cloud_broker.authority import Authority
+from cloud_broker.identity.authority import Authority
 from cloud_broker.link.tls import server_context
 from config.dev.databases import free_port
 from config.dev.proxies import http_proxy, socks_proxy

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.enrolment import enroll
 from agent.errors import AgentError, EnrolmentError, LinkError, LinkRefused
+from agent.identity.enrolment import enroll
 from agent.link.backoff import Backoff
 from agent.link.base import Dialer, Ended, Serve, Transport
 from agent.link.memory import MemoryTransport, pair

@@ -18,12 +18,12 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from agent import identity
-from agent.enrolment import enroll
 from agent.errors import EnrolmentError, LinkError, LinkRefused
+from agent.identity import held as identity
+from agent.identity.enrolment import enroll
 from agent.link.websocket import SUBPROTOCOL, UNSENT_BYTES, WebsocketDialer, open_websocket
 from agent.secrets import SecretStore
-from cloud_broker.authority import Authority, Terms
+from cloud_broker.identity.authority import Authority, Terms
 from cloud_broker.link.base import Peer
 from cloud_broker.link.base import Transport as BrokerTransport
 from cloud_broker.link.tls import Door, server_context

@@ -19,21 +19,21 @@ from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
-from cloud_broker.authority import DEFAULT_TERMS, Authority
+from cloud_broker.callers.credentials import Credentials
+from cloud_broker.callers.keys import new_key, sha256_of
 from cloud_broker.commands import Submission, fingerprint
 from cloud_broker.conditions import AgentCondition, condition
-from cloud_broker.credentials import Credentials
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import AgentNotFound, CommandNotFound, IdempotencyKeyReused, ParametersInvalid, RowSetNotFound
-from cloud_broker.keys import new_key, sha256_of
+from cloud_broker.identity.authority import DEFAULT_TERMS, Authority
+from cloud_broker.identity.renewals import Renewals
+from cloud_broker.identity.trust import Trust
 from cloud_broker.link.admission import Admission
-from cloud_broker.renewals import Renewals
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import LimitSettings, Settings
 from cloud_broker.store.base import Agent, Command, Finish, IdempotencyConflict, RowSetInfo, Store, Token
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import Scope
-from cloud_broker.trust import Trust
 from protocol.ids import new_id
 from protocol.states import FINAL, CommandState
 

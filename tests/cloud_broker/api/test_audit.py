@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from cloud_broker import audit_lines
 from cloud_broker.api import audit as api
-from cloud_broker.audit import BROKER, Act
-from cloud_broker.audit_check import by_chain
-from cloud_broker.audit_verify import of_export
-from cloud_broker.keys import new_key, sha256_of
+from cloud_broker.audit import lines as audit_lines
+from cloud_broker.audit.check import by_chain
+from cloud_broker.audit.trail import BROKER, Act
+from cloud_broker.audit.verify import of_export
+from cloud_broker.callers.keys import new_key, sha256_of
 from tests.cloud_broker.api.broker import Broker
 
 NDJSON = {"Accept": "application/x-ndjson"}

@@ -8,7 +8,7 @@ import time
 import httpx2
 import pytest
 
-from cloud_broker.keys import new_key, sha256_of
+from cloud_broker.callers.keys import new_key, sha256_of
 from tests.cloud_broker.api.broker import Broker
 
 BODY = {"agent": "plant-1", "operation": "echo"}

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key, pkcs7
 
 from cloud_broker.api.services import Services
-from cloud_broker.authority import Authority
+from cloud_broker.identity.authority import Authority
 from tests.agent.link.certificates import csr
 from tests.cloud_broker.plain_agent import ACME, PlainAgent, broker
 

@@ -20,10 +20,10 @@ from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
+from cloud_broker.callers.keys import new_key, sha256_of
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
-from cloud_broker.keys import new_key, sha256_of
 from cloud_broker.link.base import Peer
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.replays import ReplayRuns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cloud_broker.audit_verify import of_export
+from cloud_broker.audit.verify import of_export
 from cloud_broker.client.api import Outhaul as Client
 from tests.cloud_broker.client.broker import Broker
 from tests.cloud_broker.client.conftest import Here

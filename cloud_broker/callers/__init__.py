@@ -1,0 +1,1 @@
+"""Who calls the HTTP API, what they may, and how much of it."""

@@ -1,0 +1,159 @@
+"""What callers show of themselves, checked: API keys, and tokens of OpenID providers."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from cloud_broker.audit import trail as audit
+from cloud_broker.callers.jwts import TokenRefused
+from cloud_broker.callers.keys import KEY, sha256_of
+from cloud_broker.callers.openid import Providers
+from cloud_broker.errors import CredentialExpired, Unauthenticated
+from cloud_broker.store.base import ApiKey, Store, Tenant
+
+NOTE_USE_S: Final = 60.0  # seconds; the last use of a key is known to a minute, and costs a write a minute
+KEPT_S: Final = 0.5  # seconds that what the store said is taken for true; a revocation elsewhere acts by then
+MAX_KEPT: Final = 10_000  # keys, and tenants
+WANTED: Final = "Send a key as 'Authorization: Bearer ohk_…'; `outhaul-broker key create` makes one."
+
+Name = TypeVar("Name")
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """
+    Who asks, and what they may do.
+
+    Attributes:
+        id: of the key; of a token its issuer and subject.
+        tenants: that it is for; ``None`` if it spans all.
+        owner: the person or team behind it; "" if that is not known.
+    """
+
+    id: str
+    tenants: tuple[str, ...] | None
+    scopes: tuple[str, ...]
+    owner: str = ""
+
+    @property
+    def actor(self) -> str:
+        """As the audit trail names it."""
+        return audit.caller(self.id)
+
+    def may(self, scope: str) -> bool:
+        """Whether it has a scope."""
+        return scope in self.scopes or "*" in self.scopes
+
+
+class Lately(Generic[Name, Thing]):
+    """
+    What was looked up lately.
+
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, look: Callable[[Name], Awaitable[Thing | None]], clock: Callable[[], float]) -> None:
+        self._look = look
+        self._clock = clock
+        self._found: OrderedDict[Name, tuple[float, Thing]] = OrderedDict()
+        self._generation = 0
+
+    async def get(self, name: Name) -> Thing | None:
+        """Return it, as it was at most ``KEPT_S`` ago; what is not there is looked up each time."""
+        kept = self._found.get(name)
+        if kept is not None and self._clock() - kept[0] < KEPT_S:
+            return kept[1]
+        asked_at, generation = self._clock(), self._generation
+        found = await self._look(name)
+        self._found.pop(name, None)
+        # Not what was looked up before somebody changed it.
+        if found is not None and generation == self._generation:
+            self._found[name] = (asked_at, found)
+            if len(self._found) > MAX_KEPT:
+                self._found.popitem(last=False)
+        return found
+
+    def forget(self) -> None:
+        """Look everything up again: something has changed."""
+        self._generation += 1
+        self._found.clear()
+
+
+class Credentials:
+    """
+    Checks what callers show.
+
+    A key or tenant that was changed elsewhere, by the command line for instance, is seen within ``KEPT_S``; what
+    is changed here says so with ``forget``, and counts at once.
+    """
+
+    def __init__(self, store: Store, providers: Providers, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._providers = providers
+        self._clock = clock
+        self._keys: Lately[bytes, ApiKey] = Lately(store.key_by_hash, clock)
+        self._tenants: Lately[str, Tenant] = Lately(store.tenant, clock)
+        self._used: OrderedDict[str, float] = OrderedDict()
+
+    def forget(self) -> None:
+        """Look at keys and tenants anew: one of them has changed."""
+        self._keys.forget()
+        self._tenants.forget()
+
+    async def tenant(self, name: str) -> Tenant | None:
+        """Return a tenant."""
+        return await self._tenants.get(name)
+
+    async def of(self, authorization: str) -> Credential:
+        """
+        Return who an ``Authorization`` header is.
+
+        Raises:
+            Unauthenticated: it is nobody.
+            Unavailable: the keys of its issuer can't be had now.
+        """
+        scheme, _, text = authorization.partition(" ")
+        text = text.strip()
+        if not text or scheme.lower() != "bearer":
+            raise Unauthenticated(f"The request carries no key. {WANTED}")
+        if KEY.fullmatch(text):
+            return await self._by_key(text)
+        if self._providers and text.count(".") == 2:
+            return await self._by_token(text)
+        raise Unauthenticated(f"The key is not known here. {WANTED}")
+
+    async def _by_key(self, text: str) -> Credential:
+        key = await self._keys.get(sha256_of(text))
+        now = time.time()
+        if key is None:
+            raise Unauthenticated(f"The key is not known here. {WANTED}")
+        if key.revoked_at is not None:
+            raise Unauthenticated(f"The key {key.id} was revoked. {WANTED}")
+        if key.expires_at is not None and key.expires_at <= now:
+            follower = f" It was replaced by the key {key.replaced_by}." if key.replaced_by else ""
+            raise CredentialExpired(f"The key {key.id} has expired.{follower} {WANTED}")
+        await self._note_use(key.id, now)
+        return Credential(key.id, None if key.tenant is None else (key.tenant,), key.scopes, key.owner)
+
+    async def _by_token(self, text: str) -> Credential:
+        try:
+            found = await self._providers.identity(text)
+        except TokenRefused as exc:
+            kind = CredentialExpired if exc.expired else Unauthenticated
+            raise kind(f"The token is refused: {exc}.") from exc
+        who = f"{found.issuer}#{found.subject}"
+        return Credential(who, found.tenants, found.scopes, who)
+
+    async def _note_use(self, key_id: str, now: float) -> None:
+        if now - self._used.get(key_id, 0.0) >= NOTE_USE_S:
+            self._used[key_id] = now
+            self._used.move_to_end(key_id)
+            if len(self._used) > MAX_KEPT:
+                self._used.popitem(last=False)
+            await self._store.key_used(key_id, now)
