@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ MAX_TOKEN_CHARS: Final = 16_384  # of a whole token; those of providers have som
 MAX_TEXT_CHARS: Final = 255  # of a key id or a subject
 MAX_TENANTS: Final = 1_000  # that one token names
 MIN_RSA_BITS: Final = 2_048
+MAX_MOMENT_S: Final = 2.0**53  # seconds since 1970, either way; beyond it a float no longer counts seconds
 TYPES: Final = frozenset({"", "jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 # An algorithm and the kind of key that it goes with: kty, and crv where there are several.
 ALGORITHMS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -217,7 +217,8 @@ def _moment(claims: Claims, name: str) -> float | None:
     value = claims.get(name)
     if value is None and name not in claims:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # Compared, not converted: an integer of JSON may be too large for a float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_MOMENT_S:
         raise TokenRefused(f"its `{name}` is no time in seconds")
     return float(value)
 

@@ -83,6 +83,22 @@ def test_a_claim_that_is_wrong_or_missing_is_refused(changed: dict[str, Any], sa
         judged(raw_token(RSA, "RS256", claimed.encode()))
 
 
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("1" + "0" * 308, "1" + "0" * 4_000, "1" + "0" * 5_000, "-1" + "0" * 400, "9007199254740993"),
+        *("1e308", "1e309", "-1e309", "NaN", "Infinity", "-Infinity"),
+    ],
+    ids=lambda number: number[:12],
+)
+def test_a_time_that_no_clock_shows_is_refused(name: str, number: str) -> None:
+    claimed = json.dumps(claims() | {name: 0}).replace(f'"{name}": 0', f'"{name}": {number}')
+
+    with pytest.raises(TokenRefused, match=r"no time|no JSON"):
+        judged(raw_token(RSA, "RS256", claimed.encode()))
+
+
 def test_an_end_that_has_passed_is_told_as_such_and_clocks_may_differ_by_the_leeway() -> None:
     now = time.time()
     assert judged(token(RSA, "RS256", exp=now - 20, nbf=now + 20, iat=now + 20)).subject == "ada"
