@@ -11,7 +11,7 @@ from cloud_broker.errors import TooManyAtOnce, TooManyRequests
 
 BURST_S: Final = 2.0  # seconds' worth of requests that may come at once
 AT_ONCE_RETRY_S: Final = 1.0  # seconds; when one of the others ends is not known
-MAX_ADDRESSES: Final = 10_000  # whose wrong keys are counted
+MAX_NAMES: Final = 10_000  # tenants whose requests are counted, and addresses whose wrong keys are
 
 
 @dataclass(slots=True)
@@ -45,6 +45,38 @@ class Bucket:
         self.at = max(self.at, now)
 
 
+class Buckets:
+    """
+    A bucket for each name. One that is full again is as good as none and is forgotten; of more than ``MAX_NAMES``,
+    so is the one that nobody took from for longest.
+    """
+
+    def __init__(self, rate_per_s: float, size: float) -> None:
+        self._rate_per_s = rate_per_s
+        self._size = size
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()  # the one that was taken from last comes last
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, name: str, now: float) -> tuple[float, int]:
+        """Take one of ``name``; return 0 or the seconds until there is room, and how many there is room for now."""
+        bucket = self._buckets.pop(name, None) or Bucket(self._rate_per_s, self._size, now)
+        self._buckets[name] = bucket
+        wait_s = bucket.take(now)
+        self._forget(now)
+        return wait_s, bucket.left()
+
+    def _forget(self, now: float) -> None:
+        full_after_s = self._size / self._rate_per_s
+        # One comes at a time, so two that may go keep the number down.
+        for _ in range(2):
+            name, oldest = next(iter(self._buckets.items()))
+            if len(self._buckets) <= MAX_NAMES and now - oldest.at < full_after_s:
+                return
+            del self._buckets[name]
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """
@@ -71,8 +103,9 @@ class Allowances:
 
     def __init__(self, per_s: float, at_once: int) -> None:
         self._per_s = per_s
+        self._size = max(1.0, per_s * BURST_S)
         self._most = at_once
-        self._buckets: dict[str, Bucket] = {}  # one a tenant that is there: as many as the store has
+        self._buckets = Buckets(per_s, self._size)
         self._inside: Counter[str] = Counter()
 
     def enter(self, tenant: str, now: float) -> Standing | None:
@@ -98,16 +131,12 @@ class Allowances:
             del self._inside[tenant]
 
     def _counted(self, tenant: str, now: float) -> Standing:
-        size = max(1.0, self._per_s * BURST_S)
-        bucket = self._buckets.get(tenant)
-        if bucket is None:
-            bucket = self._buckets[tenant] = Bucket(self._per_s, size, now)
-        wait_s = bucket.take(now)
+        wait_s, left = self._buckets.take(tenant, now)
         if wait_s > 0:
             raise TooManyRequests(
                 f"The tenant may ask {self._per_s:g} times a second, and asked more often.", retry_after_s=wait_s
             )
-        return Standing(int(size), size / self._per_s, bucket.left())
+        return Standing(int(self._size), self._size / self._per_s, left)
 
 
 class WrongKeys:
@@ -120,14 +149,10 @@ class WrongKeys:
 
     def __init__(self, per_min: int) -> None:
         self._per_min = per_min
-        self._seen: OrderedDict[str, Bucket] = OrderedDict()
+        self._seen = Buckets(per_min / 60, per_min)
 
     def note(self, address: str, now: float) -> float:
         """Count a wrong key; return 0, or the seconds until ``address`` may show another one."""
         if not self._per_min:
             return 0.0
-        bucket = self._seen.pop(address, None) or Bucket(self._per_min / 60, self._per_min, now)
-        self._seen[address] = bucket
-        if len(self._seen) > MAX_ADDRESSES:
-            self._seen.popitem(last=False)
-        return bucket.take(now)
+        return self._seen.take(address, now)[0]

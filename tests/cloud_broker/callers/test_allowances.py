@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloud_broker.callers.allowances import Allowances, WrongKeys
+from cloud_broker.callers.allowances import MAX_NAMES, Allowances, Buckets, WrongKeys
 from cloud_broker.errors import TooManyAtOnce, TooManyRequests
 
 
@@ -55,3 +55,30 @@ def test_wrong_keys_are_counted_by_address() -> None:
     assert wrong.note("10.0.0.1", 0.0) == pytest.approx(1.0)
     assert wrong.note("10.0.0.2", 0.0) == 0.0
     assert wrong.note("10.0.0.1", 1.1) == 0.0
+
+
+@pytest.mark.parametrize(("per_s", "size"), [(10.0, 20.0), (0.1, 1.0)])
+def test_a_bucket_that_is_full_again_is_forgotten_and_none_before(per_s: float, size: float) -> None:
+    buckets = Buckets(per_s, size)
+    for n in range(100):
+        buckets.take(f"gone-{n}", 0.0)
+    while buckets.take("busy", 0.0)[0] == 0:
+        pass
+    full_s = size / per_s
+
+    for n in range(100):
+        buckets.take("busy", full_s * 0.9 + n / 1_000)
+    assert len(buckets) == 101
+    for n in range(100):
+        buckets.take("busy", full_s + n / 1_000)
+    assert len(buckets) == 1
+
+
+def test_however_many_names_come_so_many_are_kept_and_the_busy_one_is_among_them() -> None:
+    buckets = Buckets(0.001, 2)
+    for n in range(MAX_NAMES * 2):
+        buckets.take(f"name-{n}", 0.0)
+        wait_s, _ = buckets.take("busy", 0.0)
+
+    assert len(buckets) == MAX_NAMES
+    assert wait_s > 0
