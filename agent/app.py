@@ -36,6 +36,8 @@ from agent.parameters import takes_anything
 from agent.pauses import Pause
 from agent.sealing import Seals
 from agent.secrets import SecretStore, open_store, resolve, secret_values
+from agent.service import notifier as system_notifier
+from agent.service.base import Notifier
 from agent.settings import CallOperation
 from agent.signatures import Signatures
 from agent.spool import SpoolFolder
@@ -346,7 +348,11 @@ class Agent:
                 await asyncio.sleep(DESCRIBE_AGAIN_S)
 
 
-def run(loaded: Loaded, started: Callable[[], None] = lambda: None) -> None:
+def _nothing() -> None:
+    pass
+
+
+def run(loaded: Loaded, started: Callable[[], None] = _nothing) -> None:
     """
     Run the agent in the foreground until SIGINT, SIGTERM or Ctrl-Break.
 
@@ -367,6 +373,20 @@ async def _run(loaded: Loaded, started: Callable[[], None]) -> None:
     else:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+    await serve(loaded, stop, system_notifier(), started)
+
+
+async def serve(
+    loaded: Loaded, stop: asyncio.Event, notifier: Notifier, started: Callable[[], None] = _nothing
+) -> None:
+    """
+    Run the agent until ``stop`` is set, and tell the system's service manager how it is.
+
+    Args:
+        notifier: the service manager's ear.
+        started: called once the agent runs.
+    """
     agent = await Agent.open(loaded)
+    notifier.ready()
     started()
     await agent.run(stop)

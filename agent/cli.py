@@ -27,7 +27,15 @@ from agent.cli_options import (
     load,
     show,
 )
-from agent.errors import AgentError, ConfigError, EnrolmentError, LinkError, SecretError, TokenRefused
+from agent.errors import (
+    AgentError,
+    ConfigError,
+    EnrolmentError,
+    LinkError,
+    SecretError,
+    ServiceNotAllowed,
+    TokenRefused,
+)
 
 # What a command needs is imported in it: `run` must start fast and stay small, and `version` must
 # work where a library is broken.
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES: Final[tuple[tuple[type[AgentError], int], ...]] = (
     (TokenRefused, NOT_ALLOWED),
+    (ServiceNotAllowed, NOT_ALLOWED),
     (ConfigError, WRONG_WORDS),
     (LinkError, NOT_REACHABLE),
     (EnrolmentError, FAILED),

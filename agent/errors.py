@@ -6,6 +6,8 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
     * SecretError                                       secret_unavailable
     * EnrolmentError                                    enrolment_failed
         * TokenRefused                                  token_refused
+    * ServiceError                                      service_error
+        * ServiceNotAllowed                             service_not_allowed
     * LinkError                                         link_lost             retryable
         * LinkRefused                                   link_refused          retryable
     * CommandError
@@ -80,6 +82,18 @@ class TokenRefused(EnrolmentError):
     """The broker refused the token: spent, expired or unknown. Final: a new token is needed."""
 
     code = "token_refused"
+
+
+class ServiceError(AgentError):
+    """The system's service could not be made, removed, started or stopped; the text has the fix."""
+
+    code = "service_error"
+
+
+class ServiceNotAllowed(ServiceError):
+    """This account may not do that to a service; the text says which may."""
+
+    code = "service_not_allowed"
 
 
 class LinkError(AgentError):
