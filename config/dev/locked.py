@@ -28,6 +28,7 @@ _SPDX: Final = {
 _LICENCES: Final = {
     "httpx2-jsfetch": "BSD-3-Clause",
     "pywin32-ctypes": "BSD-3-Clause",
+    "sspilib": "MIT",
     "uvloop": "Apache-2.0 OR MIT",
 }
 
