@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from agent import RELEASE
+from agent.cli_check import check
 from agent.cli_control import pause, resume, status
 from agent.cli_identity import identity as identity_command
 from agent.cli_journal import journal
@@ -69,7 +70,7 @@ def cli() -> None:
 cli.add_command(identity_command)
 cli.add_command(journal)
 cli.add_command(ledger)
-for command in (status, pause, resume):
+for command in (check, status, pause, resume):
     cli.add_command(command)
 
 
@@ -134,37 +135,6 @@ def run(config: Path | None) -> None:
             f"{state_dir(loaded)}: this agent has no certificate yet; run: outhaul-agent enroll --token TOKEN"
         )
     app.run(loaded)
-
-
-@cli.command()
-@click.argument("operation", required=False)
-@config_option
-@json_option
-def check(operation: str | None, config: Path | None, as_json: bool) -> None:
-    """Try every part, or one OPERATION: file, secrets, identity, link, connections, operations."""
-    from agent import check as checks
-
-    loaded = load(config)
-    if operation is not None and operation not in loaded.settings.operations:
-        raise ConfigError(
-            f"{loaded.path}: no operation {operation!r}; there are {', '.join(loaded.settings.operations) or 'none'}"
-        )
-    findings = asyncio.run(checks.everything(loaded, operation))
-    if as_json:
-        show(
-            [
-                {"subject": finding.subject, "ok": finding.ok, "detail": finding.detail, "fix": finding.fix}
-                for finding in findings
-            ]
-        )
-    else:
-        for finding in findings:
-            word, colour = {True: ("ok", "green"), False: ("FAILED", "red"), None: ("note", "yellow")}[finding.ok]
-            click.echo(f"{click.style(f'{word:<6}', fg=colour)}  {finding.subject}: {finding.detail}")
-            if finding.ok is False and finding.fix:
-                click.echo(f"        fix: {finding.fix}")
-    if any(finding.ok is False for finding in findings):
-        sys.exit(FAILED)
 
 
 @cli.command()

@@ -20,6 +20,7 @@ HOUSE: Final = (*PROGRAMS, "installer", "config", "tests", "bench")
 # Modules that import inside functions, and why; nothing else does.
 DEFERRED: Final = {
     "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
+    "agent.cli_check": "`--help` and `run` start without what only a check needs",
     "agent.cli_control": "`--help` and `run` start without what only these commands need",
     "agent.cli_identity": "other commands start without what reads certificates",
     "agent.cli_journal": "other commands start without what reads the journal",
@@ -61,7 +62,7 @@ IMPLEMENTATIONS: Final = {
     "agent.link.websocket": {
         "agent.identity.renewal",
         "agent.identity.own_identity",
-        "agent.check",
+        "agent.check.network",
         "agent.identity.exchange",
     },
     "agent.link.memory": set[str](),

@@ -131,13 +131,19 @@ class Finding:
         subject: what was tried, such as ``connection erp``.
         ok: whether it works; ``None`` for a remark that is neither.
         detail: what was found (driver, version, …), or what is wrong.
-        fix: what to do about it; "" when ok.
+        fix: what to do about it, where it depends on what was found; else ``code`` stands for it. "" when ok.
+        code: of what failed: the key of its remedy in ``agent.check.remedies``. "" when ok.
+        stage: of the check, such as ``dns``; "" takes the name of the stage that found it.
+        seconds: it took; ``None`` where nobody measured.
     """
 
     subject: str
     ok: bool | None
     detail: str
     fix: str = ""
+    code: str = ""
+    stage: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,7 @@ def test_the_outhaul_command_shows_rows_and_tells_by_its_exit_code(served: Whole
 
 def test_check_finds_everything_in_order(served: Whole) -> None:
     answer = served.agent.cli("check", "--json")
-    findings = json.loads(answer.out)
+    findings = json.loads(answer.out)["stages"]
     assert answer.exit_code == 0, [finding for finding in findings if finding["ok"] is False]
     subjects = " ".join(finding["subject"] for finding in findings)
     for subject in ("link", "connection erp", "connection edi", "connection finance", "secret erp"):

@@ -100,11 +100,8 @@ class FileDriver(Driver):
             put_away(self._root, archive, files, call.command_id)
 
     def check(self, operation: str | None = None) -> Iterator[Finding]:
-        """Try the folder with a small file, and look at each operation's name, pattern and codec."""
-        if operation is None:
-            yield self._check_folder()
-        for name in self.setup.operations if operation is None else [operation]:
-            yield self._check_operation(name)
+        """Try the folder with a small file; or look at one operation's name, pattern and codec."""
+        yield self._check_folder() if operation is None else self._check_operation(operation)
 
     def _attempt(self, call: Call, operation: DropOperation, values: Mapping[str, Any]) -> Attempt:
         try:

@@ -447,7 +447,7 @@ class OdbcDriver(Driver):
     # --- check ---------------------------------------------------------------------------------------------
 
     def check(self, operation: str | None = None) -> Iterator[Finding]:
-        """Tell driver and database, what they are known to change, and whether each operation could run."""
+        """Tell driver and database and what they are known to change; or whether one operation could run."""
         if self._connection is None:
             return
         subject = f"connection {self.setup.name}"
@@ -455,7 +455,9 @@ class OdbcDriver(Driver):
         try:
             once = self._ledger_runs() if self._settings.ledger is not None else None
         except NotAllowed as exc:
-            yield Finding(subject, False, exc.message, "set the connection's `dialect`, or take its `ledger` out")
+            if operation is None:
+                fix = "set the connection's `dialect`, or take its `ledger` out"
+                yield Finding(subject, False, exc.message, fix, code="database.ledger")
         if operation is None:
             yield from check.session(subject, self._connection, self._dialect)
             self._rollback()
@@ -463,16 +465,17 @@ class OdbcDriver(Driver):
                 self._end = time.perf_counter() + self._settings.login_timeout
                 yield check.ledger(subject, once, self._hidden)
                 self._rollback()
-        for name, known in self.setup.operations.items():
-            if operation in (None, name) and isinstance(known, SqlOperation | ProcedureOperation):
-                found = check.operation(name, known, self._dialect, self._hidden, self._settings.login_timeout)
-                if found.ok and known.effect == "once" and once is not None:
-                    found = check.once_only(name, known, once) or found
-                yield found
+            return
+        known = self.setup.operations[operation]
+        if isinstance(known, SqlOperation | ProcedureOperation):
+            found = check.operation(operation, known, self._dialect, self._hidden, self._settings.login_timeout)
+            if found.ok and known.effect == "once" and once is not None:
+                found = check.once_only(operation, known, once) or found
+            yield found
+            self._rollback()
+            if found.ok:
+                yield from check.limits(operation, known, self._dialect, self._hidden)
                 self._rollback()
-                if found.ok:
-                    yield from check.limits(name, known, self._dialect, self._hidden)
-                    self._rollback()
 
 
 def _connect_fix(found: Diagnosis) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import ssl
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time
@@ -92,33 +93,38 @@ class SoapDriver(Driver):
         return None if found.params else self._shape(self._find(found)).schema()
 
     def check(self, operation: str | None = None) -> Iterator[Finding]:
-        """Find each operation in the WSDL and connect to its endpoint, without a request."""
-        if operation is None:
-            yield Finding(f"connection {self.setup.name}", True, f"WSDL {place_of_wsdl(self._wsdl.location)} was read")
-        reached: set[str] = set()
-        for name in self.setup.operations if operation is None else [operation]:
-            yield from self._check_operation(name, reached)
+        """Connect to the service's endpoints, without a request; or find one operation in the WSDL."""
+        if operation is not None:
+            yield self._check_operation(operation)
+            return
+        yield Finding(f"connection {self.setup.name}", True, f"WSDL {place_of_wsdl(self._wsdl.location)} was read")
+        for endpoint in sorted(self._endpoints()):
+            yield self._check_endpoint(endpoint)
 
-    def _check_operation(self, name: str, reached: set[str]) -> Iterator[Finding]:
+    def _endpoints(self) -> set[str]:
+        endpoints = set()
+        for name in self.setup.operations:
+            # What is wrong with an operation is told of the operation.
+            with contextlib.suppress(CommandError):
+                endpoints.add(self._endpoint(self._find(self._operation(name))))
+        return endpoints
+
+    def _check_endpoint(self, endpoint: str) -> Finding:
+        subject = f"endpoint {place(endpoint)}"
+        try:
+            return Finding(subject, True, f"answers ({self._exchange.reach(endpoint)})")
+        except CommandError as exc:
+            return Finding(subject, False, exc.message, code="soap.unreachable")
+
+    def _check_operation(self, name: str) -> Finding:
         subject = f"operation {name}"
         try:
             operation = self._operation(name)
             found = self._find(operation)
             self._leaving(name, operation, found)
-            endpoint = self._endpoint(found)
+            return Finding(subject, True, f"is in the WSDL; goes to {place(self._endpoint(found))}")
         except CommandError as exc:
-            yield Finding(subject, False, exc.message, "correct call, service, port, columns or the WSDL")
-            return
-        yield Finding(subject, True, f"is in the WSDL; goes to {place(endpoint)}")
-        if endpoint in reached:
-            return
-        reached.add(endpoint)
-        try:
-            yield Finding(f"endpoint {place(endpoint)}", True, f"answers ({self._exchange.reach(endpoint)})")
-        except CommandError as exc:
-            yield Finding(
-                f"endpoint {place(endpoint)}", False, exc.message, "start the service, or correct endpoint or ca"
-            )
+            return Finding(subject, False, exc.message, code="soap.operation")
 
     def _operation(self, name: str) -> CallOperation:
         operation = self.setup.operations[name]

@@ -1,0 +1,1 @@
+"""``outhaul-agent check``: every part tried, in the order in which they need each other."""
