@@ -27,6 +27,7 @@ _SPDX: Final = {
 # Packages of other systems, whose metadata is not here, and one that has two classifiers.
 _LICENCES: Final = {
     "httpx2-jsfetch": "BSD-3-Clause",
+    "pywin32": "PSF-2.0",
     "pywin32-ctypes": "BSD-3-Clause",
     "sspilib": "MIT",
     "uvloop": "Apache-2.0 OR MIT",
