@@ -117,11 +117,11 @@ async def _known(request: Request, wanted: str | tuple[str, ...]) -> Credential:
 
 async def _shown(request: Request) -> Credential:
     shown = _one(request, "authorization")
+    address = request.client.host if request.client else ""
     try:
-        return await credentials(request).of(shown or "")
+        return await credentials(request).of(shown or "", address)
     except Unauthenticated as exc:
         await visit(request).enter_as_nobody()
-        address = request.client.host if request.client else ""
         if shown is not None:
             notary(request).refused(BROKER, "login_refused", "", exc.detail, address)
         # One that has expired was good; to show none is no try.

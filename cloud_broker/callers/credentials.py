@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from cloud_broker.audit import trail as audit
+from cloud_broker.callers.fairness import Gate
 from cloud_broker.callers.jwts import TokenRefused
 from cloud_broker.callers.keys import KEY, sha256_of
 from cloud_broker.callers.openid import Providers
@@ -18,6 +21,8 @@ from cloud_broker.store.base import ApiKey, Store, Tenant
 NOTE_USE_S: Final = 60.0  # seconds; the last use of a key is known to a minute, and costs a write a minute
 KEPT_S: Final = 0.5  # seconds that what the store said is taken for true; a revocation elsewhere acts by then
 MAX_KEPT: Final = 10_000  # keys, and tenants
+CHECKS: Final = 4  # credentials that are looked up at once: the store answers them together, and others between them
+CHECKS_EACH: Final = 2  # of one address
 WANTED: Final = "Send a key as 'Authorization: Bearer ohk_…'; `outhaul-broker key create` makes one."
 
 Name = TypeVar("Name")
@@ -66,18 +71,21 @@ class Lately(Generic[Name, Thing]):
 
     async def get(self, name: Name) -> Thing | None:
         """Return it, as it was at most ``KEPT_S`` ago; what is not there is looked up each time."""
-        kept = self._found.get(name)
-        if kept is not None and self._clock() - kept[0] < KEPT_S:
-            return kept[1]
+        kept = self.kept(name)
+        if kept is not None:
+            return kept
         asked_at, generation = self._clock(), self._generation
         found = await self._look(name)
         self._found.pop(name, None)
         # Not what was looked up before somebody changed it.
         if found is not None and generation == self._generation:
-            self._found[name] = (asked_at, found)
-            if len(self._found) > MAX_KEPT:
-                self._found.popitem(last=False)
+            _keep(self._found, name, (asked_at, found))
         return found
+
+    def kept(self, name: Name) -> Thing | None:
+        """Return it if it was looked up at most ``KEPT_S`` ago."""
+        found = self._found.get(name)
+        return found[1] if found is not None and self._clock() - found[0] < KEPT_S else None
 
     def forget(self) -> None:
         """Look everything up again: something has changed."""
@@ -91,6 +99,9 @@ class Credentials:
 
     A key or tenant that was changed elsewhere, by the command line for instance, is seen within ``KEPT_S``; what
     is changed here says so with ``forget``, and counts at once.
+
+    Checks go by turns: addresses take turns, and so does each credential that was good before. So a flood of wrong
+    ones makes others wait for a turn, from its own address too.
     """
 
     def __init__(self, store: Store, providers: Providers, clock: Callable[[], float] = time.monotonic) -> None:
@@ -100,6 +111,8 @@ class Credentials:
         self._keys: Lately[bytes, ApiKey] = Lately(store.key_by_hash, clock)
         self._tenants: Lately[str, Tenant] = Lately(store.tenant, clock)
         self._used: OrderedDict[str, float] = OrderedDict()
+        self._good: OrderedDict[str, None] = OrderedDict()  # digests of what was good, used last comes last
+        self._checks = Gate(CHECKS, CHECKS_EACH)
 
     def forget(self) -> None:
         """Look at keys and tenants anew: one of them has changed."""
@@ -110,9 +123,12 @@ class Credentials:
         """Return a tenant."""
         return await self._tenants.get(name)
 
-    async def of(self, authorization: str) -> Credential:
+    async def of(self, authorization: str, address: str) -> Credential:
         """
-        Return who an ``Authorization`` header is.
+        Return who an ``Authorization`` header is, once it is its turn.
+
+        Args:
+            address: where it comes from.
 
         Raises:
             Unauthenticated: it is nobody.
@@ -122,14 +138,25 @@ class Credentials:
         text = text.strip()
         if not text or scheme.lower() != "bearer":
             raise Unauthenticated(f"The request carries no key. {WANTED}")
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        line = f"good {digest}" if digest in self._good else f"from {address}"
+        found = await self._checked(text, line)
+        _keep(self._good, digest, None)
+        return found
+
+    async def _checked(self, text: str, line: str) -> Credential:
         if KEY.fullmatch(text):
-            return await self._by_key(text)
+            return await self._by_key(text, line)
         if self._providers and text.count(".") == 2:
-            return await self._by_token(text)
+            return await self._by_token(text, line)
         raise Unauthenticated(f"The key is not known here. {WANTED}")
 
-    async def _by_key(self, text: str) -> Credential:
-        key = await self._keys.get(sha256_of(text))
+    async def _by_key(self, text: str, line: str) -> Credential:
+        digest = sha256_of(text)
+        key = self._keys.kept(digest)
+        if key is None:
+            async with self._checks.place(line):
+                key = await self._keys.get(digest)
         now = time.time()
         if key is None:
             raise Unauthenticated(f"The key is not known here. {WANTED}")
@@ -141,7 +168,10 @@ class Credentials:
         await self._note_use(key.id, now)
         return Credential(key.id, None if key.tenant is None else (key.tenant,), key.scopes, key.owner)
 
-    async def _by_token(self, text: str) -> Credential:
+    async def _by_token(self, text: str, line: str) -> Credential:
+        async with self._checks.place(line):
+            await asyncio.sleep(0)  # one round of the loop: signatures are checked a few in each
+        # Without a place: it may wait for a provider, and nobody else should.
         try:
             found = await self._providers.identity(text)
         except TokenRefused as exc:
@@ -152,8 +182,13 @@ class Credentials:
 
     async def _note_use(self, key_id: str, now: float) -> None:
         if now - self._used.get(key_id, 0.0) >= NOTE_USE_S:
-            self._used[key_id] = now
-            self._used.move_to_end(key_id)
-            if len(self._used) > MAX_KEPT:
-                self._used.popitem(last=False)
+            _keep(self._used, key_id, now)
             await self._store.key_used(key_id, now)
+
+
+def _keep(kept: OrderedDict[Name, Thing], name: Name, thing: Thing) -> None:
+    """Keep a thing as the last of all, and so many at most."""
+    kept[name] = thing
+    kept.move_to_end(name)
+    if len(kept) > MAX_KEPT:
+        kept.popitem(last=False)

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
-from cloud_broker.callers.credentials import KEPT_S, Credentials, Lately
+from cloud_broker.callers.credentials import CHECKS, KEPT_S, Credentials, Lately
 from cloud_broker.callers.keys import new_key, sha256_of, state, successor
 from cloud_broker.callers.openid import Providers
 from cloud_broker.errors import CredentialExpired, Unauthenticated
 from cloud_broker.settings import Settings
 from cloud_broker.store.base import ApiKey, Store
 from cloud_broker.store.open import open_store
+from cloud_broker.store.sqlite import SqliteStore
+from tests.waiting import until
+
+HERE = "192.0.2.1"
 
 
 class Counted:
@@ -56,7 +60,49 @@ async def _ask_for(seconds: float, credentials: Credentials, header: str) -> Non
     """Ask again and again, for so long at most."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        await credentials.of(header)
+        await credentials.of(header, HERE)
+
+
+class Busy(SqliteStore):
+    """A store that answers one at a time, when it is told to, and says whom it was asked for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.asked: list[bytes] = []
+        self.answers = asyncio.Semaphore(0)
+
+    async def key_by_hash(self, sha256: bytes) -> ApiKey | None:
+        """Look a key up."""
+        self.asked.append(sha256)
+        await self.answers.acquire()
+        return await super().key_by_hash(sha256)
+
+
+async def test_a_flood_of_wrong_keys_makes_a_good_one_wait_for_a_turn_and_not_for_the_flood(tmp_path: Path) -> None:
+    store, now = Busy(tmp_path / "store.db"), 0.0
+    await store.open()
+    await store.create_tenant("acme", time.time())
+    (known, by_known), (new, by_new) = await kept(store), await kept(store)
+    credentials = Credentials(store, Providers([]), lambda: now)
+    store.answers.release()
+    await credentials.of(by_known, HERE)
+    now += KEPT_S
+
+    wrong = [asyncio.create_task(credentials.of(f"Bearer {new_key('acme', ['*'], 0)[1]}", HERE)) for _ in range(500)]
+    await until(lambda: len(store.asked) > 1)
+    # From the flood's own address one that was good before; from another one that nobody has seen.
+    good = [asyncio.create_task(credentials.of(*shown)) for shown in ((by_known, HERE), (by_new, "192.0.2.2"))]
+    while not all(task.done() for task in good):
+        store.answers.release()
+        await asyncio.sleep(0)  # lets what was answered go on
+
+    assert {task.result().id for task in good} == {known.id, new.id}
+    assert len(store.asked) <= 4 * CHECKS
+    for _ in wrong:
+        store.answers.release()
+    found = await asyncio.gather(*wrong, return_exceptions=True)
+    assert all(isinstance(one, Unauthenticated) for one in found)
+    await store.close()
 
 
 async def test_what_was_looked_up_lately_is_not_looked_up_again() -> None:
@@ -97,7 +143,7 @@ async def test_a_look_that_began_before_a_change_is_not_kept() -> None:
 async def test_a_key_revoked_by_another_program_is_refused_within_a_second(store: Store, tmp_path: Path) -> None:
     key, header = await kept(store)
     credentials = Credentials(store, Providers([]))
-    assert (await credentials.of(header)).id == key.id
+    assert (await credentials.of(header, HERE)).id == key.id
 
     other = open_store(Settings(data_dir=tmp_path))  # as `outhaul-broker key revoke` does it
     await other.open()
@@ -115,12 +161,12 @@ async def test_a_key_that_was_replaced_goes_on_for_its_grace_and_then_says_by_wh
     assert await store.rotate_key(old.id, new, sha256_of(text), now + 0.3)
     credentials = Credentials(store, Providers([]))
 
-    found = [await credentials.of(one) for one in (header, f"Bearer {text}")]
+    found = [await credentials.of(one, HERE) for one in (header, f"Bearer {text}")]
 
     assert [(one.scopes, one.tenants, one.owner) for one in found] == [(("commands:read",), ("acme",), "ada")] * 2
     with pytest.raises(CredentialExpired, match=f"replaced by the key {new.id}"):
         await _ask_for(5.0, credentials, header)
-    assert (await credentials.of(f"Bearer {text}")).id == new.id
+    assert (await credentials.of(f"Bearer {text}", HERE)).id == new.id
 
 
 async def test_a_key_is_replaced_once_and_not_once_it_is_revoked(store: Store) -> None:
