@@ -278,12 +278,13 @@ async def test_an_agent_that_asks_much_and_reads_nothing_is_cut_off(
     broker: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MAX_UNSENT", 1_000)  # the rule, without the megabytes
+    monkeypatch.setattr("agent.link.memory.ROOM", 1)  # and without what is on its way on the line
     async with scripted(broker) as liar:
         await liar.dial()
         liar.listen_no_more()
         data = json.dumps(liar.catalogue).encode()
         await liar.say(Catalogue(hashlib.sha256(data).hexdigest()), payload=data)
-        await liar.say(Holding([Held(f"cmd_{number}", 1, ended=True) for number in range(2_000)]))
+        await liar.say(Holding([Held(f"cmd_{number}", 1, ended=True) for number in range(8_000)]))
         conversation = liar.conversation
         assert conversation is not None
         with contextlib.suppress(LinkError):
