@@ -43,6 +43,8 @@ ACTIONS: Final[Mapping[str, str]] = {
     "agent_renewed": "An agent got its next certificate: serial, until when.",
     "agent_recovered": "An agent that had slept past its certificate's end got another.",
     "agent_revoked": "An agent's certificate was taken back.",
+    "agent_drained": "An agent is given nothing new from then on, until it is undrained.",
+    "agent_undrained": "An agent is given commands again.",
     "agent_cloned": "Two machines showed the same agent: why that is thought.",
     "agent_linked": "An agent's link was welcomed: its release, where from, certificate.",
     "agent_unlinked": "An agent's link ended.",

@@ -111,6 +111,7 @@ class Agent:
         next: the certificate that it was given to follow this one.
         trusts: SHA-256 of the certificates (DER, hex) of the authorities that it takes a broker's certificate from.
         lineage: the texts that tell it from a copy of it.
+        drained_at: since when it is given nothing new, as somebody wished; ``None`` while it is.
     """
 
     tenant: str
@@ -133,6 +134,7 @@ class Agent:
     next: NextCertificate | None = None
     trusts: tuple[str, ...] = ()
     lineage: Lineage = NEW
+    drained_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,7 @@ class Command:
         signature: of the caller, a compact JWS, or "".
         seal_to: the caller's public key that the result is sealed to, or "".
         proof: the agent's signature over the end, a compact JWS, or "".
+        operation_digest: of the operation's entry in the catalogue that it was checked against at submission, hex.
     """
 
     id: str
@@ -275,6 +278,7 @@ class Command:
     signature: str = ""
     seal_to: str = ""
     proof: str = ""
+    operation_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,6 +510,15 @@ class Store(ApprovalStore, abc.ABC):
     @abc.abstractmethod
     async def revoke_agent(self, scope: Scope, name: str, now: float, reason: str = "", *, by: str = "broker") -> bool:
         """Return whether there is such an agent; the first reason stands."""
+
+    @abc.abstractmethod
+    async def drain_agent(self, scope: Scope, name: str, at: float | None, now: float, *, by: str = "broker") -> bool:
+        """
+        Keep that an agent is given nothing new; return whether there is such an agent.
+
+        Args:
+            at: since when; the first time stands. ``None`` to give it commands again.
+        """
 
     @abc.abstractmethod
     async def change_identity(

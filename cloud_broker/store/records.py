@@ -134,6 +134,7 @@ def bound_agent(agent: Agent) -> Bound:
         "next": _encode(agent.next).decode(),
         "trusts": _encode(agent.trusts).decode(),
         "lineage": _encode(agent.lineage).decode(),
+        "drained_at": agent.drained_at,
     }
 
 
@@ -195,6 +196,7 @@ def bound_command(command: Command) -> Bound:
         "signature": command.signature,
         "seal_to": command.seal_to,
         "proof": command.proof,
+        "operation_digest": command.operation_digest,
     }
 
 

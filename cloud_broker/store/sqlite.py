@@ -155,6 +155,19 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
 
         return await self._write(work)
 
+    async def drain_agent(self, scope: Scope, name: str, at: float | None, now: float, *, by: str = "broker") -> bool:
+        bound = {"tenant": scope.tenant, "name": name, "at": at}
+        act = Act(scope.tenant, by, "agent_undrained" if at is None else "agent_drained", f"agent:{name}", now)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            row = connection.execute(QUERIES["agent_drained_at"], bound).fetchone()
+            if row is not None and (row[0] is None) is not (at is None):
+                note(connection, act)
+                connection.execute(QUERIES["drain_agent"], bound)
+            return row is not None
+
+        return await self._write(work)
+
     async def change_identity(
         self,
         scope: Scope,

@@ -182,6 +182,17 @@ class StoreContract:
         assert found is not None
         assert found.revoked_at == START + 1
 
+    async def test_an_agent_is_drained_and_taken_back(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        for at, expected in ((START, START), (START + 5, START), (None, None), (START + 9, START + 9)):
+            assert await store.drain_agent(ACME, "plant-1", at, START, by="key:k1")
+            found = await store.agent(ACME, "plant-1")
+            assert found is not None
+            assert found.drained_at == expected
+        assert not await store.drain_agent(OTHER, "plant-1", START, START)
+        noted = [record.action for record in await store.audit_after(ACME.tenant, 0, 100) if "drained" in record.action]
+        assert noted == ["agent_drained", "agent_undrained", "agent_drained"]
+
     async def test_the_first_reason_of_a_revocation_stands(self, store: Store) -> None:
         await self._enrol(store, "t1", agent())
         for reason in ("stolen", "of age"):

@@ -3,7 +3,7 @@
 
 -- agent_columns --
 tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
-journal, position, catalogue, catalogue_digest, issuer, own_pki, revoked_reason, next, trusts, lineage
+journal, position, catalogue, catalogue_digest, issuer, own_pki, revoked_reason, next, trusts, lineage, drained_at
 
 -- key --
 id, tenant, scopes, created_at, expires_at, revoked_at, last_used_at, name, owner, replaced_by
@@ -18,7 +18,8 @@ id, tenant, agent, agent_group, operation, connection, effect
 -- after_params --
 fingerprint, created_at, expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key,
 priority, traceparent, key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings,
-result, dispatched_at, failures, not_before, replay_of, replayed_by, resolution, sealed, signature, seal_to, proof
+result, dispatched_at, failures, not_before, replay_of, replayed_by, resolution, sealed, signature, seal_to, proof,
+operation_digest
 
 -- command --
 {before_params}, params, {after_params}
@@ -170,7 +171,8 @@ WHERE id = :id AND spent_at IS NULL;
 -- enrol_agent --
 INSERT OR REPLACE INTO agents ({agent_columns}) VALUES (
     :tenant, :name, :group, :serial, :not_after, :enrolled_at, :revoked_at, :last_seen_at, :release, :system,
-    :journal, :position, :catalogue, :catalogue_digest, :issuer, :own_pki, :revoked_reason, :next, :trusts, :lineage
+    :journal, :position, :catalogue, :catalogue_digest, :issuer, :own_pki, :revoked_reason, :next, :trusts, :lineage,
+    :drained_at
 );
 
 -- agent --
@@ -191,6 +193,12 @@ UPDATE agents SET
     revoked_reason = CASE WHEN revoked_at IS NULL THEN :reason ELSE revoked_reason END,
     revoked_at = coalesce(revoked_at, :now)
 WHERE tenant = :tenant AND name = :name;
+
+-- agent_drained_at --
+SELECT drained_at FROM agents WHERE tenant = :tenant AND name = :name;
+
+-- drain_agent --
+UPDATE agents SET drained_at = :at WHERE tenant = :tenant AND name = :name;
 
 -- change_identity --
 UPDATE agents SET
@@ -217,7 +225,7 @@ INSERT INTO commands ({command}) VALUES (
     :expires_at, :state, :epoch, :journal, :correlation_id, :idempotency_key, :ordering_key, :priority,
     :traceparent, :key_id, :cancel_requested, :started_at, :finished_at, :outputs, :row_sets, :error,
     :warnings, :result, :dispatched_at, :failures, :not_before, :replay_of, :replayed_by, :resolution, :sealed,
-    :signature, :seal_to, :proof
+    :signature, :seal_to, :proof, :operation_digest
 ) ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
 
 -- command_by_id --

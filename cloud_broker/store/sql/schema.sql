@@ -55,6 +55,7 @@ CREATE TABLE agents (
     next             TEXT NOT NULL,
     trusts           TEXT NOT NULL,
     lineage          TEXT NOT NULL,
+    drained_at       REAL,
     UNIQUE (tenant, name)
 );
 
@@ -99,7 +100,8 @@ CREATE TABLE commands (
     sealed           INTEGER NOT NULL,
     signature        TEXT NOT NULL,
     seal_to          TEXT NOT NULL,
-    proof            TEXT NOT NULL
+    proof            TEXT NOT NULL,
+    operation_digest TEXT NOT NULL
 );
 
 -- Ids sort by time, so this one index finds a command and lists a tenant's newest first.
