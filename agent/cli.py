@@ -28,6 +28,7 @@ from agent.cli_options import (
     load,
     show,
 )
+from agent.cli_selfcheck import selfcheck
 from agent.errors import (
     AgentError,
     ConfigError,
@@ -70,7 +71,7 @@ def cli() -> None:
 cli.add_command(identity_command)
 cli.add_command(journal)
 cli.add_command(ledger)
-for command in (check, status, pause, resume):
+for command in (check, status, pause, resume, selfcheck):
     cli.add_command(command)
 
 

@@ -1,1 +1,1 @@
-"""How the programs get onto the machines of those who run them; the installers come with a later release."""
+"""How the agent gets onto the machines of those who run it: frozen into one folder that needs no Python there."""

@@ -24,6 +24,7 @@ DEFERRED: Final = {
     "agent.cli_control": "`--help` and `run` start without what only these commands need",
     "agent.cli_identity": "other commands start without what reads certificates",
     "agent.cli_journal": "other commands start without what reads the journal",
+    "agent.cli_selfcheck": "it loads every part of the program, which no other command does",
     "agent.cli_options": "pydantic takes longer to load than `--help` should take",
     "agent.identity.keys": "cryptography is needed to open keys, not to show their public halves",
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
@@ -57,7 +58,7 @@ IMPLEMENTATIONS: Final = {
     "agent.connectors.file": set[str](),
     "agent.connectors.soap": set[str](),
     "agent.connectors.synthetic": {"agent.app"},
-    "agent.journal.file": {"agent.app", "agent.cli_journal"},  # the latter reads the same folder
+    "agent.journal.file": {"agent.app", "agent.cli_journal", "agent.selfcheck"},  # the latter reads the same folder
     # All but the first dial without the stages.
     "agent.link.websocket": {
         "agent.identity.renewal",

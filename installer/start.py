@@ -1,0 +1,5 @@
+"""Where the frozen program begins."""
+
+from agent import main
+
+main()
