@@ -1,0 +1,12 @@
+#!/bin/sh
+# deb: postrm, rpm: %postun. Certificate, secrets, journal and the operator's file stay, unless deb says "purge".
+set -e
+
+if [ "${1:-}" = purge ]; then
+    rm -rf /etc/outhaul-agent /var/lib/outhaul-agent /var/log/outhaul-agent
+    rm -rf /etc/systemd/system/outhaul-agent.service.d /etc/systemd/system/*.wants/outhaul-agent.service
+    userdel outhaul-agent >/dev/null 2>&1 || :
+    groupdel outhaul-agent >/dev/null 2>&1 || :
+fi
+
+[ ! -d /run/systemd/system ] || systemctl daemon-reload || :
