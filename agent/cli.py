@@ -105,7 +105,9 @@ def enroll(token: str, force: bool, config: Path | None, as_json: bool) -> None:
 
     loaded = load(config)
     text = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105 - a word on the command line
-    identity = asyncio.run(enrol(loaded.settings, text, open_secrets(loaded), state_dir(loaded), force=force))
+    identity = asyncio.run(
+        enrol(loaded.settings, text, open_secrets(loaded), state_dir(loaded), force=force, base_dir=loaded.base_dir)
+    )
     if as_json:
         show(
             {
@@ -130,7 +132,7 @@ def run(config: Path | None) -> None:
     from agent.app import state_dir
     from agent.identity.own_identity import find
 
-    loaded = load(config)
+    loaded = load(config, log_file=True)
     if find(loaded) is None:
         raise EnrolmentError(
             f"{state_dir(loaded)}: this agent has no certificate yet; run: outhaul-agent enroll --token TOKEN"
@@ -245,6 +247,11 @@ def main() -> NoReturn:
         from agent.connectors.worker import main as work
 
         work()
+    if sys.platform == "win32" and sys.argv[1:3] == ["service", "host"]:
+        # Started by the Service Control Manager, which does not wait for long: before all that other commands need.
+        from agent.service.windows_host import main as be_the_service
+
+        be_the_service(sys.argv[3:])
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as exc:

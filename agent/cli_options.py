@@ -44,13 +44,13 @@ def find_file(named: Path | None) -> Path:
     return here if here.is_file() else system_file()
 
 
-def load(named: Path | None) -> Loaded:
-    """Read the operator's file, and set up the log as it says."""
+def load(named: Path | None, *, log_file: bool = False) -> Loaded:
+    """Read the operator's file, and set up the log as it says; in the log's file only for who runs long."""
     # pydantic takes longer to load than `--help` should take.
     from agent import config_file, logs
 
     loaded = config_file.load(find_file(named))
-    logs.set_up(loaded.settings.log)
+    logs.set_up(loaded.settings.log, loaded.base_dir if log_file else None)
     return loaded
 
 

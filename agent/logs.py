@@ -1,4 +1,4 @@
-"""What the agent tells on standard error: text for people, or a JSON object a line for collectors."""
+"""What the agent tells, on standard error or in a file: text for people, or a JSON object a line for collectors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from agent.discretion import hushed
+from agent.errors import ConfigError
 from agent.settings import Log
 from protocol.plain_text import plain
 
@@ -50,9 +52,29 @@ class JsonFormatter(logging.Formatter):
         return hushed(json.dumps(line, default=str, ensure_ascii=False))
 
 
-def set_up(settings: Log) -> None:
-    """Send all logs to standard error as the operator wants them."""
-    handler = logging.StreamHandler(sys.stderr)
+def set_up(settings: Log, base_dir: Path | None = None) -> None:
+    """
+    Send all logs to where the operator wants them.
+
+    Args:
+        base_dir: of the operator's file, for who writes into ``settings.file``; ``None``: to standard error.
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if settings.file is not None and base_dir is not None:
+        from agent.log_file import BoundedFile
+
+        path = base_dir / settings.file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = BoundedFile(path, settings.file_bytes, settings.files)
+        except OSError as exc:
+            raise ConfigError(
+                f"log.file: {path} can't be written: {exc.strerror}; give the agent's account the right to, or name "
+                "another one"
+            ) from exc
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

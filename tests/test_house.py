@@ -33,6 +33,7 @@ DEFERRED: Final = {
     "agent.identity.renewal": "cryptography's X.509 is large, and needed once in a certificate's life",
     "agent.sealing": "cryptography's HPKE and AES are needed only where a caller seals",
     "agent.signatures": "cryptography is needed only where callers sign",
+    "agent.logs": "who writes to standard error needs nothing of files that follow each other",
     "agent.secrets": "a table: loads the store that the file names, and no other",
     "agent.secrets.keyring_store": "a table: loads the back end of the system it runs on",
     "cloud_broker.app": "there is no uvloop on Windows",

@@ -49,7 +49,7 @@ TABLES: Final[tuple[Table | str, ...]] = (
         "A caller's public key; several of one caller stand as [[policy.trusted_signers.web-shop]].",
     ),
     Table("secrets", settings.Secrets),
-    Table("log", settings.Log),
+    Table("log", settings.Log, samples={"file": "/var/log/outhaul-agent/agent.log"}),
     Table(
         "connections.erp",
         settings.OdbcConnection,
