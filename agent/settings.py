@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from agent.windows import parse_window
+from protocol import limits
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 # A name, or several joined by dots, each in the quotes of some database or in none; only quotes hold spaces.
@@ -401,6 +402,26 @@ class Link(Model):
         pattern=r"^(system|none|https?://.+|socks5h?://.+)$",
         description="`system`, `none`, `http://user@proxy:3128` or `socks5h://…`; a password as `{secret:NAME}`.",
     )
+    no_proxy: tuple[Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)], ...] = Field(
+        (),
+        description="Hosts, domains (`.example.com`) and networks (`10.0.0.0/8`) that are dialled without a proxy.",
+    )
+    extra_authorities: str | None = Field(
+        None,
+        min_length=1,
+        description="PEM file of your company's authorities, for a proxy that speaks TLS (`https://…`).",
+    )
+    urls: tuple[Annotated[str, StringConstraints(pattern=r"^wss://[^/?#@]+/?$")], ...] = Field(
+        (),
+        max_length=8,
+        description="Addresses of the broker, tried in turn, in place of the one in the token.",
+    )
+    heartbeat: Seconds = Field(
+        limits.BEAT_S,
+        ge=1.0,
+        le=limits.BEAT_S,
+        description="How long the link may be silent; less than the time after which a proxy cuts an idle connection.",
+    )
     url: str | None = Field(
         None, pattern=r"^wss://[^/?#@]+/?$", description="Where the broker is, with a certificate of your own."
     )
@@ -486,10 +507,17 @@ class Secrets(Model):
 
 
 class Log(Model):
-    """What is told on standard error."""
+    """What is told, and where: on standard error, or in a file that never grows beyond its bounds."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is told.")
     format: Literal["text", "json"] = Field("text", description="For people or for collectors.")
+    file: str | None = Field(
+        None, min_length=1, description="Where `run` and the service write it, in place of standard error."
+    )
+    file_bytes: int = Field(
+        10 * 1024 * 1024, ge=10_000, le=1 << 30, description="A file of this size is set aside for a new one."
+    )
+    files: int = Field(5, ge=2, le=100, description="How many there are, the one that is written included.")
 
 
 class TableTrigger(Model):
