@@ -30,6 +30,7 @@ from agent.identity.renewal import Renewals
 from agent.journal.file import FileJournal
 from agent.journal.resolutions import resolutions, take_resolution
 from agent.link.base import Dialer, Ended, Transport
+from agent.link.routes import Routes
 from agent.link.supervisor import Supervisor
 from agent.local_control import LocalControl
 from agent.parameters import takes_anything
@@ -42,6 +43,7 @@ from agent.settings import CallOperation
 from agent.signatures import Signatures
 from agent.spool import SpoolFolder
 from agent.status import Status
+from protocol import limits
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class Unusable(Connector):
         raise SourceUnavailable(self._reason)  # asked again, by the process that can ask
 
     async def check(self, operation: str | None = None) -> list[Finding]:
-        return [Finding(f"connection {self._name}", False, self._reason, "set the secret and start the agent again")]
+        return [Finding(f"connection {self._name}", False, self._reason, code="secrets.missing")]
 
 
 def connectors(loaded: Loaded, secrets: SecretStore | None) -> dict[str, Connector]:
@@ -152,11 +154,11 @@ class Agent:
         self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, signatures, seals)
         self._papers: Papers = MemoryPapers()
         if dialer is None:
-            files = own_files(loaded)
+            files, routes = own_files(loaded), Routes.of(settings.link, loaded.base_dir)
             self._papers = dialer = (
-                Renewals(state_dir(loaded), settings.link.proxy, secrets)
+                Renewals(state_dir(loaded), routes, secrets)
                 if files is None
-                else OwnPapers(files, state_dir(loaded), settings.link.proxy, secrets)
+                else OwnPapers(files, state_dir(loaded), routes, secrets)
             )
         self._control = LocalControl(state_dir(loaded), tuple(settings.connections), self._obey, self._status)
         self._started_at = time.time()
@@ -230,6 +232,7 @@ class Agent:
             journal=self.journal,
             anchors=self._anchors,
             max_running=self._loaded.settings.max_running,
+            silence_s=self._loaded.settings.link.heartbeat * limits.BEATS_IN_SILENCE,
             catalogue=self._catalogue,
             papers=self._papers,
         )

@@ -103,15 +103,27 @@ class LinkError(AgentError):
     Attributes:
         stage: how far it came: ``setup``, ``dns``, ``tcp``, ``proxy``, ``tls``, ``certificate``, ``http`` or ``link``.
         retry_after_s: seconds that the other side wants us to wait; 0 says nothing about it.
+        trouble: the kind, a key of ``agent.link.failures.TROUBLES``; "" where it is none of them.
+        floor_s: seconds that pass at least before the next dial.
     """
 
     code = "link_lost"
     retryable = True
 
-    def __init__(self, message: str, *, stage: str = "link", retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str = "link",
+        retry_after_s: float = 0.0,
+        trouble: str = "",
+        floor_s: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.stage = stage
         self.retry_after_s = retry_after_s
+        self.trouble = trouble
+        self.floor_s = floor_s
 
 
 class LinkRefused(LinkError):
@@ -131,12 +143,19 @@ class CommandError(AgentError):
         touched: whether the work may have begun at the source. An error with ``touched``
             false is certain to have had no effect.
         may_work_later: whether the same may well succeed at another time; the class's ``retryable`` unless told.
+        remedy: the code of ``agent.check.remedies`` that `check` shows for it; "" where there is no special one.
     """
 
     code = "command_error"
 
     def __init__(
-        self, message: str, *, source_code: str = "", touched: bool = True, may_work_later: bool | None = None
+        self,
+        message: str,
+        *,
+        source_code: str = "",
+        touched: bool = True,
+        may_work_later: bool | None = None,
+        remedy: str = "",
     ) -> None:
         super().__init__(message)
         self.may_work_later = self.retryable if may_work_later is None else may_work_later
@@ -144,6 +163,7 @@ class CommandError(AgentError):
         self.message = message[: limits.MAX_ERROR_CHARS].encode(errors="backslashreplace").decode()
         self.source_code = source_code
         self.touched = touched
+        self.remedy = remedy
 
 
 class OperationUnknown(CommandError):

@@ -30,6 +30,7 @@ MAX_UNSENT: Final = 50_000  # records; a peer that asks and reads no answers is 
 
 BEAT_S: Final = 20.0  # seconds; below the 30 to 60 s after which common proxies cut an idle link
 MIN_BEAT_S: Final = 0.1  # seconds; a peer that announces a shorter silence gets no storm of beats
+BEATS_IN_SILENCE: Final = 2.25  # how often a side beats in the time after which the other gives the link up
 SILENCE_S: Final = 45.0  # seconds; two beats and a little: then the peer is gone and the link is closed
 GREETING_S: Final = 10.0  # seconds from the open link to the greeting
 

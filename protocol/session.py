@@ -323,7 +323,9 @@ class Session:
             window = self.peer if self.side is Side.AGENT else self.own
             self._link_window = Window(window.link_window_bytes)
             self.features = frozenset(message.features)
-            self.beat_s = max(limits.MIN_BEAT_S, min(message.beat_s, self.peer.silence_s / 2.25))
+            # The shorter silence counts for both: who announced it may know of a line that is cut sooner.
+            silence_s = min(self.peer.silence_s, self.own.silence_s)
+            self.beat_s = max(limits.MIN_BEAT_S, min(message.beat_s, silence_s / limits.BEATS_IN_SILENCE))
             self.stage = Stage.OPEN
         elif not isinstance(message, Beat):
             raise RemoteProtocolError(f"{type(message).__name__} before the greeting")

@@ -10,6 +10,7 @@ from agent.config_file import Loaded
 from agent.connectors.base import Finding
 from agent.errors import AgentError
 from agent.identity.own_identity import load_any
+from agent.link.routes import Routes
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import SecretStore
 
@@ -31,7 +32,9 @@ async def network(loaded: Loaded, secrets: SecretStore | None) -> AsyncIterator[
         return
     try:
         who = await asyncio.to_thread(load_any, loaded, secrets)
-        transport = await WebsocketDialer(state_dir(loaded), loaded.settings.link.proxy, secrets).connect_as(who)
+        transport = await WebsocketDialer(
+            state_dir(loaded), Routes.of(loaded.settings.link, loaded.base_dir), secrets
+        ).connect_as(who)
     except AgentError as exc:
         yield Finding("link", False, str(exc), code="network.unreachable")
         return

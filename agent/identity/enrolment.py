@@ -25,7 +25,7 @@ from agent.identity.certificates import Pending
 from agent.identity.exchange import Refused, exchange
 from agent.identity.held import PASSPHRASE, Identity
 from agent.identity.lineage import Lineage
-from agent.link.proxy import Proxy, proxy_for
+from agent.link.routes import Routes
 from agent.secrets import SecretStore
 from agent.settings import Settings
 from protocol.codec import Record
@@ -61,7 +61,13 @@ class Token:
 
 
 async def enroll(
-    settings: Settings, token_text: str, secrets: SecretStore, state_dir: Path, *, force: bool = False
+    settings: Settings,
+    token_text: str,
+    secrets: SecretStore,
+    state_dir: Path,
+    *,
+    force: bool = False,
+    base_dir: Path = Path(),
 ) -> Identity:
     """
     Show the token, get a certificate, keep it.
@@ -70,9 +76,10 @@ async def enroll(
     again gives the same certificate.
 
     Args:
-        settings: the operator's file; its proxy is used.
+        settings: the operator's file; its way to the broker is used.
         state_dir: where the identity goes; made if it is not there.
         force: replace the identity of another tenant or agent too.
+        base_dir: of the operator's file, where its relative paths begin.
 
     Raises:
         TokenRefused: the broker refused the token for good.
@@ -82,8 +89,8 @@ async def enroll(
     """
     token = parse_token(token_text)
     with _written_in(state_dir):
-        pending, proxy = await asyncio.to_thread(_prepare, settings, token, secrets, state_dir, force)
-    answer, certificate = await _ask(token, pending, proxy)
+        pending = await asyncio.to_thread(_prepare, settings, token, secrets, state_dir, force)
+    answer, certificate = await _ask(token, pending, Routes.of(settings.link, base_dir), secrets)
     with _written_in(state_dir):
         return await asyncio.to_thread(_keep, token, pending, answer, certificate, secrets, state_dir)
 
@@ -132,18 +139,15 @@ def parse_token(text: str) -> Token:
 # --- before: what is kept so that a lost answer does no harm ----------------------------------------
 
 
-def _prepare(
-    settings: Settings, token: Token, secrets: SecretStore, state_dir: Path, force: bool
-) -> tuple[Pending, Proxy | None]:
+def _prepare(settings: Settings, token: Token, secrets: SecretStore, state_dir: Path, force: bool) -> Pending:
     if token.agent != settings.agent:
         raise EnrolmentError(
             f"agent: the operator's file says {settings.agent!r}, the token is for {token.agent!r}; "
             "change the file, or ask for a token for this name"
         )
     _refuse_other_identity(token, state_dir, force)
-    proxy = proxy_for(token.url, settings.link.proxy, secrets)
     folder = identity.identity_folder(state_dir) / "pending"
-    return certificates.pending(folder, token.sha256, _passphrase(secrets)), proxy
+    return certificates.pending(folder, token.sha256, _passphrase(secrets))
 
 
 def _refuse_other_identity(token: Token, state_dir: Path, force: bool) -> None:
@@ -168,11 +172,11 @@ def _passphrase(secrets: SecretStore) -> str:
 # --- the exchange -----------------------------------------------------------------------------------
 
 
-async def _ask(token: Token, pending: Pending, proxy: Proxy | None) -> tuple[Enrolled, bytes]:
+async def _ask(token: Token, pending: Pending, routes: Routes, secrets: SecretStore) -> tuple[Enrolled, bytes]:
     request = Enrol(secret=token.secret, request=pending.request, release=version("outhaul"))
     record = Record(request, certificates.signing_request(pending.key))
     try:
-        return await exchange(token.url, identity.trusting(token.ca), proxy, record)
+        return await exchange(token.url, identity.trusting(token.ca), routes, secrets, record)
     except Refused as exc:
         if exc.retry_after_s > 0:
             raise EnrolmentError(f"the broker refused for now: {exc.reason}") from exc

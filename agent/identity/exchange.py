@@ -7,8 +7,9 @@ import ssl
 from typing import Final
 
 from agent.errors import EnrolmentError, LinkError
-from agent.link.proxy import Proxy
-from agent.link.websocket import open_websocket
+from agent.link.routes import Routes
+from agent.link.websocket import open_any
+from agent.secrets import SecretStore
 from protocol import codec
 from protocol.codec import Record
 from protocol.errors import RemoteProtocolError
@@ -32,13 +33,16 @@ class Refused(Exception):
         self.retry_after_s = retry_after_s
 
 
-async def exchange(url: str, context: ssl.SSLContext, proxy: Proxy | None, question: Record) -> tuple[Enrolled, bytes]:
+async def exchange(
+    url: str, context: ssl.SSLContext, routes: Routes, secrets: SecretStore, question: Record
+) -> tuple[Enrolled, bytes]:
     """
     Ask for a certificate, and return the answer with the certificate (DER).
 
     Args:
         url: of the broker.
         context: whom we trust; it shows no certificate.
+        routes: how it is reached.
         question: Enrol or Recover.
 
     Raises:
@@ -46,7 +50,7 @@ async def exchange(url: str, context: ssl.SSLContext, proxy: Proxy | None, quest
         LinkError: the broker was not reached, or its answer was lost; the same question may be asked again.
         EnrolmentError: the answer is none.
     """
-    transport = await open_websocket(url, "/enrol", context, proxy)
+    transport = await open_any(url, "/enrol", context, routes, secrets)
     try:
         async with asyncio.timeout(ANSWER_S):
             await transport.send(codec.encode(question))

@@ -27,7 +27,7 @@ from agent.identity.papers import Papers, Shown, Voice
 from agent.identity.renewal import keep_lineage, prove, read_lineage
 from agent.identity.validity import Life, left_text
 from agent.link.base import Dialer, Ended, Transport
-from agent.link.proxy import proxy_for
+from agent.link.routes import Routes
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import SecretStore, resolve
 from protocol.messages import RENEWAL, Renewed, Trust, Welcome
@@ -161,7 +161,7 @@ class OwnPapers(Dialer, Papers):
 
     Args:
         files: what they are.
-        proxy: ``link.proxy`` of the operator's file.
+        routes: the way to the broker.
         now: returns seconds since 1970; replaced in tests.
         look_s: seconds between two looks at the files.
     """
@@ -170,18 +170,18 @@ class OwnPapers(Dialer, Papers):
         self,
         files: OwnFiles,
         state_dir: Path,
-        proxy: str,
+        routes: Routes,
         secrets: SecretStore,
         *,
         now: Callable[[], float] = time.time,
         look_s: float = LOOK_S,
     ) -> None:
         self._files = files
-        self._proxy = proxy
+        self._routes = routes
         self._secrets = secrets
         self._now = now
         self._look_s = look_s
-        self._dialer = WebsocketDialer(state_dir, proxy, secrets)
+        self._dialer = WebsocketDialer(state_dir, routes, secrets)
         self.target = files.url
         self._lineage = Lineage(state_dir)
         self._link: Voice | None = None
@@ -249,7 +249,7 @@ class OwnPapers(Dialer, Papers):
             return
         try:
             who = await asyncio.to_thread(load, self._files, self._secrets)
-            await prove(who, await asyncio.to_thread(proxy_for, who.url, self._proxy, self._secrets))
+            await prove(who, self._routes, self._secrets)
         except (LinkRefused, EnrolmentError):
             self._seen = stamp
             raise

@@ -16,7 +16,8 @@ from agent.identity import authorities, succession
 from agent.identity import held as identity
 from agent.identity.exchange import exchange
 from agent.identity.held import Identity
-from agent.link.proxy import Proxy
+from agent.link.routes import Routes
+from agent.secrets import SecretStore
 from protocol import signing
 from protocol.codec import Record
 from protocol.messages import Enrolled, Recover
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 RENEWAL_FOLDER: Final = "renewal"
 
 
-async def recover(who: Identity, state_dir: Path, proxy: Proxy | None) -> Identity:
+async def recover(who: Identity, state_dir: Path, routes: Routes, secrets: SecretStore) -> Identity:
     """
     Ask for another certificate, put it in force, and return it; the old one stays until the broker took the new one.
 
@@ -38,7 +39,7 @@ async def recover(who: Identity, state_dir: Path, proxy: Proxy | None) -> Identi
         OSError: it can't be kept.
     """
     pending, question, context = await asyncio.to_thread(_prepare, who, state_dir)
-    answer, certificate = await exchange(who.url, context, proxy, question)
+    answer, certificate = await exchange(who.url, context, routes, secrets, question)
     return await asyncio.to_thread(_keep, who, pending, answer, certificate, state_dir)
 
 

@@ -29,8 +29,8 @@ from agent.identity.papers import Papers, Shown, Voice
 from agent.identity.validity import Life, left_text
 from agent.link import backoff
 from agent.link.base import Dialer, Ended, Transport
-from agent.link.proxy import Proxy, proxy_for
-from agent.link.websocket import WebsocketDialer, open_websocket
+from agent.link.routes import Routes
+from agent.link.websocket import WebsocketDialer, open_any
 from agent.secrets import SecretStore
 from protocol.messages import RENEWAL, Renew, Renewed, Trust, Trusts, Welcome
 
@@ -52,7 +52,7 @@ class Renewals(Dialer, Papers):
 
     Args:
         state_dir: the agent's own folder.
-        proxy: ``link.proxy`` of the operator's file.
+        routes: the way to the broker.
         chance: returns a number in [0, 1); replaced in tests.
         now: returns seconds since 1970; replaced in tests.
     """
@@ -60,18 +60,18 @@ class Renewals(Dialer, Papers):
     def __init__(
         self,
         state_dir: Path,
-        proxy: str,
+        routes: Routes,
         secrets: SecretStore,
         *,
         chance: Callable[[], float] = random.random,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._state_dir = state_dir
-        self._proxy = proxy
+        self._routes = routes
         self._secrets = secrets
         self._chance = chance
         self._now = now
-        self._dialer = WebsocketDialer(state_dir, proxy, secrets)
+        self._dialer = WebsocketDialer(state_dir, routes, secrets)
         self.target = self._dialer.target
         self._lineage = Lineage(state_dir)
         self._backoff = backoff.Backoff(chance)
@@ -93,6 +93,13 @@ class Renewals(Dialer, Papers):
         life = Life(who.obtained_at, who.not_after)
         # The broker's clock may be past the end while ours is not; once is not enough, as there may be another to try.
         if life.over(self._now()) or (self._refusals > 1 and self._now() >= life.due(0.0)):
+            if (rest_s := life.rest_s(self._now())) > 0:
+                raise LinkRefused(
+                    f"the broker's last certificate was good for {life.whole_s:.0f} seconds only; another is asked for "
+                    f"in {rest_s:.0f} seconds",
+                    stage="certificate",
+                    retry_after_s=rest_s,
+                )
             who, said = await self._recovered(who)
         try:
             transport = await self._dialer.connect_as(who)
@@ -121,8 +128,7 @@ class Renewals(Dialer, Papers):
         """Return the identity to dial with, and what the broker said if it gave no new one."""
         when = datetime.fromtimestamp(who.not_after, UTC).strftime("%Y-%m-%d %H:%M UTC")
         try:
-            proxy = await asyncio.to_thread(proxy_for, who.url, self._proxy, self._secrets)
-            found = await recovery.recover(who, self._state_dir, proxy)
+            found = await recovery.recover(who, self._state_dir, self._routes, self._secrets)
         except Refused as exc:
             if exc.retry_after_s:
                 # Not for as long as it likes: what it waits for, such as an operator, may be done at any moment.
@@ -231,7 +237,7 @@ class Renewals(Dialer, Papers):
         if self._trust is not None:
             await self._take_trust(link, self._trust, who)
         life, now = Life(who.obtained_at, who.not_after), self._now()
-        due = max(life.due(self._jitter), self._not_before)
+        due = max(life.due(self._jitter), self._not_before, now + life.rest_s(now))
         if RENEWAL not in link.features:
             return LOOK_S
         if now < due:
@@ -360,8 +366,7 @@ class Renewals(Dialer, Papers):
         log.info("authorities kept", extra={"event": "trust_kept", "authorities": names})
 
     async def _prove(self, who: Identity, trusted: Sequence[bytes] | None = None) -> None:
-        proxy = await asyncio.to_thread(proxy_for, who.url, self._proxy, self._secrets)
-        await prove(who, proxy, trusted)
+        await prove(who, self._routes, self._secrets, trusted)
 
     def _warn(self, who: Identity) -> None:
         limit = Life(who.obtained_at, who.not_after).warning(self._now())
@@ -377,7 +382,7 @@ class Renewals(Dialer, Papers):
         )
 
 
-async def prove(who: Identity, proxy: Proxy | None, trusted: Sequence[bytes] | None = None) -> None:
+async def prove(who: Identity, routes: Routes, secrets: SecretStore, trusted: Sequence[bytes] | None = None) -> None:
     """
     See that the broker takes this certificate, on a connection of its own on which nothing else happens.
 
@@ -390,7 +395,7 @@ async def prove(who: Identity, proxy: Proxy | None, trusted: Sequence[bytes] | N
         EnrolmentError: the files do not fit together.
     """
     context = await asyncio.to_thread(identity.client_context, who, trusted)
-    transport = await open_websocket(who.url, "/prove", context, proxy, certificate_ends=who.not_after)
+    transport = await open_any(who.url, "/prove", context, routes, secrets, certificate_ends=who.not_after)
     try:
         # That the websocket opened is the proof; what it says is for people who look at the wire.
         with contextlib.suppress(LinkError, TimeoutError):

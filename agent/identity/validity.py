@@ -8,6 +8,7 @@ from typing import Final
 DAY_S: Final = 86_400.0
 PARTS: Final = 20  # after a failed renewal the next try comes after this part of the life
 JITTER: Final = 0.1  # of the last third, before and after: thousands of agents that enrolled in one night come apart
+REST_S: Final = 60.0  # seconds from one certificate to asking for the next, however soon a broker says that it ends
 WARN_DAYS: Final = (14, 7, 1)
 
 
@@ -43,6 +44,10 @@ class Life:
         """
         third = self.whole_s / 3
         return self.end - third + third * JITTER * (2 * chance - 1)
+
+    def rest_s(self, now: float) -> float:
+        """Return the seconds until another may be asked for; 0 also where the clock was set back since it came."""
+        return max(0.0, REST_S - (now - self.begin)) if now >= self.begin else 0.0
 
     def over(self, now: float) -> bool:
         """

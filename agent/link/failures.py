@@ -1,233 +1,355 @@
 """
-Why a dial failed, in a plain sentence with its fix: foreign errors become LinkError or LinkRefused here.
+Why a dial failed, in a plain sentence with its fix: one table, and the errors made from it.
 
-A pure table of decisions; ``websocket.py`` does the waiting.
+Pure: ``websocket.py`` and ``tunnel.py`` do the waiting, ``outhaul-agent check`` and its manual read the table.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
-
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
-from websockets.http11 import Response
 
 from agent.errors import LinkError, LinkRefused
 
 SHOWN_CHARS: Final = 300  # characters of a foreign answer
-# OpenSSL's codes: X509_V_ERR_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH.
-NOT_YET_VALID, EXPIRED, WRONG_NAMES = 9, 10, (62, 64)
-# TLS alerts by which a server refuses a client's certificate; with TLS 1.3 they come after the handshake.
-_ALERTS: Final = {
-    "CERTIFICATE_EXPIRED": "it has run out",
-    "UNKNOWN_CA": "another authority issued it",
-    "CERTIFICATE_REQUIRED": "none was shown",
-    "BAD_CERTIFICATE": "it is not one for an agent",
-    "UNSUPPORTED_CERTIFICATE": "it is not one for an agent",
-    "CERTIFICATE_UNKNOWN": "it is not one for an agent",
-    "CERTIFICATE_REVOKED": "it was revoked",
-    "ACCESS_DENIED": "it is not let in",
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """
+    One kind of failure.
+
+    Attributes:
+        stage: how far the dial came, as in LinkError.
+        means: what it is and how it comes about, for the manual.
+        says: what was found, with fields in braces.
+        fix: what to do about it, with the same fields.
+        refused: whether somebody said no, and a person must cure it.
+        floor_s: seconds that pass at least before the next dial.
+    """
+
+    stage: str
+    means: str
+    says: str
+    fix: str
+    refused: bool = False
+    floor_s: float = 0.0
+
+
+# Directories lock an account after some five wrong passwords in half an hour.
+LOGIN_FLOOR_S: Final = 300.0
+PERSON_FLOOR_S: Final = 15.0  # cured by a person, who wants to see soon that it is
+
+TROUBLES: Final[dict[str, Trouble]] = {
+    # --- the name
+    "name-unknown": Trouble(
+        "dns",
+        "This machine's DNS does not know the broker's name, or no DNS server answers.",
+        "the name {host} can't be resolved ({said})",
+        "check DNS on this machine; where only a proxy resolves such names, name the proxy in link.proxy",
+    ),
+    # --- TCP
+    "not-reached": Trouble(
+        "tcp",
+        "The machine answered that nobody listens on that port, or the network says that there is no way to it.",
+        "{broker} can't be reached ({said})",
+        "does the broker run, and does the firewall allow it?",
+    ),
+    "no-answer": Trouble(
+        "tcp",
+        "Nothing came back at all: most often a firewall that drops connections without a word.",
+        "{broker} did not answer within {timeout}",
+        "does a firewall drop the connection? It must let this machine out to that host and port",
+    ),
+    # --- the proxy
+    "proxy-unknown": Trouble(
+        "proxy",
+        "This machine's DNS does not know the proxy's name.",
+        "the proxy {proxy} has a name that can't be resolved ({said})",
+        "check link.proxy, or the system's proxy setting",
+    ),
+    "proxy-not-reached": Trouble(
+        "proxy",
+        "Nobody listens at the proxy's host and port.",
+        "the proxy {proxy} can't be reached ({said})",
+        "check link.proxy, or the system's proxy setting",
+    ),
+    "proxy-no-answer": Trouble(
+        "proxy",
+        "The proxy took the connection and then said nothing, or something between us and it swallows it.",
+        "{broker} did not answer within {timeout}",
+        "does a firewall drop the connection, before the proxy or behind it?",
+    ),
+    "proxy-untrusted": Trouble(
+        "proxy",
+        "An `https://` proxy showed a certificate that neither this machine nor `link.extra_authorities` trusts.",
+        "the proxy {proxy} has a certificate that this machine does not trust ({said})",
+        "put the proxy's authority into a PEM file and name it in link.extra_authorities",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "proxy-wants-login": Trouble(
+        "proxy",
+        "The proxy lets nobody pass without a user, and the operator's file names none.",
+        "the proxy {proxy} wants a user and password (HTTP {status}; it takes {offers})",
+        "link.proxy = http://USER:{{secret:NAME}}@HOST:PORT",
+        refused=True,
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "proxy-refused-login": Trouble(
+        "proxy",
+        "The proxy does not know the user, or the password is wrong or has run out. It is tried seldom, as directories "
+        "lock accounts after some wrong passwords.",
+        "the proxy {proxy} did not accept the user and password (HTTP {status}, by {scheme})",
+        "set the right ones: outhaul-agent secret set NAME; with NTLM and Negotiate the user is DOMAIN%5CUSER",
+        refused=True,
+        floor_s=LOGIN_FLOOR_S,
+    ),
+    "proxy-refused-account": Trouble(
+        "proxy",
+        "The account that runs the service on Windows is not one that the proxy lets pass.",
+        "the proxy {proxy} did not accept the account that runs this service (HTTP {status}, by {scheme})",
+        "run the service as a gMSA that may pass, or name a user: link.proxy = http://DOMAIN%5CUSER:{{secret:NAME}}@…",
+        refused=True,
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "proxy-wants-other": Trouble(
+        "proxy",
+        "The proxy offers only ways to log in that the agent does not speak, such as Digest.",
+        "the proxy {proxy} wants {offers} (HTTP {status}), and the agent knows Basic, NTLM and Negotiate",
+        "have its administrator let this machine reach {target} without a login, or with one of these",
+        refused=True,
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "proxy-hangs-up": Trouble(
+        "proxy",
+        "NTLM and Negotiate log in a connection, and this proxy closes it between two steps of that.",
+        "the proxy {proxy} closes the connection in the middle of the login by {scheme}",
+        "have its administrator switch keep-alive on for CONNECT, or offer Basic",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "proxy-forbids": Trouble(
+        "proxy",
+        "The proxy's rules do not allow a tunnel to the broker's host and port.",
+        "the proxy {proxy} forbids the way to {target} ({said})",
+        "have its administrator allow CONNECT to it",
+        refused=True,
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "proxy-can-not": Trouble(
+        "proxy",
+        "The proxy answered, but does not get to the broker itself: its DNS, its firewall, or the broker is down.",
+        "the proxy {proxy} could not reach {target} ({said})",
+        "does the broker run, and may the proxy reach it?",
+    ),
+    "proxy-page": Trouble(
+        "proxy",
+        "In place of a tunnel came a web page: a portal that wants somebody to log in or to agree, or a block page.",
+        "the proxy {proxy} answered with a web page in place of a tunnel ({said})",
+        "have its administrator let this machine reach {target} without that page",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "proxy-no-proxy": Trouble(
+        "proxy",
+        "What answers at the proxy's address does not speak as an HTTP proxy does.",
+        "the proxy {proxy} did not answer as an HTTP proxy does",
+        "is it a SOCKS proxy (socks5h://…), or one that speaks TLS (https://…)?",
+    ),
+    "proxy-cut": Trouble(
+        "proxy",
+        "The proxy ended the connection before there was a tunnel.",
+        "the proxy {proxy} cut the connection ({said})",
+        "its log may say why",
+    ),
+    "socks-wants-login": Trouble(
+        "proxy",
+        "The SOCKS proxy does not let this user pass, or wants one and the operator's file names none.",
+        "the proxy {proxy} {wants} ({said})",
+        "link.proxy = socks5h://USER:{{secret:NAME}}@HOST:PORT",
+        refused=True,
+        floor_s=PERSON_FLOOR_S,
+    ),
+    # --- TLS
+    "reset-in-tls": Trouble(
+        "tls",
+        "TCP came about, and the connection was reset when TLS began: a firewall that looks into TLS and does not "
+        "like the name or TLS 1.3.",
+        "{broker} cut the connection before TLS was done ({said})",
+        "does a firewall or an old proxy reset it? Have this host exempted from inspection",
+    ),
+    "silent-in-tls": Trouble(
+        "tls",
+        "TCP came about, and TLS was never answered: another program, or a firewall that swallows it.",
+        "{broker} did not answer within {timeout}, once connected, when TLS began",
+        "does a firewall drop the connection? Have this host exempted from inspection",
+    ),
+    "no-tls": Trouble(
+        "tls",
+        "What answers does not speak TLS.",
+        "{broker} does not speak TLS",
+        "is another program on this port?",
+    ),
+    "page-for-tls": Trouble(
+        "tls",
+        "In place of TLS came a web page: a portal between this machine and the net that wants somebody to log in.",
+        "{broker} does not speak TLS but answers with a web page ({said})",
+        "a portal stands in the way; have its administrator let this machine pass without it",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "old-tls": Trouble(
+        "tls",
+        "The other end knows no TLS 1.3, which every broker does.",
+        "{broker} does not speak TLS 1.3",
+        "is it a broker, or a proxy that inspects? Have this host exempted from inspection",
+    ),
+    "no-tls-done": Trouble(
+        "tls",
+        "TLS did not come about for another reason.",
+        "{broker}: no TLS connection came about ({said})",
+        "the broker's log may say why",
+    ),
+    "inspected": Trouble(
+        "tls",
+        "Something on the way opens TLS and shows a certificate of its own. The agent trusts only the broker's "
+        "authority, and its own certificate can't pass through an inspection.",
+        "{broker}: the link is inspected by {issuer}{known}; the certificate was issued by it, not by the broker's "
+        "authority that the token named",
+        "have TLS inspection switched off for this host: it can't work with the agent's own certificate",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "other-authority": Trouble(
+        "tls",
+        "A broker answers, but of another authority than the one in the token: it was set up anew, or it is another.",
+        "{broker}: the certificate was issued by {issuer}, not by the broker's authority that the token named",
+        "the broker was set up anew (then enrol again with a new token), or the link is inspected on the way (then "
+        "have TLS inspection switched off for this host)",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "untrusted": Trouble(
+        "tls",
+        "The certificate is not from the broker's authority, and could not be looked at a second time.",
+        "{broker}: the certificate was not issued by the broker's authority that the token named ({said})",
+        "either the link is inspected on the way (then have TLS inspection switched off for this host), or the broker "
+        "was set up anew (then enrol again with a new token)",
+    ),
+    "wrong-time": Trouble(
+        "tls",
+        "The broker's certificate is not valid by this machine's clock: most often the clock is wrong.",
+        "{broker}: the certificate{validity} does not fit this machine's clock, which says {now}{skew}",
+        "set the clock, or have the broker's certificate renewed if the clock is right",
+    ),
+    "wrong-name": Trouble(
+        "tls",
+        "The broker's certificate is for other names than the one that was dialled.",
+        "{broker}: the certificate is not for {host}{names}",
+        "[link] public_url in the broker's file must name a host that agents dial",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    # --- the agent's certificate
+    "certificate-ran-out": Trouble(
+        "certificate",
+        "The agent's own certificate has run out, and the broker does not take it any more.",
+        "the broker {broker} did not accept this agent's certificate: it ran out on {ended}",
+        "a running agent gets another by itself for as long as the broker allows; after that, enrol again with a new "
+        "token",
+        refused=True,
+    ),
+    "certificate-refused": Trouble(
+        "certificate",
+        "The broker does not take the agent's own certificate: it is another broker's, or was revoked.",
+        "the broker {broker} did not accept this agent's certificate: {said}",
+        "enrol again with a new token",
+        refused=True,
+    ),
+    # --- HTTP
+    "refused": Trouble(
+        "http",
+        "The broker knows this agent and does not let it in; its own words say why.",
+        "the broker {broker} refused this agent: {said}",
+        "see what it says; `outhaul-broker agent list` shows the agent's state",
+        refused=True,
+    ),
+    "busy": Trouble(
+        "http",
+        "The broker, or what stands before it, is overloaded or stopping.",
+        "{broker} is busy or stopping (HTTP {status})",
+        "it is tried again by itself",
+    ),
+    "redirect": Trouble(
+        "http",
+        "Something answers with the address of another place: a gateway, or a portal that wants a login.",
+        "{broker} sends us on to {location}; an agent goes only where its token says",
+        "point the agent at the broker itself; a portal must let this machine pass",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "page": Trouble(
+        "http",
+        "A web page came where a websocket was asked for: a portal, a block page or another web server.",
+        "{broker} answered with a web page (HTTP {status}: {said}), not as a broker of Outhaul does",
+        "is another program on this port, or does a portal stand in the way?",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "no-broker": Trouble(
+        "http",
+        "What answers is a web server, but no broker.",
+        "{broker} answered {said}, not as a broker of Outhaul does",
+        "is another program on this port?",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "other-websocket": Trouble(
+        "http",
+        "What answers is a websocket of another program.",
+        "{broker} is a websocket, but not one of an Outhaul broker",
+        "is another program on this port?",
+        floor_s=PERSON_FLOOR_S,
+    ),
+    "upgrade-swallowed": Trouble(
+        "http",
+        "TLS came about, and the request for a websocket was never answered.",
+        "{broker} let us connect but did not answer within {timeout}",
+        "does something on the way swallow websockets?",
+    ),
+    "upgrade-cut": Trouble(
+        "http",
+        "TLS came about, and the connection ended before the broker answered.",
+        "{broker} ended the connection before it answered ({said})",
+        "it may be stopping, or something on the way cuts websockets",
+    ),
+    "other": Trouble(
+        "setup",
+        "Something that nobody foresaw; the message has its words.",
+        "{broker}: {said}",
+        "if it stays, send the message to who supports you",
+    ),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """
-    What was tried.
-
-    Attributes:
-        host: the broker's.
-        port: the broker's.
-        proxy: the proxy's URL without its password; "" if there is none.
-        certificate_ends: when the certificate that we show ends, seconds since 1970; ``None`` if we show none.
-        timeout_s: seconds for the whole dial.
-    """
-
-    host: str
-    port: int
-    proxy: str
-    certificate_ends: float | None
-    timeout_s: float
-
-    @property
-    def broker(self) -> str:
-        """The broker, for people, with the way that leads there."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}" + (f" through the proxy {self.proxy}" if self.proxy else "")
+def trouble(name: str, *, retry_after_s: float = 0.0, **facts: object) -> LinkError:
+    """Return what to raise for one of ``TROUBLES``, with its fields filled in."""
+    found = TROUBLES[name]
+    text = f"{found.says}; {found.fix}".format_map(facts)
+    kind = LinkRefused if found.refused else LinkError
+    return kind(text, stage=found.stage, retry_after_s=retry_after_s, trouble=name, floor_s=found.floor_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """
-    The certificate that the other end showed.
-
-    Attributes:
-        issuer: who signed it, for people.
-        names: hosts it is for.
-        not_before: seconds since 1970.
-        not_after: seconds since 1970.
-    """
-
-    issuer: str
-    names: tuple[str, ...]
-    not_before: float
-    not_after: float
+def short(exc: BaseException) -> str:
+    """Return a foreign error's own words."""
+    said = exc.strerror if isinstance(exc, OSError) else None
+    return (said or str(exc) or type(exc).__name__)[:SHOWN_CHARS]
 
 
-def explain(exc: Exception, way: Way, *, connected: bool, shunned: bool = False) -> LinkError:
-    """
-    Return what to raise for an error of the dial.
-
-    Args:
-        connected: TCP, proxy and TLS were done, as far as our side can tell.
-        shunned: the broker ended the connection with our certificate, and answered one without.
-    """
-    if isinstance(exc, LinkError):
-        return exc  # the proxy's part has explained itself
-    if isinstance(exc, InvalidStatus):
-        return _status(exc.response, way)
-    if isinstance(exc, TimeoutError):
-        return _timeout(way, connected=connected)
-    if connected and isinstance(exc, InvalidMessage | OSError | EOFError):
-        return _cut_after_tls(exc, way, shunned=shunned)
-    if isinstance(exc, InvalidHandshake):
-        return LinkError(f"{way.broker} answered, but not as a broker of Outhaul does: {_text(exc)}", stage="http")
-    if isinstance(exc, socket.gaierror):
-        return LinkError(
-            f"the name {way.host} can't be resolved ({exc.strerror}); check DNS on this machine", stage="dns"
-        )
+def proxy_not_reached(proxy: str, exc: OSError) -> LinkError:
+    """Return what to raise where the proxy itself was not reached."""
     if isinstance(exc, ssl.SSLError):
-        return _tls(exc, way)
-    if isinstance(exc, OSError):
-        return _unreachable(exc, way)
-    return LinkError(f"{way.broker}: {type(exc).__name__}: {_text(exc)}", stage="setup")
+        reason = exc.reason or ""
+        if reason in NOT_TLS:
+            return trouble("proxy-no-proxy", proxy=proxy)
+        return trouble("proxy-untrusted", proxy=proxy, said=getattr(exc, "verify_message", "") or reason or short(exc))
+    if isinstance(exc, socket.gaierror):
+        return trouble("proxy-unknown", proxy=proxy, said=short(exc))
+    return trouble("proxy-not-reached", proxy=proxy, said=short(exc))
 
 
-def untrusted(exc: ssl.SSLCertVerificationError, shown: Shown | None, way: Way, now: float) -> LinkError:
-    """Return what to raise for a broker's certificate that did not pass; ``shown`` is ``None`` if it is unknown."""
-    if exc.verify_code in (NOT_YET_VALID, EXPIRED):
-        validity = f", valid from {_when(shown.not_before)} to {_when(shown.not_after)}" if shown else ""
-        return LinkError(
-            f"{way.broker}: the certificate{validity}, does not fit this machine's clock, which says {_when(now)}; "
-            "set the clock, or have the broker's certificate renewed if the clock is right",
-            stage="tls",
-        )
-    if exc.verify_code in WRONG_NAMES:
-        names = f" but for {', '.join(shown.names)}" if shown and shown.names else ""
-        return LinkError(
-            f"{way.broker}: the certificate is not for {way.host}{names}; "
-            "[link] public_url in the broker's file must name a host that agents dial",
-            stage="tls",
-        )
-    issuer = f"was issued by {shown.issuer}, not by" if shown else "was not issued by"
-    return LinkError(
-        f"{way.broker}: the certificate {issuer} the broker's authority that the token named. Either the link is "
-        "inspected on the way (then have TLS inspection switched off for this host: it can't work with the agent's "
-        "own certificate), or the broker was set up anew (then enrol again with a new token)",
-        stage="tls",
-    )
-
-
-def _status(response: Response, way: Way) -> LinkError:
-    status = response.status_code
-    said = " ".join(bytes(response.body or b"").decode("utf-8", "replace").split())[:SHOWN_CHARS]
-    if status in (401, 403):
-        return LinkRefused(f"the broker {way.broker} refused this agent: {said or f'HTTP {status}'}", stage="http")
-    if status in (429, 503):
-        return LinkError(
-            f"the broker {way.broker} is busy or stopping (HTTP {status}); it is tried again",
-            stage="http",
-            retry_after_s=_retry_after(response.headers.get("Retry-After", "")),
-        )
-    if 300 <= status < 400:
-        location = response.headers.get("Location", "nowhere")[:SHOWN_CHARS]
-        return LinkError(
-            f"{way.broker} sends us on to {location}; an agent goes only where its token says", stage="http"
-        )
-    return LinkError(
-        f"{way.broker} answered HTTP {status}, not as a broker of Outhaul does; is another program on this port?",
-        stage="http",
-    )
-
-
-def _retry_after(text: str) -> float:
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0.0
-
-
-def _timeout(way: Way, *, connected: bool) -> LinkError:
-    if connected:
-        return LinkError(
-            f"{way.broker} let us connect but did not answer within {way.timeout_s:.0f} s; "
-            "does something on the way swallow websockets?",
-            stage="http",
-        )
-    return LinkError(
-        f"{way.broker} did not answer within {way.timeout_s:.0f} s; does a firewall drop the connection?",
-        stage="proxy" if way.proxy else "tcp",
-    )
-
-
-def _cut_after_tls(exc: Exception, way: Way, *, shunned: bool) -> LinkError:
-    cause = exc if isinstance(exc, ssl.SSLError) else exc.__cause__
-    reason = (cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
-    found = next((meaning for alert, meaning in _ALERTS.items() if reason.endswith(alert)), "")
-    if not found and shunned:
-        found = "another authority issued it, or it has run out; the broker's log tells"
-    if found and way.certificate_ends is not None and way.certificate_ends < time.time():
-        return LinkRefused(
-            f"the broker {way.broker} did not accept this agent's certificate: it ran out on "
-            f"{_when(way.certificate_ends)}. A running agent gets another by itself for as long as the broker allows; "
-            "after that, enrol again with a new token",
-            stage="certificate",
-        )
-    if found:
-        return LinkRefused(
-            f"the broker {way.broker} did not accept this agent's certificate: {found}; enrol again with a new token",
-            stage="certificate",
-        )
-    return LinkError(
-        f"{way.broker} ended the connection before it answered ({_text(cause or exc)}); it may be stopping, or "
-        "something on the way cuts websockets",
-        stage="http",
-    )
-
-
-def _tls(exc: ssl.SSLError, way: Way) -> LinkError:
-    reason = exc.reason or ""
-    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
-        return LinkError(f"{way.broker} does not speak TLS; is another program on this port?", stage="tls")
-    if reason in ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"):
-        return LinkError(f"{way.broker} does not speak TLS 1.3; is it a broker, or a proxy that inspects?", stage="tls")
-    return LinkError(f"{way.broker}: no TLS connection came about ({reason or _text(exc)})", stage="tls")
-
-
-def _unreachable(exc: OSError, way: Way) -> LinkError:
-    said = exc.strerror or _text(exc)
-    if isinstance(exc, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
-        return LinkError(
-            f"{way.broker} cut the connection before TLS was done ({said}); does a firewall or an old proxy reset it?",
-            stage="proxy" if way.proxy else "tls",
-        )
-    return LinkError(
-        f"{way.broker} can't be reached ({said}); does the broker run, and does the firewall allow it?", stage="tcp"
-    )
-
-
-def _text(exc: BaseException) -> str:
-    return (str(exc) or type(exc).__name__)[:SHOWN_CHARS]
-
-
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG")
+"""OpenSSL's reasons where what answered was no TLS."""

@@ -1,21 +1,17 @@
-"""Which proxy stands between the agent and its broker."""
+"""What a proxy's URL says, and which hosts are dialled without one."""
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import os
-import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from agent.errors import ConfigError
-from agent.secrets import SecretStore, resolve_url
 
 SCHEMES: Final = ("http", "https", "socks5", "socks5h")
-# In the order of their weight; Windows' own settings come under the names "https" and "socks".
-_SYSTEM_KEYS: Final = ("wss", "https", "all", "socks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,32 +23,34 @@ class Proxy:
         url: with user and password, percent-encoded; never shown.
         shown: without them.
         user: whether there is one.
+        place: where it was found, for people.
     """
 
     url: str = field(repr=False)
     shown: str
     user: bool
+    place: str = ""
 
+    @property
+    def host(self) -> str:
+        """Its name or address."""
+        return urlsplit(self.url).hostname or ""
 
-def proxy_for(broker_url: str, setting: str, secrets: SecretStore) -> Proxy | None:
-    """
-    Return the proxy for ``broker_url``, or ``None`` for the straight way.
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return urlsplit(self.url).port or 0
 
-    Args:
-        setting: ``link.proxy`` of the operator's file: ``system``, ``none`` or the proxy's URL.
-        secrets: gives the values of ``{secret:NAME}`` in it.
+    @property
+    def scheme(self) -> str:
+        """One of ``SCHEMES``."""
+        return urlsplit(self.url).scheme
 
-    Raises:
-        ConfigError: it is not a proxy's URL; the text does not show it, as it may hold a password.
-        SecretError: a secret is missing.
-    """
-    if setting == "none":
-        return None
-    if setting != "system":
-        return parse(resolve_url(setting, secrets), "link.proxy in the operator's file")
-    parts = urlsplit(broker_url)
-    found = _from_system(parts.hostname or "", parts.port or 443)
-    return parse(found, "the system's proxy setting (HTTPS_PROXY, ALL_PROXY or Windows)") if found else None
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """User and password, or ``None`` where there is no user."""
+        parts = urlsplit(self.url)
+        return (unquote(parts.username or ""), unquote(parts.password or "")) if self.user else None
 
 
 def parse(url: str, place: str) -> Proxy:
@@ -84,27 +82,51 @@ def parse(url: str, place: str) -> Proxy:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     shown = f"{scheme}://{host}:{port}"
     if parts.username is None:
-        return Proxy(shown, shown, user=False)
+        return Proxy(shown, shown, False, place)
     user, password = (quote(unquote(text), safe="") for text in (parts.username, parts.password or ""))
-    return Proxy(f"{scheme}://{user}:{password}@{host}:{port}", shown, user=True)
+    return Proxy(f"{scheme}://{user}:{password}@{host}:{port}", shown, True, place)
 
 
-def _from_system(host: str, port: int) -> str | None:
-    # urllib reads the environment and, on Windows, the registry of the account that runs the agent.
-    if urllib.request.proxy_bypass(f"{host}:{port}") or _in_exempt_network(host):
-        return None
-    proxies = urllib.request.getproxies()
-    return next((proxies[key] for key in _SYSTEM_KEYS if proxies.get(key)), None)
+def exempt(host: str, port: int, entries: Iterable[str]) -> bool:
+    """
+    Whether a list of exceptions says that ``host`` is dialled without a proxy.
+
+    Args:
+        entries: hosts, domains (``example.com`` and ``.example.com``, each with all below), patterns (``10.*``),
+            addresses and networks (``10.0.0.0/8``), each with a port or without; ``*`` is all, and ``<local>``, as
+            Windows has it, every name without a dot.
+    """
+    host = host.strip("[]").rstrip(".").lower()
+    return any(_matches(host, port, entry.strip().lower()) for entry in entries)
 
 
-def _in_exempt_network(host: str) -> bool:
-    """Whether NO_PROXY has a network such as ``10.0.0.0/8`` that holds ``host``; urllib knows names only."""
+def _matches(host: str, port: int, entry: str) -> bool:
+    # Windows writes a scheme before some.
+    entry = entry.rpartition("://")[2].rstrip(".")
+    if entry in ("", "*"):
+        return entry == "*"
+    if entry == "<local>":
+        return "." not in host and ":" not in host
+    network = _network(entry)
+    if network is None:
+        name, colon, wanted = entry.rpartition(":")
+        if colon:
+            if wanted != str(port):
+                return False
+            entry = name
+            network = _network(entry)
+    if network is not None:
+        try:
+            return ipaddress.ip_address(host.partition("%")[0]) in network
+        except ValueError:
+            return False
+    if "*" in entry:
+        return fnmatchcase(host, entry)
+    return host == entry.lstrip(".") or host.endswith("." + entry.lstrip("."))
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
-        address = ipaddress.ip_address(host)
+        return ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:
-        return False
-    for entry in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(","):
-        with contextlib.suppress(ValueError):
-            if address in ipaddress.ip_network(entry.strip(), strict=False):
-                return True
-    return False
+        return None

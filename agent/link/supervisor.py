@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 import time
 from collections.abc import Coroutine
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 DRAIN_S: Final = 10.0  # seconds that a conversation has to end by itself once the agent stops
 CLOSE_S: Final = 5.0  # seconds to close a transport; then it is left to the operating system
+DIALLED_S: Final = 900.0  # seconds in which any dial has ended; each of its steps has its own limit, far below
+LATE_S: Final = 60.0  # seconds after the end of a wait in which the next dial has begun
 REFUSED_CODES: Final = ("refused", "revoked", "version", "superseded")  # cured by a person, so tried at a slower pace
 RENEWED: Final = "renewed"  # the agent's own goodbye, to dial again with another certificate
 
@@ -74,6 +77,10 @@ class _Try:
         return self.error.retry_after_s if isinstance(self.error, LinkError) else 0.0
 
     @property
+    def floor_s(self) -> float:
+        return self.error.floor_s if isinstance(self.error, LinkError) else 0.0
+
+    @property
     def kind(self) -> tuple[str, str]:
         """What tells one trouble from another: its numbers (ports, times) do not."""
         return self.stage, re.sub(r"\d+", "#", str(self.error))
@@ -103,6 +110,12 @@ class Supervisor:
         self._backoff = backoff or Backoff()
         self._drain_s = drain_s
         self._told: tuple[str, str] | None = None  # the trouble that the log has already
+        self._due = math.inf  # when, on the monotonic clock, it has gone on from this state at the latest
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it has not gone on though it should have; without a broker it goes on dialling, and is well."""
+        return time.monotonic() > self._due
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.state.target} {self.state.state}>"
@@ -120,9 +133,11 @@ class Supervisor:
                     await self._pause(ended, stop)
         finally:
             self._now(state="stopped", peer=None, connected_since=None, next_try_at=None)
+            self._due = math.inf
 
     async def _once(self, stop: asyncio.Event) -> _Try:
         self._now(state="connecting", next_try_at=None)
+        self._due = time.monotonic() + DIALLED_S
         try:
             transport = await _unless(stop, self._dialer.connect(), drain_s=0.0)
         except AgentError as exc:
@@ -137,6 +152,7 @@ class Supervisor:
     async def _converse(self, transport: Transport, stop: asyncio.Event) -> _Try:
         begun, again = time.monotonic(), False
         self._now(state="connected", peer=transport.peer, connected_since=time.time(), target=self._dialer.target)
+        self._due = math.inf  # the conversation knows for itself
         self._told = None
         peer = transport.peer
         log.info(
@@ -165,7 +181,9 @@ class Supervisor:
         return _Try(error, time.monotonic() - begun, again)
 
     async def _pause(self, ended: _Try, stop: asyncio.Event) -> None:
-        delay_s = self._backoff.next_delay(ended.up_s, refused=ended.refused, retry_after_s=ended.retry_after_s)
+        delay_s = self._backoff.next_delay(
+            ended.up_s, refused=ended.refused, retry_after_s=ended.retry_after_s, floor_s=ended.floor_s
+        )
         now = time.time()
         self._now(
             state="waiting",
@@ -178,6 +196,7 @@ class Supervisor:
             last_error_at=now,
             next_try_at=now + delay_s,
         )
+        self._due = time.monotonic() + delay_s + LATE_S
         facts = {
             "event": "link_lost" if ended.up_s else "link_failed",
             "stage": ended.stage,

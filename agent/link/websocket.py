@@ -9,6 +9,9 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +19,17 @@ from urllib.parse import urlsplit
 
 from websockets import ConnectionClosed, InvalidMessage, InvalidStatus, Subprotocol
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.http11 import Response
 
 from agent.errors import LinkError
 from agent.identity import held as identity
 from agent.link.base import Dialer, Peer, Transport
-from agent.link.failures import Shown, Way, explain, untrusted
-from agent.link.proxy import Proxy, proxy_for
-from agent.link.tunnel import NEXT_ADDRESS_S, Target, http_tunnel, socks_tunnel
+from agent.link.diagnosis import Shown, Way, explain, untrusted
+from agent.link.failures import trouble
+from agent.link.proxy import Proxy
+from agent.link.routes import Routes
+from agent.link.trail import Trail
+from agent.link.tunnel import Target, http_tunnel, reach, socks_tunnel
 from agent.secrets import SecretStore
 from protocol import limits
 
@@ -32,6 +39,7 @@ PROBE_S: Final = 5.0  # seconds to look at a certificate that did not pass
 CLOSE_S: Final = 2.0  # seconds; a peer that does not answer the closing handshake is not waited for
 UNSENT_BYTES: Final = 131_072  # bytes in the socket that have not left yet; more would stand before a small message
 MAX_QUEUE: Final = 4  # messages read ahead; then TCP slows the broker down
+STAGES: Final = ("setup", "dns", "tcp", "proxy", "tls", "certificate", "http", "link")  # of a dial, in their order
 
 # Never below WARNING: the library's debug log has the first bytes of each message, and an enrolment's are a secret.
 _WIRE_LOG: Final = logging.getLogger("agent.link.wire")
@@ -67,34 +75,55 @@ class _Dial(connect):
 
     Attributes:
         via: the proxy, if there is one.
-        connected: TCP, proxy and TLS are done, as far as our side can tell.
+        proxy_tls: for a proxy that speaks TLS.
+        stage: what is under way: ``tcp``, ``proxy``, ``tls`` or ``http``.
+        trail: what it met, if somebody wants to know.
+        certificate: that the other end showed, DER.
+        since: when the stage began, by the monotonic clock.
     """
 
     via: Proxy | None = None
-    connected = False
+    proxy_tls: ssl.SSLContext | None = None
+    stage = "tcp"
+    trail: Trail | None = None
+    certificate = b""
+    since = 0.0
 
     async def open_tcp_connection(self) -> ClientConnection:
-        connection = await self._open()
-        self.connected = True
-        return connection
-
-    async def _open(self) -> ClientConnection:
-        if self.via is None:
-            return await super().open_tcp_connection()
-        target = Target(self.ws_uri.host, self.ws_uri.port)
-        if self.via.url.startswith("socks"):
-            self.create_connection_kwargs["sock"] = await socks_tunnel(self.via, target)
-            return await super().open_tcp_connection()
         connection = self.factory(self.ws_uri)
-        transport = await http_tunnel(self.via, target)
+        transport = await self._way()
+        self._at("tls")
         transport.set_protocol(connection)
         tls = await asyncio.get_running_loop().start_tls(
-            transport, connection, self.create_connection_kwargs["ssl"], server_hostname=target.host
+            transport, connection, self.create_connection_kwargs["ssl"], server_hostname=self.ws_uri.host
         )
         if tls is None:
-            raise ConnectionResetError("the proxy cut the connection during TLS")
+            raise ConnectionResetError("the connection was cut during TLS")
+        self._at("http")
+        self.certificate = tls.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
         connection.connection_made(tls)
         return connection
+
+    async def _way(self) -> asyncio.Transport:
+        target = Target(self.ws_uri.host, self.ws_uri.port)
+        self.since = time.monotonic()
+        if self.via is None:
+            return (await reach(target.host, target.port, asyncio.Protocol, self.trail))[0]
+        self._at("proxy")
+        if not self.via.scheme.startswith("socks"):
+            return await http_tunnel(self.via, target, self.proxy_tls, self.trail)
+        sock = await socks_tunnel(self.via, target)
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=sock)
+        return transport
+
+    def _at(self, stage: str) -> None:
+        now = time.monotonic()
+        took_s, self.since = now - self.since, now
+        if self.trail is not None and stage == "tls":
+            self.trail.proxy_s = took_s - (self.trail.dns_s or 0.0) - (self.trail.tcp_s or 0.0)
+        elif self.trail is not None and stage == "http":
+            self.trail.tls_s = took_s
+        self.stage = stage
 
     def process_redirect(self, exc: Exception) -> Exception:
         # The agent's certificate is not shown to whom the token did not name.
@@ -136,27 +165,81 @@ class WebsocketDialer(Dialer):
     proxy needs no restart, and names are resolved anew.
     """
 
-    def __init__(self, state_dir: Path, proxy: str, secrets: SecretStore, *, timeout_s: float = DIAL_S) -> None:
+    def __init__(self, state_dir: Path, routes: Routes, secrets: SecretStore, *, timeout_s: float = DIAL_S) -> None:
         self.target = "the broker"
         self._state_dir = state_dir
-        self._proxy = proxy
+        self._routes = routes
         self._secrets = secrets
         self._timeout_s = timeout_s
 
     async def connect(self) -> Transport:
-        # Files, the store of secrets and the registry may all be slow.
+        # Files and the store of secrets may be slow.
         return await self.connect_as(await asyncio.to_thread(identity.load, self._state_dir, self._secrets))
 
     async def connect_as(self, who: identity.Identity) -> Transport:
         """Dial once with another identity than the one in force; raises as ``connect``."""
-        self.target = who.url
-        context, proxy = await asyncio.to_thread(self._prepare, who)
-        return await open_websocket(
-            who.url, "/link", context, proxy, certificate_ends=who.not_after, timeout_s=self._timeout_s
+        addresses = self._routes.addresses(who.url)
+        if self.target not in addresses:
+            self.target = addresses[0]
+        context = await asyncio.to_thread(identity.client_context, who)
+        transport = await open_any(
+            who.url,
+            "/link",
+            context,
+            self._routes,
+            self._secrets,
+            certificate_ends=who.not_after,
+            timeout_s=self._timeout_s,
+            first=self.target,
         )
+        self.target = transport.peer.url
+        return transport
 
-    def _prepare(self, who: identity.Identity) -> tuple[ssl.SSLContext, Proxy | None]:
-        return identity.client_context(who), proxy_for(who.url, self._proxy, self._secrets)
+
+async def open_any(
+    url: str,
+    path: str,
+    context: ssl.SSLContext,
+    routes: Routes,
+    secrets: SecretStore,
+    *,
+    certificate_ends: float | None = None,
+    timeout_s: float = DIAL_S,
+    first: str = "",
+) -> WebsocketTransport:
+    """
+    Dial each of the broker's addresses once, through each of its proxies, until one answers.
+
+    Args:
+        url: the broker's, as the token said.
+        timeout_s: for each.
+        first: the address to begin with, if it is one of them.
+
+    Raises:
+        LinkError, LinkRefused: as ``open_websocket``, of the dial that came furthest.
+        ConfigError: no proxy can be read from what the settings say.
+        SecretError: a proxy's password is missing.
+    """
+    failures: list[LinkError] = []
+    addresses = sorted(routes.addresses(url), key=lambda address: address != first)
+    for address in addresses:
+        # In a thread: the store of secrets and a search for proxies may be slow.
+        for proxy in await asyncio.to_thread(routes.proxies, address, secrets):
+            proxy_tls = await asyncio.to_thread(routes.trust) if proxy and proxy.scheme == "https" else None
+            try:
+                return await open_websocket(
+                    address,
+                    path,
+                    context,
+                    proxy,
+                    certificate_ends=certificate_ends,
+                    timeout_s=timeout_s,
+                    proxy_tls=proxy_tls,
+                    known=routes.trust,
+                )
+            except LinkError as exc:
+                failures.append(exc)
+    raise max(failures, key=lambda failure: STAGES.index(failure.stage) if failure.stage in STAGES else -1)
 
 
 async def open_websocket(
@@ -167,6 +250,9 @@ async def open_websocket(
     *,
     certificate_ends: float | None = None,
     timeout_s: float = DIAL_S,
+    proxy_tls: ssl.SSLContext | None = None,
+    known: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    trail: Trail | None = None,
 ) -> WebsocketTransport:
     """
     Dial once.
@@ -175,6 +261,9 @@ async def open_websocket(
         url: the broker's, ``wss://host:port``.
         certificate_ends: when the certificate in ``context`` ends, seconds since 1970; ``None`` if it has none.
         timeout_s: for all of it.
+        proxy_tls: whom to trust as a proxy that speaks TLS; by default whom this machine trusts.
+        known: returns whom this machine trusts, only to tell who inspects.
+        trail: is filled in.
 
     Raises:
         LinkError: it was not reached, or is not a broker.
@@ -188,25 +277,32 @@ async def open_websocket(
         certificate_ends=certificate_ends,
         timeout_s=timeout_s,
     )
-    dial = _dial(url + path, context, proxy, timeout_s)
+    if proxy is not None and proxy.scheme == "https" and proxy_tls is None:
+        proxy_tls = await asyncio.to_thread(known)
+    dial = _dial(url + path, context, proxy, timeout_s, proxy_tls)
+    dial.trail = trail
+    second = SecondLook(url, proxy, proxy_tls)
     try:
         connection = await dial
     except ssl.SSLCertVerificationError as exc:
-        shown = await _shown_certificate(url + path, proxy)
-        raise untrusted(exc, shown, way, time.time()) from exc
+        raise untrusted(exc, await second.shown(known), way, time.time()) from exc
     except Exception as exc:  # the libraries below raise much; `explain` puts each into a sentence
-        cut = dial.connected and isinstance(exc, InvalidMessage | ConnectionError)
+        cut = dial.stage == "http" and isinstance(exc, InvalidMessage | ConnectionError)
         cut = cut and not isinstance(exc.__cause__, ssl.SSLError)  # a TLS alert, which tells more than a second look
-        shunned = cut and certificate_ends is not None and await _answers_without_certificate(url, path, proxy)
-        raise explain(exc, way, connected=dial.connected, shunned=shunned) from exc
+        shunned = cut and certificate_ends is not None and await second.answers_without_certificate(path)
+        raise explain(exc, way, stage=dial.stage, shunned=shunned) from exc
+    if trail is not None:
+        trail.http_s = time.monotonic() - dial.since
     if connection.subprotocol != SUBPROTOCOL:
         await connection.close()
-        raise LinkError(f"{way.broker} is a websocket, but not one of an Outhaul broker", stage="http")
+        raise trouble("other-websocket", broker=way.broker)
     _keep_socket_short(connection)
     return WebsocketTransport(connection, _peer_of(connection, url, way.proxy))
 
 
-def _dial(url: str, context: ssl.SSLContext, proxy: Proxy | None, timeout_s: float) -> _Dial:
+def _dial(
+    url: str, context: ssl.SSLContext, proxy: Proxy | None, timeout_s: float, proxy_tls: ssl.SSLContext | None
+) -> _Dial:
     dial = _Dial(
         url,
         ssl=context,
@@ -223,27 +319,70 @@ def _dial(url: str, context: ssl.SSLContext, proxy: Proxy | None, timeout_s: flo
         max_queue=MAX_QUEUE,
         user_agent_header="outhaul-agent",
         logger=_WIRE_LOG,
-        happy_eyeballs_delay=NEXT_ADDRESS_S,
     )
-    dial.via = proxy
+    dial.via, dial.proxy_tls = proxy, proxy_tls
     return dial
 
 
-async def _answers_without_certificate(url: str, path: str, proxy: Proxy | None) -> bool:
+class SecondLook:
     """
-    Whether the broker asks for a certificate when none is shown.
+    Looks at the other end again, without a certificate of ours and without trust: nothing is said there that matters.
 
-    With TLS 1.3 a server refuses a certificate after the handshake, and Python's says not a word: the connection ends.
-    A broker that ends a connection with ours and answers one without it does not accept ours.
+    Only to tell what went wrong; whatever fails in it answers nothing.
     """
-    try:
-        connection = await _dial(url + path, _looking(), proxy, PROBE_S)
-    except InvalidStatus as exc:
-        return exc.response.status_code == HTTPStatus.UNAUTHORIZED
-    except Exception:  # a second look only: whatever goes wrong in it answers nothing
+
+    def __init__(self, url: str, proxy: Proxy | None, proxy_tls: ssl.SSLContext | None) -> None:
+        self._url = url
+        self._proxy = proxy
+        self._proxy_tls = proxy_tls
+
+    async def answers_without_certificate(self, path: str) -> bool:
+        """
+        Whether the broker asks for a certificate when none is shown.
+
+        With TLS 1.3 a server refuses a certificate after the handshake, and Python's says not a word: the connection
+        ends. A broker that ends a connection with ours and answers one without it does not accept ours.
+        """
+        answer = await self._asked(self._dial(_looking(), path))
+        return answer is not None and answer.status_code == HTTPStatus.UNAUTHORIZED
+
+    async def shown(self, known: Callable[[], ssl.SSLContext]) -> Shown | None:
+        """Return what the other end shows, or ``None`` if it does not show it again."""
+        dial = self._dial(_looking(), "/prove")
+        answer = await self._asked(dial)
+        if not dial.certificate:
+            return None
+        with contextlib.suppress(ValueError):
+            shown = await asyncio.to_thread(_read_certificate, dial.certificate)
+            clock = _date_of(answer)
+            return replace(
+                shown,
+                known=await self._is_known(known),
+                clock=None if clock is None else clock - time.time(),
+            )
+        return None
+
+    async def _is_known(self, known: Callable[[], ssl.SSLContext]) -> bool:
+        with contextlib.suppress(Exception):
+            context = await asyncio.to_thread(known)
+            context.check_hostname = False
+            dial = self._dial(context, "/prove")
+            await self._asked(dial)
+            return dial.stage == "http"
         return False
-    await connection.close()
-    return False
+
+    async def _asked(self, dial: _Dial) -> Response | None:
+        try:
+            connection = await dial
+        except InvalidStatus as exc:
+            return exc.response
+        except Exception:  # a second look only: whatever goes wrong in it answers nothing
+            return None
+        await connection.close()
+        return connection.response
+
+    def _dial(self, context: ssl.SSLContext, path: str) -> _Dial:
+        return _dial(self._url + path, context, self._proxy, PROBE_S, self._proxy_tls)
 
 
 def _looking() -> ssl.SSLContext:
@@ -254,16 +393,12 @@ def _looking() -> ssl.SSLContext:
     return context
 
 
-async def _shown_certificate(url: str, proxy: Proxy | None) -> Shown | None:
-    """Look at the certificate that did not pass: without one of ours, and nothing is said on this connection."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(PROBE_S):
-            connection = await _dial(url, _looking(), proxy, PROBE_S).open_tcp_connection()
-        tls = connection.transport.get_extra_info("ssl_object")
-        der = tls.getpeercert(binary_form=True)
-        connection.transport.abort()
-        return await asyncio.to_thread(_read_certificate, der)
-    return None
+def _date_of(answer: Response | None) -> float | None:
+    """Return what the clock of whoever answered said, seconds since 1970; ``None`` if it said nothing."""
+    try:
+        return parsedate_to_datetime(answer.headers["Date"]).timestamp() if answer is not None else None
+    except (KeyError, ValueError):
+        return None
 
 
 def _read_certificate(der: bytes) -> Shown:

@@ -29,6 +29,7 @@ from agent.errors import LinkRefused
 from agent.identity import authorities
 from agent.identity import held as identity
 from agent.identity.enrolment import enroll
+from agent.link.routes import Routes
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import open_store
 from cloud_broker import app as broker_app
@@ -195,7 +196,7 @@ async def test_a_certificate_is_renewed_and_the_one_before_is_refused(tmp_path: 
         assert left == {"current", "lineage", "keys.json", serial}
         loaded = load(before.folder / "agent.toml")
         with pytest.raises(LinkRefused, match=r"replaced by a newer one|ran out|run out"):
-            await WebsocketDialer(before.state, "none", open_store(loaded.settings, before.folder)).connect()
+            await WebsocketDialer(before.state, Routes("none"), open_store(loaded.settings, before.folder)).connect()
 
 
 async def test_an_agent_that_slept_past_the_end_comes_back_by_itself(

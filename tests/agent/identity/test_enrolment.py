@@ -18,6 +18,7 @@ from cryptography import x509
 from agent.errors import EnrolmentError, LinkError, SecretError, TokenRefused
 from agent.identity import held as identity
 from agent.identity.enrolment import enroll, parse_token
+from agent.link.routes import Routes
 from agent.link.websocket import WebsocketDialer
 from cloud_broker.identity.authority import Authority
 from config.dev.databases import free_port
@@ -39,7 +40,7 @@ async def test_an_agent_that_enrolled_is_let_in_under_its_name(tmp_path: Path) -
         assert (who.tenant, who.agent, who.url) == (TENANT, AGENT, there.url)
         assert before <= who.obtained_at <= time.time()
         assert 29 * 86_400 < who.not_after - time.time() < 31 * 86_400
-        transport = await WebsocketDialer(state, "none", secrets).connect()
+        transport = await WebsocketDialer(state, Routes("none"), secrets).connect()
         await transport.send(b"hello")
         assert await transport.receive() == b"hello"
         assert transport.peer.tls.startswith("TLSv1.3")
@@ -121,7 +122,7 @@ async def test_a_lost_answer_repeated_gives_the_same_certificate(tmp_path: Path)
         who = await enroll(settings_of(state), token, secrets, state)
         assert there.enrolled[0] == there.enrolled[1]
         assert who.not_after == there.enrolled[0].not_after
-        transport = await WebsocketDialer(state, "none", secrets).connect()
+        transport = await WebsocketDialer(state, Routes("none"), secrets).connect()
         await transport.close()
     assert not (state / "identity" / "pending").exists()
 
@@ -159,7 +160,7 @@ async def test_a_new_token_replaces_the_certificate_of_the_same_agent(tmp_path: 
     async with broker(tmp_path / "broker") as there:
         serials = [(await enroll(settings_of(state), await there.token(), secrets, state)).serial for _ in range(3)]
         assert len(set(serials)) == 3
-        dialer = WebsocketDialer(state, "none", secrets)
+        dialer = WebsocketDialer(state, Routes("none"), secrets)
         await (await dialer.connect()).close()
         assert there.peers[-1].serial == serials[-1]
         # The one before stays, as a running agent may be reading it; older ones go.
@@ -173,7 +174,7 @@ async def test_a_failed_enrolment_leaves_the_identity_that_was_there(tmp_path: P
         with pytest.raises(TokenRefused):
             await enroll(settings_of(state), await there.token(ttl_s=-60), secrets, state)
         assert identity.load(state, secrets) == before
-        await (await WebsocketDialer(state, "none", secrets).connect()).close()
+        await (await WebsocketDialer(state, Routes("none"), secrets).connect()).close()
 
 
 async def test_another_agents_identity_is_replaced_only_by_force(tmp_path: Path) -> None:

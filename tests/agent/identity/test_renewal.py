@@ -23,6 +23,7 @@ from agent.identity.enrolment import enroll
 from agent.identity.renewal import Renewals
 from agent.identity.validity import DAY_S
 from agent.link.base import Ended
+from agent.link.routes import Routes
 from agent.secrets import SecretStore
 from cloud_broker.identity.authority import Authority
 from cloud_broker.store.base import Agent, NextCertificate
@@ -106,8 +107,8 @@ async def plant(tmp_path: Path) -> AsyncIterator[Plant]:
     secrets = secrets_in(state)
     async with broker(tmp_path / "broker") as there:
         await enroll(settings_of(state), await there.token(), secrets, state)
-        made = Plant(there, state, secrets, Renewals(state, "none", secrets))
-        made.papers = Renewals(state, "none", secrets, chance=lambda: 0.5, now=made.now)
+        made = Plant(there, state, secrets, Renewals(state, Routes("none"), secrets))
+        made.papers = Renewals(state, Routes("none"), secrets, chance=lambda: 0.5, now=made.now)
         await (await made.papers.connect()).close()
         running = asyncio.create_task(made.papers.run(), name="papers")
         try:

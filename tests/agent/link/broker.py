@@ -21,6 +21,8 @@ from cloud_broker.identity.trust import Trust
 from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.link.identification import Identification
+from cloud_broker.link.lobby import Lobby
+from cloud_broker.link.terminators import Terminators
 from cloud_broker.link.tls import server_context
 from cloud_broker.link.websocket import listen
 from cloud_broker.store.base import Token
@@ -121,10 +123,11 @@ async def broker(
             return
         await transport.send(codec.encode(answer))
 
+    lobby = Lobby(0, 0, Terminators(()))
     context = tls if tls is not None else await asyncio.to_thread(server_context, authority, hosts, now)
     try:
         async with listen(
-            "127.0.0.1", port, context, Identification(trust, TRUST_DOMAIN), admit, link, enrolment
+            "127.0.0.1", port, context, Identification(trust, TRUST_DOMAIN), admit, link, enrolment, lobby
         ) as bound:
             there.url = f"wss://127.0.0.1:{bound}"
             yield there

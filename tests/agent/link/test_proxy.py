@@ -12,7 +12,8 @@ import pytest
 from agent.errors import ConfigError, LinkError, LinkRefused, SecretError
 from agent.identity.enrolment import enroll
 from agent.link.base import Transport
-from agent.link.proxy import proxy_for
+from agent.link.proxy import Proxy
+from agent.link.routes import Routes
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import SecretStore
 from cloud_broker.identity.authority import Authority
@@ -39,6 +40,11 @@ def secrets(tmp_path: Path) -> SecretStore:
     store = secrets_in(tmp_path / "secrets")
     store.set("proxy-password", PASSWORD)
     return store
+
+
+def proxy_for(url: str, setting: str, secrets: SecretStore) -> Proxy | None:
+    """The proxy that is tried first."""
+    return Routes(setting).proxies(url, secrets)[0]
 
 
 # --- which one --------------------------------------------------------------------------------------
@@ -139,7 +145,7 @@ async def test_enrolment_and_link_go_through_a_proxy(kind: str, user: str, tmp_p
             setting = f"{kind}://{login}127.0.0.1:{proxy.port}"
             token = await there.token(url=there.url.replace("127.0.0.1", "localhost"))
             await enroll(settings_of(state, proxy=setting), token, secrets, state)
-            transport = await WebsocketDialer(state, setting, secrets).connect()
+            transport = await WebsocketDialer(state, Routes(setting), secrets).connect()
             await _echoes(transport)
             assert transport.peer.proxy == f"{kind}://127.0.0.1:{proxy.port}"
             # The broker saw the connection; that it came by the proxy, the proxy's own log tells.
@@ -157,11 +163,11 @@ async def test_the_environments_proxy_is_taken_and_no_proxy_obeyed(
         await enroll(settings_of(state), await there.token(), secrets, state)
         with http_proxy(tmp_path) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-            transport = await WebsocketDialer(state, "system", secrets).connect()
+            transport = await WebsocketDialer(state, Routes(), secrets).connect()
             await _echoes(transport)
             assert "CONNECT 127.0.0.1:" in proxy.log()
             monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-            straight = await WebsocketDialer(state, "system", secrets).connect()
+            straight = await WebsocketDialer(state, Routes(), secrets).connect()
             assert (transport.peer.proxy, straight.peer.proxy) == (proxy.url, "")
             await straight.close()
 
@@ -198,7 +204,7 @@ async def test_a_proxy_that_wants_another_user_is_told_apart(
         with start(tmp_path, user=wanted, password="s3cret") as proxy:
             setting = f"{kind}://{login}127.0.0.1:{proxy.port}"
             with pytest.raises(LinkRefused, match=sentence) as caught:
-                await WebsocketDialer(state, setting, secrets).connect()
+                await WebsocketDialer(state, Routes(setting), secrets).connect()
     assert caught.value.stage == "proxy"
     assert "wrong" not in str(caught.value)
     assert "s3cret" not in str(caught.value)
@@ -213,7 +219,7 @@ async def test_a_proxy_that_can_not_reach_the_broker_says_so(
     async with broker(tmp_path / "broker") as there:
         await enroll(settings_of(state), await there.token(), secrets, state)
     with start(tmp_path) as proxy, pytest.raises(LinkError, match=r"could not reach 127\.0\.0\.1") as caught:
-        await WebsocketDialer(state, f"{kind}://127.0.0.1:{proxy.port}", secrets).connect()
+        await WebsocketDialer(state, Routes(f"{kind}://127.0.0.1:{proxy.port}"), secrets).connect()
     assert caught.value.stage == "proxy"
     assert not isinstance(caught.value, LinkRefused)
 
@@ -223,7 +229,7 @@ async def test_a_proxy_that_forbids_the_port_is_a_refusal(tmp_path: Path, enroll
     async with broker(tmp_path / "broker") as there:
         await enroll(settings_of(state), await there.token(), secrets, state)
         with http_proxy(tmp_path, allowed_ports=[443]) as proxy, pytest.raises(LinkRefused, match="forbids the way"):
-            await WebsocketDialer(state, proxy.url, secrets).connect()
+            await WebsocketDialer(state, Routes(proxy.url), secrets).connect()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +248,7 @@ async def test_a_proxy_that_is_down_is_named(
     async with broker(tmp_path / "broker") as there:
         await enroll(settings_of(state), await there.token(), secrets, state)
         with pytest.raises(LinkError, match=f"the proxy .* {sentence}") as caught:
-            await WebsocketDialer(state, setting.format(port=free_port()), secrets).connect()
+            await WebsocketDialer(state, Routes(setting.format(port=free_port())), secrets).connect()
     assert caught.value.stage == "proxy"
 
 
@@ -251,7 +257,7 @@ async def test_a_socks_proxy_given_as_an_http_proxy_is_told(tmp_path: Path, enro
     async with broker(tmp_path / "broker") as there:
         await enroll(settings_of(state), await there.token(), secrets, state)
         with socks_proxy(tmp_path) as proxy, pytest.raises(LinkError, match="is it a SOCKS proxy"):
-            await WebsocketDialer(state, f"http://127.0.0.1:{proxy.port}", secrets).connect()
+            await WebsocketDialer(state, Routes(f"http://127.0.0.1:{proxy.port}"), secrets).connect()
 
 
 async def test_a_proxy_may_itself_speak_tls(
@@ -275,9 +281,9 @@ async def test_a_proxy_may_itself_speak_tls(
         async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=tls) as server:
             setting = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             with pytest.raises(LinkError, match="certificate that this machine does not trust"):
-                await WebsocketDialer(state, setting, secrets).connect()
+                await WebsocketDialer(state, Routes(setting), secrets).connect()
             monkeypatch.setenv("SSL_CERT_FILE", str(authority.folder / "ca.crt"))
-            await _echoes(await WebsocketDialer(state, setting, secrets).connect())
+            await _echoes(await WebsocketDialer(state, Routes(setting), secrets).connect())
     assert passed == [f"CONNECT {there.url.removeprefix('wss://')} HTTP/1.1"]
 
 
@@ -316,4 +322,4 @@ async def test_odd_answers_of_a_proxy_become_plain_sentences(
         async with server:
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(LinkError, match=sentence):
-                await WebsocketDialer(state, f"http://127.0.0.1:{port}", secrets).connect()
+                await WebsocketDialer(state, Routes(f"http://127.0.0.1:{port}"), secrets).connect()

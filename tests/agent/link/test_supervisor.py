@@ -15,6 +15,7 @@ from agent.identity.enrolment import enroll
 from agent.link.backoff import Backoff
 from agent.link.base import Dialer, Ended, Serve, Transport
 from agent.link.memory import MemoryTransport, pair
+from agent.link.routes import Routes
 from agent.link.supervisor import Supervisor
 from agent.link.websocket import WebsocketDialer
 from cloud_broker.link.base import LinkLost, Peer
@@ -244,7 +245,7 @@ async def test_the_link_comes_back_when_the_broker_does(tmp_path: Path) -> None:
             return
 
     supervisor = Supervisor(
-        WebsocketDialer(state, "none", secrets), read_to_the_end, drain_s=0.01, backoff=Backoff(lambda: 0.02)
+        WebsocketDialer(state, Routes("none"), secrets), read_to_the_end, drain_s=0.01, backoff=Backoff(lambda: 0.02)
     )
     async with running(supervisor):
         await until(lambda: supervisor.state.last_stage == "tcp")

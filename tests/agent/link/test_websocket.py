@@ -21,6 +21,7 @@ from websockets.http11 import Request, Response
 from agent.errors import EnrolmentError, LinkError, LinkRefused
 from agent.identity import held as identity
 from agent.identity.enrolment import enroll
+from agent.link.routes import Routes
 from agent.link.websocket import SUBPROTOCOL, UNSENT_BYTES, WebsocketDialer, open_websocket
 from agent.secrets import SecretStore
 from cloud_broker.identity.authority import Authority, Terms
@@ -60,7 +61,7 @@ class Site:
 
     async def dial(self, timeout_s: float = 10.0) -> None:
         """Dial, say a word, hear it back, hang up."""
-        transport = await WebsocketDialer(self.state, "none", self.secrets, timeout_s=timeout_s).connect()
+        transport = await WebsocketDialer(self.state, Routes("none"), self.secrets, timeout_s=timeout_s).connect()
         try:
             await transport.send(b"hello")
             assert await transport.receive() == b"hello"
@@ -88,7 +89,7 @@ async def up(site: Site, **options: object) -> AsyncIterator[Broker]:
 
 async def test_an_agent_is_let_in_and_messages_of_every_size_go_both_ways(site: Site) -> None:
     async with up(site) as there:
-        transport = await WebsocketDialer(site.state, "none", site.secrets).connect()
+        transport = await WebsocketDialer(site.state, Routes("none"), site.secrets).connect()
         for size in (0, 1, 65_536, limits.MAX_MESSAGE_BYTES):
             await transport.send(b"x" * size)
             assert len(await transport.receive()) == size
@@ -102,7 +103,7 @@ async def test_an_agent_is_let_in_and_messages_of_every_size_go_both_ways(site: 
 @pytest.mark.skipif(sys.platform != "linux", reason="a socket option of Linux")
 async def test_megabytes_do_not_wait_in_the_socket(site: Site) -> None:
     async with up(site):
-        transport = await WebsocketDialer(site.state, "none", site.secrets).connect()
+        transport = await WebsocketDialer(site.state, Routes("none"), site.secrets).connect()
         raw = transport._connection.transport.get_extra_info("socket")  # type: ignore[attr-defined]  # what we look at
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -114,7 +115,7 @@ async def test_the_end_of_a_link_says_who_ended_it(site: Site) -> None:
         await transport.close("enough")
 
     async with up(site, converse=hang_up):
-        transport = await WebsocketDialer(site.state, "none", site.secrets).connect()
+        transport = await WebsocketDialer(site.state, Routes("none"), site.secrets).connect()
         with pytest.raises(LinkError, match=r"the broker closed the link \(1000: enough\)"):
             await transport.receive()
         await transport.close()
@@ -122,7 +123,7 @@ async def test_the_end_of_a_link_says_who_ended_it(site: Site) -> None:
 
 async def test_a_message_beyond_the_limit_ends_the_link(site: Site) -> None:
     async with up(site):
-        transport = await WebsocketDialer(site.state, "none", site.secrets).connect()
+        transport = await WebsocketDialer(site.state, Routes("none"), site.secrets).connect()
         await transport.send(b"x" * (limits.MAX_MESSAGE_BYTES + 1))
         with pytest.raises(LinkError, match="1009"):
             await transport.receive()
@@ -217,7 +218,7 @@ async def test_a_copy_of_an_older_identity_is_refused(site: Site, tmp_path: Path
 
 
 async def test_a_new_identity_is_used_at_the_next_dial(site: Site) -> None:
-    dialer = WebsocketDialer(site.state, "none", site.secrets)
+    dialer = WebsocketDialer(site.state, Routes("none"), site.secrets)
     async with up(site) as there:
         await (await dialer.connect()).close()
         who = await enroll(settings_of(site.state), await there.token(), site.secrets, site.state)
@@ -333,7 +334,7 @@ async def _hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 @pytest.mark.parametrize(
     ("talk", "sentence", "stage"),
     [
-        (_silent, r"did not answer within 1 s; does a firewall", "tcp"),
+        (_silent, r"did not answer within 1 s, once connected, when TLS began; does a firewall", "tls"),
         (_plain_http, "does not speak TLS", "tls"),
         (_hangs_up, "cut the connection before TLS|no TLS connection", "tls"),
     ],

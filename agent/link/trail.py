@@ -1,0 +1,35 @@
+"""What a dial met on its way, step by step: for ``outhaul-agent check``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Trail:
+    """
+    Filled in as a dial goes on; what it did not come to stays empty.
+
+    Attributes:
+        host: whose name was asked for: the broker's, or the proxy's.
+        addresses: that DNS gave for it.
+        dns_s: seconds until then.
+        address: where TCP came about, ``host:port``.
+        tcp_s: seconds for that.
+        offers: ways to log in that the proxy offered.
+        scheme: the one used.
+        proxy_s: seconds from TCP to the tunnel.
+        tls_s: seconds for TLS.
+        http_s: seconds from TLS to the websocket.
+    """
+
+    host: str = ""
+    addresses: list[str] = field(default_factory=list)
+    dns_s: float | None = None
+    address: str = ""
+    tcp_s: float | None = None
+    offers: tuple[str, ...] = ()
+    scheme: str = ""
+    proxy_s: float | None = None
+    tls_s: float | None = None
+    http_s: float | None = None
