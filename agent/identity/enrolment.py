@@ -12,12 +12,12 @@ import secrets as chance
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 
+from agent import RELEASE
 from agent.errors import EnrolmentError, TokenRefused
 from agent.identity import authorities, certificates, succession
 from agent.identity import held as identity
@@ -173,7 +173,7 @@ def _passphrase(secrets: SecretStore) -> str:
 
 
 async def _ask(token: Token, pending: Pending, routes: Routes, secrets: SecretStore) -> tuple[Enrolled, bytes]:
-    request = Enrol(secret=token.secret, request=pending.request, release=version("outhaul"))
+    request = Enrol(secret=token.secret, request=pending.request, release=RELEASE)
     record = Record(request, certificates.signing_request(pending.key))
     try:
         return await exchange(token.url, identity.trusting(token.ca), routes, secrets, record)

@@ -7,10 +7,10 @@ import base64
 import shutil
 import ssl
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agent import RELEASE
 from agent.errors import EnrolmentError
 from agent.identity import authorities, succession
 from agent.identity import held as identity
@@ -56,7 +56,7 @@ def _prepare(who: Identity, state_dir: Path) -> tuple[Pending, Record, ssl.SSLCo
         certificate=base64.b64encode(ssl.PEM_cert_to_DER_cert(who.certificate.read_text("ascii"))).decode("ascii"),
         request=pending.request,
         signature=base64.b64encode(signature).decode("ascii"),
-        release=version("outhaul"),
+        release=RELEASE,
     )
     context = identity.trusting(who.authorities.read_text("utf-8"))
     return pending, Record(question, csr), context
