@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from agent import RELEASE
+from installer import libraries
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 NAME: Final = "outhaul-agent"
@@ -57,6 +58,8 @@ def freeze(output: Path, wine: str | None = None) -> Path:
         words += [word for name, path in paths.items() for word in (name, _path(path, wine))]
         command = [*_python(wine), *words, _path(ROOT / "installer" / "agent.spec", wine)]
         _do(command, "PyInstaller", _FREEZE_S, environment)
+    if wine is None and sys.platform == "linux":
+        libraries.keep_apart(made / "_internal")
     for name in BESIDE:
         shutil.copyfile(ROOT / name, made / name)
     (made / "VERSION").write_text(f"{RELEASE}\n", "ascii")

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,21 +105,24 @@ class Caller(httpx2.Client):
 
 
 class AgentSite:
-    """One agent with its folder; ``text`` is the operator's file without its first lines."""
+    """One agent with its folder; ``text`` is the operator's file without its first lines, ``words`` start it."""
 
-    def __init__(self, folder: Path, text: str, *, agent: str = "plant-1") -> None:
+    def __init__(
+        self, folder: Path, text: str, *, agent: str = "plant-1", words: Sequence[str] = ("outhaul-agent",)
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.agent = agent
         self.file = folder / "agent.toml"
         self.write(text)
-        self.program = Program(["outhaul-agent", "run", "--config", str(self.file)], folder / "agent.log")
+        self._words = words
+        self.program = Program([*words, "run", "--config", str(self.file)], folder / "agent.log")
 
     def write(self, text: str) -> None:
         self.file.write_text(f'agent = "{self.agent}"\nstate_dir = "state"\n{text}', encoding="utf-8")
 
     def cli(self, *words: str, stdin: str = "") -> Answer:
-        return run(["outhaul-agent", *words, "--config", str(self.file)], stdin=stdin)
+        return run([*self._words, *words, "--config", str(self.file)], stdin=stdin)
 
     def secret(self, name: str, value: str) -> None:
         answer = self.cli("secret", "set", name, stdin=value)
