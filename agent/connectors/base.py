@@ -112,6 +112,8 @@ class Call:
         timeout_s: seconds until the work must have ended.
         epoch: of the attempt.
         fingerprint: of operation and parameters; tells a repeat of this command from another of the same id.
+        place: who works with the ledger, to be left there before a run; to be found there by ``find``, or it can't tell.
+            "" asks for neither.
     """
 
     command_id: str
@@ -120,6 +122,7 @@ class Call:
     timeout_s: float
     epoch: int = 0
     fingerprint: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)

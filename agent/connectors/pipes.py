@@ -40,6 +40,7 @@ class Do(Said, frozen=True):
     timeout_s: float
     epoch: int
     fingerprint: str
+    place: str = ""
 
 
 class GoOn(Said, frozen=True):
@@ -58,6 +59,7 @@ class Find(Said, frozen=True):
     timeout_s: float
     epoch: int
     fingerprint: str
+    place: str = ""
 
 
 class Settle(Said, frozen=True):
@@ -130,6 +132,7 @@ class Failed(Said, frozen=True):
     source_code: str
     touched: bool
     may_work_later: bool
+    remedy: str
 
 
 ToDriver = Setup | Do | GoOn | Stop | Find | Settle | Describe | Check
@@ -142,7 +145,14 @@ FROM_DRIVER: Final = msgspec.json.Decoder(FromDriver)
 
 def failure(error: errors.CommandError) -> Failed:
     """Put an error into words for the pipe."""
-    return Failed(type(error).__name__, hushed(error.message), error.source_code, error.touched, error.may_work_later)
+    return Failed(
+        type(error).__name__,
+        hushed(error.message),
+        error.source_code,
+        error.touched,
+        error.may_work_later,
+        error.remedy,
+    )
 
 
 def error_of(failed: Failed) -> errors.CommandError:
@@ -155,4 +165,5 @@ def error_of(failed: Failed) -> errors.CommandError:
         source_code=failed.source_code,
         touched=failed.touched,
         may_work_later=failed.may_work_later,
+        remedy=failed.remedy,
     )

@@ -221,7 +221,8 @@ class DriverConnector(Connector):
         finished = session.late = False
         try:
             session.say(
-                pipes.Do(call.command_id, call.operation, call.timeout_s, call.epoch, call.fingerprint), call.params
+                pipes.Do(call.command_id, call.operation, call.timeout_s, call.epoch, call.fingerprint, call.place),
+                call.params,
             )
             async for piece in self._pieces(session, call):
                 yield piece
@@ -371,7 +372,9 @@ class DriverConnector(Connector):
 
     async def find(self, call: Call) -> Outputs | None:
         async with self._alone_with(call.command_id):
-            question = pipes.Find(call.command_id, call.operation, call.timeout_s, call.epoch, call.fingerprint)
+            question = pipes.Find(
+                call.command_id, call.operation, call.timeout_s, call.epoch, call.fingerprint, call.place
+            )
             answer = await self._ask(question, call.params, OPEN_S + call.timeout_s + OVERTIME_S)
         return answer.recalled
 
@@ -387,7 +390,10 @@ class DriverConnector(Connector):
         try:
             findings = (await self._ask(pipes.Check(operation))).findings
         except CommandError as exc:
-            return [Finding(subject, False, exc.message, "see the message; `outhaul-agent check` tries again")]
+            crashed = isinstance(exc, DriverCrashed)
+            return [
+                Finding(subject, False, exc.message, code=exc.remedy or f"connection.{'crash' if crashed else 'open'}")
+            ]
         return findings or [Finding(subject, True, "works")]
 
     async def close(self) -> None:

@@ -50,7 +50,9 @@ def load(name: str) -> Callable[[DriverSetup], Driver]:
         found: Callable[[DriverSetup], Driver] = getattr(importlib.import_module(module), attribute)
     except ImportError as exc:
         raise SourceUnavailable(
-            f"{module} can't be loaded: {exc}; install the library that is missing", touched=False
+            f"{module} can't be loaded: {exc}; install the library that is missing",
+            touched=False,
+            remedy="connection.library",
         ) from exc
     return found
 
@@ -227,7 +229,7 @@ def _refuse(pieces: Iterator[Piece], error: CommandError) -> NoReturn:
 
 
 def _call(asked: pipes.Do | pipes.Find, params: bytes) -> Call:
-    return Call(asked.command_id, asked.operation, params, asked.timeout_s, asked.epoch, asked.fingerprint)
+    return Call(asked.command_id, asked.operation, params, asked.timeout_s, asked.epoch, asked.fingerprint, asked.place)
 
 
 def main() -> None:

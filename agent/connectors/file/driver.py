@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -14,19 +15,20 @@ from uuid import uuid4
 
 import msgspec
 
-from agent import parameters
+from agent import durable_file, parameters
 from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
 from agent.connectors.file import names, publish, text
 from agent.connectors.file.attempts import Attempt, Claim
 from agent.connectors.file.drop import Drop, content_of, failure, forget
-from agent.connectors.file.pick import Picked, pick, put_away
-from agent.errors import ParametersInvalid, SourceFailed, SourceUnavailable
+from agent.connectors.file.pick import Picked, matching, pick, put_away
+from agent.errors import CommandError, ParametersInvalid, SourceFailed, SourceUnavailable
 from agent.settings import DropOperation, FileConnection, PickOperation
 
 PART_KEPT_S: Final = 86_400  # seconds; no write takes a day
 CLAIM_KEPT_S: Final = 40 * 86_400  # seconds; longer than the broker keeps a command by default
 LOW_SPACE_BYTES: Final = 104_857_600  # below it `check` speaks up
 
+_PROBE: Final = b"outhaul: a check; it may be deleted"
 _REMOTE = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
@@ -101,7 +103,10 @@ class FileDriver(Driver):
 
     def check(self, operation: str | None = None) -> Iterator[Finding]:
         """Try the folder with a small file; or look at one operation's name, pattern and codec."""
-        yield self._check_folder() if operation is None else self._check_operation(operation)
+        if operation is None:
+            yield from self._check_folder()
+        else:
+            yield self._check_operation(operation)
 
     def _attempt(self, call: Call, operation: DropOperation, values: Mapping[str, Any]) -> Attempt:
         try:
@@ -133,41 +138,85 @@ class FileDriver(Driver):
             raise SourceFailed(f"connections.{self.setup.name}.archive: {exc}") from exc
         return self._root / self._connection.archive
 
-    def _check_folder(self) -> Finding:
+    def _check_folder(self) -> Iterator[Finding]:
         subject = f"connection {self.setup.name}"
-        probe = self._root / f".{uuid4().hex}.part"
         try:
-            probe.write_bytes(b"outhaul")
-            probe.read_bytes()
-            probe.unlink()
+            _try_to_write(self._root)
             way = publish.way_without_replacing(self._root, uuid4().hex)
             free = shutil.disk_usage(self._root).free
         except OSError as exc:
-            return Finding(subject, False, str(failure(exc, self._root)), "give the agent's account its rights there")
+            error = failure(exc, self._root)
+            yield Finding(subject, False, str(error), code=error.remedy)
+            return
         detail = f"{self._root}: can be read and written, names are claimed by {way}, {free // 1_048_576} MiB free"
         if free < LOW_SPACE_BYTES:
-            return Finding(subject, False, detail, "make room on that disk")
-        return Finding(subject, True, detail)
+            yield Finding(subject, False, detail, code="folder.full")
+            return
+        yield Finding(subject, True, detail)
+        if any(isinstance(one, PickOperation) and one.then == "archive" for one in self.setup.operations.values()):
+            yield self._check_archive(f"{subject}: archive")
+
+    def _check_archive(self, subject: str) -> Finding:
+        try:
+            folder = self._archive()
+            if not folder.exists():
+                return Finding(subject, True, f"{folder}: is made when the first file goes there")
+            _try_to_write(folder)
+        except SourceFailed as exc:
+            return Finding(subject, False, exc.message, code="folder.name")
+        except OSError as exc:
+            error = failure(exc, folder)
+            return Finding(subject, False, str(error), code=error.remedy)
+        return Finding(subject, True, f"{folder}: can be read and written")
 
     def _check_operation(self, name: str) -> Finding:
         subject, operation = f"operation {name}", self.setup.operations[name]
         if not isinstance(operation, DropOperation | PickOperation):
-            return Finding(subject, False, "neither drops nor picks", "use `drop` or `pick` on a file connection")
+            return Finding(subject, False, "neither drops nor picks", code="operation.kind")
         try:
             text.codec_name(operation.encoding)
         except LookupError:
-            return Finding(
-                subject, False, f"encoding {operation.encoding!r} is unknown", "name one of Python's text codecs"
-            )
+            return Finding(subject, False, f"encoding {operation.encoding!r} is unknown", code="operation.encoding")
         if isinstance(operation, DropOperation):
             try:
                 names.fill(operation.drop, dict.fromkeys(parameters.template_names(operation.drop), "x"))
             except ValueError as exc:
-                return Finding(subject, False, str(exc), "correct the name in `drop`")
+                return Finding(subject, False, str(exc), code="operation.name")
             return Finding(subject, True, f"drops {operation.drop}")
         if os.sep in operation.pick or "/" in operation.pick or "\\" in operation.pick:
-            return Finding(subject, False, f"pattern {operation.pick!r} has a folder in it", "name files in root only")
-        return Finding(subject, True, f"picks {operation.pick}")
+            detail = f"pattern {operation.pick!r} has a folder in it; only files in root itself are picked"
+            return Finding(subject, False, detail, code="operation.name")
+        return self._count(subject, operation.pick)
+
+    def _count(self, subject: str, pattern: str) -> Finding:
+        try:
+            waiting = len(matching(self._root, pattern))
+        except CommandError as exc:
+            return Finding(subject, False, exc.message, code=exc.remedy)
+        return Finding(subject, True, f"picks {pattern}; {waiting} there now")
+
+
+def _try_to_write(folder: Path) -> None:
+    """
+    Write a small hidden file durably, read it, rename it and remove it.
+
+    Raises:
+        OSError: the folder or its disk does not let us.
+    """
+    token = uuid4().hex
+    probe, renamed = folder / f".check.{token}.part", folder / f".renamed.{token}.part"
+    try:
+        with probe.open("xb") as file:
+            file.write(_PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+        if probe.read_bytes() != _PROBE:
+            raise OSError(errno.EIO, "what was written is not what is read", str(probe))
+        durable_file.patiently(lambda: os.rename(probe, renamed))
+    finally:
+        for path in (probe, renamed):
+            with contextlib.suppress(FileNotFoundError):
+                durable_file.patiently(path.unlink)
 
 
 def _clear(root: Path) -> None:

@@ -43,6 +43,13 @@ _WINDOWS_FIXES: Final = {
     32: "another program has it open; close it there",
     33: "another program has locked a part of it; close it there",
 }
+_REMEDIES: Final = {
+    "ENOSPC": "folder.full",
+    "EDQUOT": "folder.full",
+    "EACCES": "folder.rights",
+    "EPERM": "folder.rights",
+    "EROFS": "folder.rights",
+}
 _NOT_THERE: Final = {
     "ENOENT": "there is no such folder",
     "ENOTDIR": "it is not a folder",
@@ -233,9 +240,18 @@ def failure(exc: OSError, path: Path, wanted: str = "written") -> SourceFailed |
     """Return what an error of the file system means, with the place and what to do."""
     code = errno.errorcode.get(exc.errno or 0, "")
     if code in _NOT_THERE:
-        return SourceUnavailable(f"{path}: {_NOT_THERE[code]}; is the share mounted?", source_code=code, touched=False)
+        return SourceUnavailable(
+            f"{path}: {_NOT_THERE[code]}; is the share mounted?",
+            source_code=code,
+            touched=False,
+            remedy="folder.missing",
+        )
     fix = _FIXES.get(code)
     if code == "EACCES" and hasattr(exc, "winerror"):
         # Without a number where a file could not be opened: then it may be either.
         fix = _WINDOWS_FIXES.get(getattr(exc, "winerror", None) or _EITHER, fix)
-    return SourceFailed(f"{path} can't be {wanted}: {fix or exc.strerror or exc}", source_code=code)
+    return SourceFailed(
+        f"{path} can't be {wanted}: {fix or exc.strerror or exc}",
+        source_code=code,
+        remedy=_REMEDIES.get(code, "folder.unusable"),
+    )

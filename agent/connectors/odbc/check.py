@@ -19,6 +19,8 @@ from agent.leaving import Leaving, columns_missing
 from agent.settings import ProcedureOperation, SqlOperation
 
 _POINTER_BYTES: Final = struct.calcsize("P")
+# The account may not: PostgreSQL, the standard; MariaDB; SQL Server; Oracle; Db2.
+NO_RIGHTS: Final = frozenset({"42501", "1044", "1142", "1143", "1370", "229", "1031", "-551"})
 DESCRIBE_S: Final = 10.0  # seconds that a database has to describe a result
 _SAMPLE: Final = "Zürich €, Łódź, 東京, 😀"
 
@@ -61,12 +63,14 @@ def operation(
     try:
         return Finding(subject, True, _tried(operation, dialect, timeout_s))
     except CommandError as exc:
-        return Finding(subject, False, exc.message, "make the operation in the agent's file and the database agree")
+        return Finding(subject, False, exc.message, code=exc.remedy or "operation.parameters")
     except StatementError as exc:
-        return Finding(subject, False, str(exc), "correct the statement in the agent's file")
+        return Finding(subject, False, str(exc), code="operation.statement")
     except pyodbc.Error as exc:
         found = diagnose(exc.args, hide)
-        return Finding(subject, False, f"{found.message} ({found.code})", "correct the statement, or grant the rights")
+        denied = found.sqlstate in NO_RIGHTS or found.native in NO_RIGHTS
+        code = "operation.rights" if denied else "operation.statement"
+        return Finding(subject, False, f"{found.message} ({found.code})", code=code)
 
 
 def limits(
@@ -91,7 +95,10 @@ def _pin(subject: str, name: str, operation: ProcedureOperation, dialect: Dialec
     if operation.pin is not None:
         wrong = flaw(name, operation, routine)
         fix = f'look at what changed; then pin = "{pin_of(routine)}"' if routine is not None else "take the pin out"
-        yield Finding(subject, False, wrong, fix) if wrong else Finding(subject, True, "is as it was pinned")
+        if wrong:
+            yield Finding(subject, False, wrong, fix, code="operation.pin")
+        else:
+            yield Finding(subject, True, "is as it was pinned")
     elif routine is not None:
         yield Finding(subject, None, f'pin = "{pin_of(routine)}" would hold it to {shown(routine)}')
 
@@ -115,7 +122,7 @@ def _columns(subject: str, name: str, operation: SqlOperation | ProcedureOperati
     if not missing:
         return Finding(subject, True, f"only {', '.join(operation.columns or ())} leave")
     if sure:
-        return Finding(subject, False, columns_missing(name, missing), "correct `columns`, or what the source returns")
+        return Finding(subject, False, columns_missing(name, missing), code="operation.columns")
     return Finding(subject, None, f"whether it returns {', '.join(missing)} shows when it runs, before its commit")
 
 
@@ -127,7 +134,7 @@ def _queries(operation: SqlOperation | ProcedureOperation, dialect: Dialect) -> 
 
 def ledger(subject: str, once: Once, hide: Sequence[str]) -> Finding:
     """Return whether the ledger's table can be written; leaves a transaction open that is to be rolled back."""
-    subject, fix = f"{subject}: ledger {once.table}", "make the table as `outhaul-agent ledger sql` prints it"
+    subject = f"{subject}: ledger {once.table}"
     try:
         flaw = once.flaw()
     except CommandError as exc:
@@ -135,8 +142,9 @@ def ledger(subject: str, once: Once, hide: Sequence[str]) -> Finding:
     except pyodbc.Error as exc:
         found = diagnose(exc.args, hide)
         flaw = f"{found.message} ({found.code})"
-        fix += ", and grant the rights that stand there"
-    return Finding(subject, False, flaw, fix) if flaw else Finding(subject, True, "can be read and written")
+    if flaw:
+        return Finding(subject, False, flaw, code="odbc.ledger")
+    return Finding(subject, True, "can be read and written")
 
 
 def once_only(name: str, operation: SqlOperation | ProcedureOperation, once: Once) -> Finding | None:
@@ -144,7 +152,7 @@ def once_only(name: str, operation: SqlOperation | ProcedureOperation, once: Onc
     refusal = once.refusal(operation)
     if not refusal:
         return None
-    return Finding(f"operation {name}", False, f'can\'t be effect = "once": {refusal}', INSTEAD)
+    return Finding(f"operation {name}", False, f'can\'t be effect = "once": {refusal}', INSTEAD, code="operation.once")
 
 
 def _code_page(subject: str, connection: pyodbc.Connection, dialect: Dialect) -> Finding:
@@ -153,10 +161,14 @@ def _code_page(subject: str, connection: pyodbc.Connection, dialect: Dialect) ->
         return Finding(subject, None, "code page: not tried with this dialect")
     row = connection.execute("SELECT ?", _SAMPLE).fetchone()
     if row is not None and row[0] == _SAMPLE:
-        return Finding(subject, True, "code page: all of Unicode comes back as it went")
-    return Finding(
-        subject, False, "code page: letters are lost between agent and database", "use the driver's Unicode version"
-    )
+        detail = f"code page: all of Unicode comes back as it went; the database keeps text in {_encoding(dialect)}"
+        return Finding(subject, True, detail)
+    detail = f"code page: letters are lost between agent and database, which keeps text in {_encoding(dialect)}"
+    return Finding(subject, False, detail, code="odbc.code-page")
+
+
+def _encoding(dialect: Dialect) -> str:
+    return str(dialect.connection.execute(dialect.encoding).fetchval()) if dialect.encoding else "what it was set to"
 
 
 def _tried(operation: SqlOperation | ProcedureOperation, dialect: Dialect, timeout_s: float) -> str:

@@ -92,6 +92,7 @@ class Dialect:
     refuses_writes = False  # whether begin(read_only=True) makes the database refuse writes
     buffering = "whether the driver holds a whole result in memory is not known"
     ping = "SELECT 1"
+    encoding = ""  # a query for how the database keeps text; told by `check`
     spoils: tuple[str, ...] = ()  # what the driver changes without a sign; told by `check`
     work_can_commit = True  # whether what runs in a transaction can end it
     transaction_id = ""  # a query for the number of the transaction, where ``mark`` is to compare it

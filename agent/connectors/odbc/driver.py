@@ -12,6 +12,7 @@ import pyodbc
 
 from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Ready
 from agent.connectors.odbc import check
+from agent.connectors.odbc.connect_faults import connect_fault
 from agent.connectors.odbc.connection_string import dialect_in, driver_in, parts_of, secrets_of
 from agent.connectors.odbc.dialects import Dialect, Query
 from agent.connectors.odbc.ledger import Summary
@@ -22,7 +23,7 @@ from agent.connectors.odbc.pins import Pins
 from agent.connectors.odbc.postgresql import PostgreSQL
 from agent.connectors.odbc.reading import Reader
 from agent.connectors.odbc.sqlite import SQLite
-from agent.connectors.odbc.sqlstates import IN_THE_WAY, TIMED_OUT, UNAVAILABLE, Diagnosis, diagnose
+from agent.connectors.odbc.sqlstates import IN_THE_WAY, TIMED_OUT, UNAVAILABLE, diagnose
 from agent.connectors.odbc.statements import StatementError, parse
 from agent.connectors.odbc.types import Spoiled
 from agent.connectors.odbc.untried import DB2, Oracle, SQLServer
@@ -110,10 +111,12 @@ class OdbcDriver(Driver):
             connection.commit()
         except pyodbc.Error as exc:
             found = diagnose(exc.args, self._hidden)
+            fault = connect_fault(found, text)
             raise SourceUnavailable(
-                f"{self.setup.name}: can't connect: {found.message}{_connect_fix(found)}",
+                f"{self.setup.name}: can't connect: {found.message}; {fault.hint}",
                 source_code=found.code,
                 touched=False,
+                remedy=fault.remedy,
             ) from None  # the cause's text may hold the connection string
         self._connection = connection
 
@@ -300,7 +303,7 @@ class OdbcDriver(Driver):
         """Return what makes a run happen once, when ledger and operation are fit for it."""
         if operation.effect != "once":
             return None
-        once = self._with_ledger(call)
+        once = self._with_ledger(call, sign_in=True)
         once.vet(call.operation, operation)
         self._rollback()
         return once
@@ -313,11 +316,14 @@ class OdbcDriver(Driver):
         self._rollback()
         return leftovers
 
-    def _with_ledger(self, call: Call) -> Once:
+    def _with_ledger(self, call: Call, *, sign_in: bool = False) -> Once:
         once = self._ledger_runs()
+        timeout_s = max(0.1, self._end - time.perf_counter())
         try:
-            self._dialect.begin(read_only=False, timeout_s=max(0.1, self._end - time.perf_counter()))
+            self._dialect.begin(read_only=False, timeout_s=timeout_s)
             once.try_ledger()
+            if sign_in and call.place:
+                self._sign_in(once, call.place, timeout_s)
         except pyodbc.Error as exc:
             self._rollback()
             found = diagnose(exc.args, self._hidden)
@@ -331,6 +337,13 @@ class OdbcDriver(Driver):
             ) from exc
         self._rollback()
         return once
+
+    def _sign_in(self, once: Once, place: str, timeout_s: float) -> None:
+        """Leave word that this agent works with the ledger, before anything that another one may have to find out."""
+        self._rollback()
+        self._dialect.begin(read_only=False, timeout_s=timeout_s)
+        if once.sign_in(place) and self._connection is not None:
+            self._connection.commit()
 
     def _ledger_runs(self) -> Once:
         if self._once is None:
@@ -373,6 +386,11 @@ class OdbcDriver(Driver):
         try:
             once = self._with_ledger(call)
             self._dialect.begin(read_only=False, timeout_s=statement_s)
+            if call.place and not once.knows(call.place):
+                raise OutcomeUnknown(
+                    f"{call.operation}: the ledger {once.table} of this agent is not the one that the other worked with, "
+                    "or it never got to it"
+                )
             found = once.find(call)
             if self._connection is not None:
                 self._connection.commit()
@@ -457,7 +475,7 @@ class OdbcDriver(Driver):
         except NotAllowed as exc:
             if operation is None:
                 fix = "set the connection's `dialect`, or take its `ledger` out"
-                yield Finding(subject, False, exc.message, fix, code="database.ledger")
+                yield Finding(subject, False, exc.message, fix, code="odbc.ledger")
         if operation is None:
             yield from check.session(subject, self._connection, self._dialect)
             self._rollback()
@@ -476,15 +494,6 @@ class OdbcDriver(Driver):
             if found.ok:
                 yield from check.limits(operation, known, self._dialect, self._hidden)
                 self._rollback()
-
-
-def _connect_fix(found: Diagnosis) -> str:
-    if found.sqlstate in ("IM002", "IM003", "01000"):
-        names = ", ".join(pyodbc.drivers()) or "none"
-        return f"; check Driver= in connection_string, installed are: {names}"
-    if found.sqlstate[:2] == "28" or "password" in found.message.lower():
-        return "; check the account and its secret"
-    return "; check the server's address and port in connection_string, and that it runs"
 
 
 def _server_timeout(timeout_s: float) -> float:

@@ -82,6 +82,7 @@ class MariaDB(Dialect):
     """
 
     name = "mariadb"
+    encoding = "SELECT @@character_set_database"
     syntax = Syntax(backslash=True, hash=True, backtick=True)
     tried = True
     refuses_writes = True
@@ -266,11 +267,13 @@ class MariaDB(Dialect):
         routines = self.find(operation.procedure)
         if not routines:
             raise SourceFailed(
-                f"there is no procedure or function {operation.procedure} that this account may run", touched=False
+                f"there is no procedure or function {operation.procedure} that this account may run",
+                touched=False,
+                remedy="operation.procedure-missing",
             )
         routine = self.fitting(operation, routines)
         if routine is None:
-            raise SourceFailed(mismatch(operation, routines), touched=False)
+            raise SourceFailed(mismatch(operation, routines), touched=False, remedy="operation.parameters")
         outputs = out_names(operation)
         if routine.kind == "function":
             ins = [values.get(name) for name, param in operation.params.items() if param.direction == "in"]

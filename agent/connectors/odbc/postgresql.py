@@ -85,6 +85,7 @@ class PostgreSQL(Dialect):
     """
 
     name = "postgresql"
+    encoding = "SHOW server_encoding"
     syntax = Syntax(dollar=True, nested=True)
     tried = True
     refuses_writes = True
@@ -228,11 +229,12 @@ class PostgreSQL(Dialect):
                 f"there is no procedure or function {operation.procedure} that this account may run; check the name, "
                 "its schema and the account's rights",
                 touched=False,
+                remedy="operation.procedure-missing",
             )
         routine = self.fitting(operation, routines)
         pairs = pairs_of(routine, operation) if routine is not None else None
         if routine is None or pairs is None:
-            raise SourceFailed(mismatch(operation, routines), touched=False)
+            raise SourceFailed(mismatch(operation, routines), touched=False, remedy="operation.parameters")
         return invocation(operation, routine, pairs, values, self._query)
 
     def fetch(self, cursor_name: str, count: int) -> str:

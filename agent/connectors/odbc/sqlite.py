@@ -23,6 +23,7 @@ class SQLite(Dialect):
     """SQLite; its driver knows 32-bit integers only: all but text and blobs is read as text."""
 
     name = "sqlite"
+    encoding = "PRAGMA encoding"
     syntax = Syntax(backtick=True, bracket=True)
     tried = True
     refuses_writes = True

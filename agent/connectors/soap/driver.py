@@ -22,6 +22,7 @@ from agent.errors import CommandError, OutcomeUnknown, ParametersInvalid, Source
 from agent.leaving import Leaving, columns_missing
 from agent.settings import CallOperation, SoapConnection
 
+CHECK_S: Final = 15.0  # seconds for the answer to a GET
 WSDL_S: Final = 30.0  # seconds for each document of a WSDL
 
 
@@ -93,7 +94,7 @@ class SoapDriver(Driver):
         return None if found.params else self._shape(self._find(found)).schema()
 
     def check(self, operation: str | None = None) -> Iterator[Finding]:
-        """Connect to the service's endpoints, without a request; or find one operation in the WSDL."""
+        """Connect to the service's endpoints, without a call; or find one operation in the WSDL."""
         if operation is not None:
             yield self._check_operation(operation)
             return
@@ -112,9 +113,22 @@ class SoapDriver(Driver):
     def _check_endpoint(self, endpoint: str) -> Finding:
         subject = f"endpoint {place(endpoint)}"
         try:
-            return Finding(subject, True, f"answers ({self._exchange.reach(endpoint)})")
+            agreed = self._exchange.reach(endpoint)
         except CommandError as exc:
-            return Finding(subject, False, exc.message, code="soap.unreachable")
+            return Finding(subject, False, exc.message, code=exc.remedy or "soap.unreachable")
+        scheme = self._connection.auth.scheme
+        if scheme in ("none", "wsse"):
+            unsure = "" if scheme == "none" else "; whether it takes the account shows with the first call"
+            return Finding(subject, True, f"answers ({agreed}){unsure}")
+        try:
+            # What HTTP itself asks for is asked for whatever the method; a GET has no effect.
+            reply = self._exchange.get(endpoint, CHECK_S, known=True)
+        except CommandError as exc:
+            return Finding(subject, False, exc.message, code=exc.remedy or "soap.unreachable")
+        if reply.status in (401, 403):
+            detail = f"refuses us with HTTP {reply.status} (auth.scheme = {scheme!r})"
+            return Finding(subject, False, detail, code="soap.account")
+        return Finding(subject, True, f"answers ({agreed}), and takes us in")
 
     def _check_operation(self, name: str) -> Finding:
         subject = f"operation {name}"
@@ -124,7 +138,7 @@ class SoapDriver(Driver):
             self._leaving(name, operation, found)
             return Finding(subject, True, f"is in the WSDL; goes to {place(self._endpoint(found))}")
         except CommandError as exc:
-            return Finding(subject, False, exc.message, code="soap.operation")
+            return Finding(subject, False, exc.message, code=exc.remedy or "soap.operation")
 
     def _operation(self, name: str) -> CallOperation:
         operation = self.setup.operations[name]
@@ -181,7 +195,9 @@ class SoapDriver(Driver):
             raise SourceUnavailable(exc.message, touched=False) from exc  # reading has no effect
         if reply.status != 200:
             raise SourceFailed(
-                f"{place(url)}: wants the WSDL, found HTTP {reply.status}: {reply.shown()}", touched=False
+                f"{place(url)}: wants the WSDL, found HTTP {reply.status}: {reply.shown()}",
+                touched=False,
+                remedy="soap.account" if reply.status in (401, 403) else "soap.wsdl",
             )
         return reply.body
 
@@ -190,7 +206,7 @@ class SoapDriver(Driver):
         try:
             context = ssl.create_default_context(cafile=str(self._path(ca)) if ca is not None else None)
         except (OSError, ssl.SSLError) as exc:
-            raise SourceFailed(f"ca {ca} can't be read: {exc}", touched=False) from exc
+            raise SourceFailed(f"ca {ca} can't be read: {exc}", touched=False, remedy="soap.files") from exc
         if auth.scheme == "certificate" and auth.certificate is not None:
             certificate = self._path(auth.certificate)
             key = self._path(auth.key) if auth.key is not None else None
@@ -201,6 +217,7 @@ class SoapDriver(Driver):
                 raise SourceFailed(
                     f"certificate {certificate} or its key can't be used: {exc}; both must be PEM and belong together",
                     touched=False,
+                    remedy="soap.files",
                 ) from exc
         return context
 

@@ -142,7 +142,9 @@ class Exchange:
                     secrets.token_hex(16),
                 )
             except digest.ChallengeRefused as exc:
-                raise SourceFailed(f"{place(url)}: {exc}", source_code="401", touched=False) from exc
+                raise SourceFailed(
+                    f"{place(url)}: {exc}", source_code="401", touched=False, remedy="soap.account"
+                ) from exc
             reply = self._once(method, url, body, sent, deadline)
         return reply
 
@@ -177,6 +179,7 @@ class Exchange:
                     raise SourceFailed(
                         f"{place(url)} did not let us in: it refused our certificate, or wants one ({exc.reason})",
                         touched=False,
+                        remedy="soap.account",
                     ) from exc
                 raise self._lost(url, exc) from exc
             except (OSError, http.client.HTTPException) as exc:
@@ -200,11 +203,14 @@ class Exchange:
                 f"{place(url)}: its certificate is not trusted: {exc.verify_message}; "
                 "name the authority's PEM file as `ca` of the connection",
                 touched=False,
+                remedy="soap.tls",
             ) from exc
         except OSError as exc:
             connection.close()
             raise SourceUnavailable(
-                f"{place(url)} can't be reached: {exc}; is the service running, and the address right?", touched=False
+                f"{place(url)} can't be reached: {exc}; is the service running, and the address right?",
+                touched=False,
+                remedy="soap.unreachable",
             ) from exc
         return connection
 

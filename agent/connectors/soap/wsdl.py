@@ -88,7 +88,9 @@ class Wsdl:
         except CommandError:
             raise
         except Exception as exc:  # zeep meets a bad WSDL with KeyError, AttributeError and others besides its own
-            raise SourceFailed(f"the WSDL {location} can't be read: {_words(exc)}", touched=False) from exc
+            raise SourceFailed(
+                f"the WSDL {location} can't be read: {_words(exc)}", touched=False, remedy="soap.wsdl"
+            ) from exc
         self.facets: Mapping[str, Facets] = facets_of(loader.documents)
         self.types: Any = self._client.wsdl.types
 
@@ -162,12 +164,14 @@ class _Loader(zeep.transports.Transport):
     def load(self, url: str) -> bytes:
         """Return a document that ``safe_xml`` accepts."""
         if len(self.documents) >= MAX_DOCUMENTS:
-            raise SourceFailed(f"the WSDL imports more than {MAX_DOCUMENTS} documents", touched=False)
+            raise SourceFailed(
+                f"the WSDL imports more than {MAX_DOCUMENTS} documents", touched=False, remedy="soap.wsdl"
+            )
         data = self._read(str(url))
         try:
             self.documents.append(safe_xml.parse(data))
         except safe_xml.XmlRefused as exc:
-            raise SourceFailed(f"{url}: {exc}", touched=False) from exc
+            raise SourceFailed(f"{url}: {exc}", touched=False, remedy="soap.wsdl") from exc
         return data
 
     def _read(self, url: str) -> bytes:
@@ -177,15 +181,20 @@ class _Loader(zeep.transports.Transport):
                     f"the WSDL imports {url}, and a local WSDL may not fetch from the network: "
                     "save that document beside it and correct its schemaLocation or location",
                     touched=False,
+                    remedy="soap.wsdl",
                 )
             return self._fetch(url)
         if self._remote:
-            raise SourceFailed(f"the WSDL imports {url}; one that came by URL may not read local files", touched=False)
+            raise SourceFailed(
+                f"the WSDL imports {url}; one that came by URL may not read local files",
+                touched=False,
+                remedy="soap.wsdl",
+            )
         path = Path(url2pathname(urlsplit(url).path)) if url.lower().startswith("file:") else Path(url)
         try:
             return path.read_bytes()
         except OSError as exc:
-            raise SourceFailed(f"{path} can't be read: {exc.strerror}", touched=False) from exc
+            raise SourceFailed(f"{path} can't be read: {exc.strerror}", touched=False, remedy="soap.wsdl") from exc
 
 
 def _is_url(location: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from agent.check.remedies import REMEDIES
 from agent.connectors.base import DriverSetup
 from agent.connectors.file import documents, names, publish, tables
 from agent.connectors.file.driver import FileDriver
@@ -399,6 +400,7 @@ KILLED = """
 import sys
 from agent.connectors.file import drop as module
 from agent.connectors.base import Call, DriverSetup
+from agent.check.remedies import REMEDIES
 from agent.connectors.file.driver import FileDriver
 from agent.settings import DropOperation, FileConnection, FileFormat
 
@@ -547,8 +549,8 @@ def test_stale_parts_take_their_claims_with_them(file_driver: MakeFileDriver, tm
 
 
 def test_check_tries_the_folder_and_leaves_nothing(file_driver: MakeFileDriver, tmp_path: Path) -> None:
-    findings = list(file_driver(csv_drop()).check())
-    assert [finding.ok for finding in findings] == [True, True]
+    driver = file_driver(csv_drop())
+    assert [finding.ok for finding in [*driver.check(), *driver.check("op")]] == [True, True]
     assert visible(tmp_path / "root") == []
 
 
@@ -567,7 +569,7 @@ def test_check_finds_what_is_wrong_with_an_operation(
     (finding,) = file_driver(operation).check("op")
     assert finding.ok is False
     assert detail in finding.detail
-    assert finding.fix
+    assert finding.code in REMEDIES
 
 
 def test_both_ways_of_claiming_are_found_by_trying(tmp_path: Path) -> None:

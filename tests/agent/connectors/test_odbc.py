@@ -623,13 +623,17 @@ def test_check_tries_each_operation_without_running_it(erp: Session) -> None:
     erp.define("bad-table", sql="SELECT * FROM nowhere")
     erp.define("bad-text", sql="SELECT 'open")
     erp.define("undeclared", sql="SELECT :who")
-    found: dict[str, Finding] = {finding.subject: finding for finding in erp.driver.check()}
+    found: dict[str, Finding] = {
+        finding.subject: finding
+        for name in ("good", "bad-table", "bad-text", "undeclared")
+        for finding in erp.driver.check(name)
+    }
     assert found["operation good"].ok
     for name, part in (("bad-table", "nowhere"), ("bad-text", "never ends"), ("undeclared", ":who")):
         finding = found[f"operation {name}"]
         assert finding.ok is False
         assert part in finding.detail
-        assert finding.fix
+        assert finding.code
     assert orders(erp, "checked") == 0
 
 
@@ -638,8 +642,12 @@ def test_check_looks_procedures_up(erp: Session) -> None:
     erp.define("good", procedure="quiet", params={"n": IN_INT})
     erp.define("missing", procedure="nowhere")
     erp.define("other", procedure="quiet", params={})
-    found = {finding.subject: finding.ok for finding in erp.driver.check()}
-    assert (found["operation good"], found["operation missing"], found["operation other"]) == (True, False, False)
+    found = {name: next(iter(erp.driver.check(name))) for name in ("good", "missing", "other")}
+    assert {name: (finding.ok, finding.code) for name, finding in found.items()} == {
+        "good": (True, ""),
+        "missing": (False, "operation.procedure-missing"),
+        "other": (False, "operation.parameters"),
+    }
     assert [finding.subject for finding in erp.driver.check("good")] == ["operation good", "operation good: parameters"]
 
 
@@ -648,7 +656,7 @@ def test_check_tells_driver_version_and_buffering(maria: Session) -> None:
     assert "MariaDB" in details[0]
     assert "libmaodbc" in details[0]
     assert any("holds a whole result in memory" in detail for detail in details)
-    assert any("all of Unicode" in detail for detail in details)
+    assert any("all of Unicode" in detail and "utf8mb4" in detail for detail in details)
 
 
 def test_outputs_come_last_and_after_the_commit(pg: Session, pg_server: Postgres) -> None:
