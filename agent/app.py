@@ -37,8 +37,9 @@ from agent.parameters import takes_anything
 from agent.pauses import Pause
 from agent.sealing import Seals
 from agent.secrets import SecretStore, open_store, resolve, secret_values
-from agent.service import notifier as system_notifier
-from agent.service.base import Notifier
+from agent.service.base import Nobody, Notifier
+from agent.service.pulse import Pulse, alive_meanwhile
+from agent.service.readiness import wait_until_ready
 from agent.settings import CallOperation
 from agent.signatures import Signatures
 from agent.spool import SpoolFolder
@@ -194,6 +195,20 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set; then bring what runs to its end, keep it, tell, and close."""
         chores = [
+    def what_hangs(self) -> str | None:
+        """Return what of the link does not move on and never will by itself; ``None`` if all does."""
+        if self.supervisor.stuck:
+            return "the loop that keeps the link has not gone on"
+        if self._conversation is not None and self._conversation.stuck:
+            return "the conversation with the broker neither goes on nor ends"
+        return None
+
+    def in_a_line(self) -> str:
+        """Return how the agent is, for people who look at the service."""
+        how = self._status()
+        link = f"linked to {how.broker}" if how.linked_since else f"not linked: {how.link_error or how.link}"
+        return "; ".join((link, f"{self.dispatcher.running} running", *how.problems))
+
             asyncio.create_task(self._watch_windows(), name="watch the windows"),
             asyncio.create_task(self._take_resolutions(), name="take what people found out"),
             asyncio.create_task(self._control.run(), name="obey who sits here"),
@@ -376,10 +391,38 @@ async def _run(loaded: Loaded, started: Callable[[], None]) -> None:
     else:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-    await serve(loaded, stop, system_notifier(), started)
+    return stop
+
+
+def run_as_service(config: Path, notifier: Notifier) -> None:
+    """
+    Run until the service manager says to stop; what is missing, such as a certificate, is waited for.
+
+    Args:
+        config: the operator's file.
+        notifier: the service manager's ear.
+    """
+    asyncio.run(_run_as_service(config, notifier))
 
 
 async def serve(
+    await serve(loaded, _told_to_stop(), Nobody(), started)
+
+
+async def _run_as_service(config: Path, notifier: Notifier) -> None:
+    stop = _told_to_stop()
+
+    def tell(waits_for: str) -> None:
+        notifier.ready()  # or it would be started again and again
+        notifier.status(waits_for)
+
+    async with alive_meanwhile(notifier):
+        loaded = await wait_until_ready(config, stop, tell)
+    if loaded is not None:
+        await serve(loaded, stop, notifier)
+
+
+def _told_to_stop() -> asyncio.Event:
     loaded: Loaded, stop: asyncio.Event, notifier: Notifier, started: Callable[[], None] = _nothing
 ) -> None:
     """
@@ -389,7 +432,14 @@ async def serve(
         notifier: the service manager's ear.
         started: called once the agent runs.
     """
-    agent = await Agent.open(loaded)
+    async with alive_meanwhile(notifier):  # a long journal is read first
+        agent = await Agent.open(loaded)
+    pulse = Pulse(notifier, journal=agent.journal.sign_of_life, link=agent.what_hangs, line=agent.in_a_line)
+    feeling = asyncio.create_task(pulse.run(stop), name="feel the pulse")
     notifier.ready()
     started()
-    await agent.run(stop)
+    try:
+        await agent.run(stop)
+    finally:
+        feeling.cancel()
+        await asyncio.gather(feeling, return_exceptions=True)

@@ -24,6 +24,7 @@ from agent.cli_options import (
     NOT_REACHABLE,
     WRONG_WORDS,
     config_option,
+    find_file,
     json_option,
     load,
     show,
@@ -38,6 +39,7 @@ from agent.errors import (
     ServiceNotAllowed,
     TokenRefused,
 )
+from agent.service.base import Nobody
 
 # What a command needs is imported in it: `run` must start fast and stay small, and `version` must
 # work where a library is broken.
@@ -131,7 +133,12 @@ def run(config: Path | None) -> None:
     from agent import app
     from agent.app import state_dir
     from agent.identity.own_identity import find
+    from agent.service import notifier
 
+    listening = notifier()
+    if not isinstance(listening, Nobody):
+        # A service waits for what is missing: nobody sits there to read an error.
+        return app.run_as_service(find_file(config), listening)
     loaded = load(config, log_file=True)
     if find(loaded) is None:
         raise EnrolmentError(

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 SKEW_S: Final = 300.0  # seconds between the clocks of agent and broker that are worth a word
 SYSTEM: Final = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
 
+STUCK_SILENCES: Final = 4  # times the silence after which a link is given up: then nobody is left to give it up
 
 class Conversation:
     """
@@ -101,6 +102,12 @@ class Conversation:
 
     def __repr__(self) -> str:
         return f"<Conversation {self._session.stage}>"
+        self._moved_at = time.monotonic()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it has neither sent, heard nor given up for so long that it never will."""
+        return time.monotonic() - self._moved_at > STUCK_SILENCES * self._own.silence_s
 
     # --- the dispatcher's voice -------------------------------------------------------------------
 
@@ -218,6 +225,7 @@ class Conversation:
             while data := session.next_message(time.monotonic()):
                 await self._transport.send(data)
             if self._closing.is_set() or session.stage is Stage.CLOSED:
+            self._moved_at = time.monotonic()
                 return
             try:
                 async with asyncio.timeout(max(0.0, session.next_tick() - time.monotonic())):
@@ -238,6 +246,7 @@ class Conversation:
             try:
                 for message, payload in self._session.receive(data, time.monotonic()):
                     await self._act(message, payload)
+            self._moved_at = time.monotonic()
             except RemoteProtocolError as exc:
                 self._session.end("protocol", str(exc))
                 raise

@@ -28,6 +28,7 @@ from protocol.messages import Completed
 log = logging.getLogger(__name__)
 
 FOLDER: Final = "journal"  # in state_dir
+SIGN_OF_LIFE: Final = "sign of life"  # in place of a command's id, of which one thing is written at a time
 CLOSE_S: Final = 10.0  # seconds that the disk has to take what is on its way, when the agent stops
 
 
@@ -186,6 +187,15 @@ class FileJournal(Journal):
         with self._writer.lock:
             return list(self._index.open.values())
 
+    async def sign_of_life(self) -> None:
+        """
+        Wait until the writer has had its turn and the disk has taken something; for ever if one of them hangs.
+
+        Raises:
+            JournalUnavailable: the disk says no, as a full one does.
+        """
+        await self._ask(Request(SIGN_OF_LIFE, None, _answer()), touched=False)
+
     async def close(self) -> None:
         if await asyncio.to_thread(self._writer.close, CLOSE_S):
             self._lock.release()
@@ -196,11 +206,13 @@ class FileJournal(Journal):
     # --- asking the writer ------------------------------------------------------------------------
 
     async def _keep(self, command_id: str, make: Callable[[Index], Event], *, touched: bool = True) -> None:
-        answer: Future[None] = Future()
-        answer.set_running_or_notify_cancel()  # who waits may be cancelled; what is asked for is kept nevertheless
-        self._writer.put(Request(command_id, make, answer))
+        await self._ask(Request(command_id, make, _answer()), touched=touched)
+
+    async def _ask(self, request: Request, *, touched: bool) -> None:
+        assert request.answer is not None  # noqa: S101 - who asks waits; this tells mypy
+        self._writer.put(request)
         try:
-            await asyncio.wrap_future(answer)
+            await asyncio.wrap_future(request.answer)
         except OSError as exc:
             raise JournalUnavailable(f"the journal can't keep it: {exc}", touched=touched) from exc
 
@@ -293,6 +305,12 @@ def _open(state_dir: Path, remembers: int, disk: Disk, told: Callable[[], None])
     journal = FileJournal(writer, journal_log, found.index, lock, folder)
     journal.damages = tuple(found.damages)
     return journal
+
+
+def _answer() -> Future[None]:
+    answer: Future[None] = Future()
+    answer.set_running_or_notify_cancel()  # who waits may be cancelled; what is asked for is kept nevertheless
+    return answer
 
 
 def _new_mark() -> str:

@@ -126,9 +126,9 @@ class Log:
         if self._file is None:
             self._make(self.chain[-1] if self.chain else 0, self.mark, ())
 
-    def probe(self) -> None:
+    def probe(self, size: int = PROBE_BYTES) -> None:
         """
-        Try whether the disk takes as much as one large command.
+        Try whether the disk takes some bytes, by default as many as one large command has.
 
         Raises:
             OSError: it doesn't.
@@ -139,7 +139,7 @@ class Log:
         try:
             file = self._disk.create(path)
             try:
-                file.write(bytes(PROBE_BYTES))
+                file.write(bytes(size))
                 file.sync()
             finally:
                 file.close()

@@ -29,6 +29,7 @@ SOON_S: Final = 1.0  # seconds after which what nobody waits for is written
 PROBE_S: Final = 3.0  # seconds between tries while nothing can be written
 UNSYNCED: Final = 1_000  # records that nobody waits for, until they are synced too
 BATCH: Final = 1_000  # records in one write
+SIGN_BYTES: Final = 1  # bytes that the disk has to take as a sign of life
 TIDY_AGAIN_S: Final = 60.0  # seconds until a rewrite that failed for want of space is tried again
 REWRITE_BYTES: Final = 4 * 1_048_576  # bytes; a log this much over twice of what it was after its last rewrite
 SEGMENTS: Final = 16  # or of so many segments, is written anew
@@ -41,12 +42,12 @@ class Request:
 
     Attributes:
         make: returns the record, once it is its turn, or ``None`` if there is nothing to write; called with the
-            lock held.
+            lock held. ``None`` itself asks for a sign of life: something that the disk takes, and no record.
         answer: is told once it is durable, or an ``OSError`` if it can't be kept; ``None`` if nobody waits.
     """
 
     command_id: str
-    make: Callable[[Index], Event | None]
+    make: Callable[[Index], Event | None] | None
     answer: Future[None] | None = None
 
 
@@ -201,6 +202,9 @@ class Writer:
         self._tried = time.monotonic()
         try:
             self._repair(probe=not batch)
+            signs = [request for request in batch if request.make is None]
+            if signs:
+                self._log.probe(SIGN_BYTES)
             made = [(request, event) for request in batch if (event := self._made(request)) is not None]
             places = self._log.append([records.encode(event) for _, event in made]) if made else []
             written = [Written(*one, place) for one, place in zip(made, places, strict=True)]
@@ -213,14 +217,14 @@ class Writer:
             self._failed(exc, batch)
             return
         self._set_trouble(None)
-        for one in written:
-            _answer(one.request, None)
+        for request in (*signs, *(one.request for one in written)):
+            _answer(request, None)
         self._tidy()
 
     def _made(self, request: Request) -> Event | None:
         try:
             with self.lock:
-                return request.make(self._index)
+                return None if request.make is None else request.make(self._index)
         except Exception as exc:  # one that can't be made keeps nobody else from being kept
             _answer(request, exc)
             return None
