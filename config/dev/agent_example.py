@@ -25,6 +25,9 @@ TABLES: Final[tuple[Table | str, ...]] = (
         "link",
         settings.Link,
         samples={
+            "no_proxy": [".plant.example.com", "10.0.0.0/8"],
+            "extra_authorities": "company-ca.pem",
+            "urls": ["wss://broker-a.example.com:8443", "wss://broker-b.example.com:8443"],
             "url": "wss://broker.example.com:8443",
             "certificate": "plant-1.crt",
             "key": "plant-1.key",
