@@ -44,7 +44,6 @@ LEFT_OUT: Final = (
     "sqlite3",
     "test",
     "tkinter",
-    "tomli",
     "tomli_w",
     "trio",
     "unittest",

@@ -54,7 +54,7 @@ async def wait_until_ready(config: Path, stop: asyncio.Event, tell: Callable[[st
         wait_s = LOOK_S
         try:
             loaded = await asyncio.to_thread(config_file.load, config)
-            logs.set_up(loaded.settings.log)
+            logs.set_up(loaded.settings.log, loaded.base_dir)
             if await asyncio.to_thread(find, loaded) is not None:
                 return loaded
             await _enrol(loaded)
@@ -90,7 +90,8 @@ async def _enrol(loaded: Loaded) -> None:
     except OSError as exc:
         raise EnrolmentError(f"{file}: can't be read: {exc.strerror}; it must be the agent's own") from exc
     try:
-        identity = await enroll(loaded.settings, text, open_store(loaded.settings, loaded.base_dir), state_dir)
+        secrets = open_store(loaded.settings, loaded.base_dir)
+        identity = await enroll(loaded.settings, text, secrets, state_dir, base_dir=loaded.base_dir)
     except TokenRefused:
         await asyncio.to_thread(file.unlink, missing_ok=True)  # it is good for nothing any more
         raise

@@ -24,7 +24,7 @@ import win32service
 
 from agent.service import windows_events
 from agent.service.base import Notifier
-from agent.service.log_file import LogFile
+from agent.service.log_stream import LogStream
 from agent.service.windows_names import SERVICE
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _go_to_own_folder(loaded: Loaded) -> None:
 def _write_to(log: Path) -> str:
     """Have all that is said go to a file; return what went wrong."""
     try:
-        stream: io.TextIOBase = LogFile(log)
+        stream: io.TextIOBase = LogStream(log)
         problem = ""
     except OSError as exc:
         stream, problem = io.StringIO(), f"{log}: can't be written: {exc.strerror}"
