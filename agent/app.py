@@ -192,9 +192,6 @@ class Agent:
         agent.dispatcher.recover()
         return agent
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Run until ``stop`` is set; then bring what runs to its end, keep it, tell, and close."""
-        chores = [
     def what_hangs(self) -> str | None:
         """Return what of the link does not move on and never will by itself; ``None`` if all does."""
         if self.supervisor.stuck:
@@ -209,6 +206,9 @@ class Agent:
         link = f"linked to {how.broker}" if how.linked_since else f"not linked: {how.link_error or how.link}"
         return "; ".join((link, f"{self.dispatcher.running} running", *how.problems))
 
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until ``stop`` is set; then bring what runs to its end, keep it, tell, and close."""
+        chores = [
             asyncio.create_task(self._watch_windows(), name="watch the windows"),
             asyncio.create_task(self._take_resolutions(), name="take what people found out"),
             asyncio.create_task(self._control.run(), name="obey who sits here"),
@@ -382,18 +382,6 @@ def run(loaded: Loaded, started: Callable[[], None] = _nothing) -> None:
     asyncio.run(_run(loaded, started))
 
 
-async def _run(loaded: Loaded, started: Callable[[], None]) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    if sys.platform == "win32":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK):
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    else:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-    return stop
-
-
 def run_as_service(config: Path, notifier: Notifier) -> None:
     """
     Run until the service manager says to stop; what is missing, such as a certificate, is waited for.
@@ -405,7 +393,7 @@ def run_as_service(config: Path, notifier: Notifier) -> None:
     asyncio.run(_run_as_service(config, notifier))
 
 
-async def serve(
+async def _run(loaded: Loaded, started: Callable[[], None]) -> None:
     await serve(loaded, _told_to_stop(), Nobody(), started)
 
 
@@ -423,6 +411,18 @@ async def _run_as_service(config: Path, notifier: Notifier) -> None:
 
 
 def _told_to_stop() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if sys.platform == "win32":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    else:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def serve(
     loaded: Loaded, stop: asyncio.Event, notifier: Notifier, started: Callable[[], None] = _nothing
 ) -> None:
     """

@@ -45,9 +45,9 @@ from protocol.states import PHASES
 log = logging.getLogger(__name__)
 
 SKEW_S: Final = 300.0  # seconds between the clocks of agent and broker that are worth a word
+STUCK_SILENCES: Final = 4  # times the silence after which a link is given up: then nobody is left to give it up
 SYSTEM: Final = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
 
-STUCK_SILENCES: Final = 4  # times the silence after which a link is given up: then nobody is left to give it up
 
 class Conversation:
     """
@@ -99,15 +99,15 @@ class Conversation:
         self._ended = Ended()  # by us
         self._greeted = False  # whether the broker knows what we hold
         self._condition = Condition()  # as the broker knows it
-
-    def __repr__(self) -> str:
-        return f"<Conversation {self._session.stage}>"
         self._moved_at = time.monotonic()
 
     @property
     def stuck(self) -> bool:
         """Whether it has neither sent, heard nor given up for so long that it never will."""
         return time.monotonic() - self._moved_at > STUCK_SILENCES * self._own.silence_s
+
+    def __repr__(self) -> str:
+        return f"<Conversation {self._session.stage}>"
 
     # --- the dispatcher's voice -------------------------------------------------------------------
 
@@ -222,10 +222,10 @@ class Conversation:
         session = self._session
         while True:
             self._wake.clear()
+            self._moved_at = time.monotonic()
             while data := session.next_message(time.monotonic()):
                 await self._transport.send(data)
             if self._closing.is_set() or session.stage is Stage.CLOSED:
-            self._moved_at = time.monotonic()
                 return
             try:
                 async with asyncio.timeout(max(0.0, session.next_tick() - time.monotonic())):
@@ -243,10 +243,10 @@ class Conversation:
     async def _read(self) -> None:
         while self._session.stage is not Stage.CLOSED:
             data = await self._receive()
+            self._moved_at = time.monotonic()
             try:
                 for message, payload in self._session.receive(data, time.monotonic()):
                     await self._act(message, payload)
-            self._moved_at = time.monotonic()
             except RemoteProtocolError as exc:
                 self._session.end("protocol", str(exc))
                 raise
