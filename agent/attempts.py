@@ -289,6 +289,12 @@ class Attempts:
         if completed is None:
             raise AssertionError("told_before gives none that has not ended")
         running.result.seal = None  # it was sealed when it was kept
+        # What is proved is what ran: a broker could give another signed command of the same parameters this one's id.
+        running.claim = msgspec.structs.replace(
+            running.claim,
+            params_sha256=earlier.claim.params_sha256,
+            signature_sha256=earlier.claim.signature_sha256,
+        )
         running.warn("this is the outcome of an earlier delivery of the same command; it was not run again")
         completed = msgspec.structs.replace(completed, epoch=running.claim.epoch, warnings=running.warnings)
         if completed.outcome == "succeeded":
@@ -495,7 +501,7 @@ class Attempts:
     def _tell(self, running: Running, completed: Completed, outputs: bytes) -> None:
         position, head = self._journal.stand()
         completed = msgspec.structs.replace(completed, position=position, head=head)
-        completed = self._signatures.proved(running.claim.operation, completed, outputs, time.time())
+        completed = self._signatures.proved(running.claim, completed, outputs, time.time())
         running.result.complete(completed, outputs)
 
 

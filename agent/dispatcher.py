@@ -26,12 +26,13 @@ from agent.pauses import Pause, refusal
 from agent.results import Result
 from agent.sealing import Seals
 from agent.settings import DropOperation, Operation, PickOperation, Settings
-from agent.signatures import Signatures
+from agent.signatures import Signatures, params_sha256
 from agent.spool import SpoolFolder
 from agent.status import ConnectionStatus
 from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.messages import AnyMessage, Condition, Held, Run, Started
+from protocol.signing import signature_digest
 
 log = logging.getLogger(__name__)
 
@@ -235,6 +236,8 @@ class Dispatcher:
             at=time.time(),
             sealed=run.sealed,
             seal_to=run.seal_to,
+            params_sha256=params_sha256(run, params),
+            signature_sha256=signature_digest(run.signature),
         )
         result = Result(run.id, run.epoch, lambda: self._voice.wake())
         running = Running(claim, time.monotonic() + run.expires_in_s, result, run)

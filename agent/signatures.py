@@ -17,7 +17,7 @@ import msgspec
 
 from agent import errors, exact_json
 from agent.identity.keys import AgentKeys
-from agent.journal.base import Shown
+from agent.journal.base import Claim, Shown
 from agent.settings import DropOperation, Operation, Settings, SignerKey
 from protocol import signing
 from protocol.canonical import NotCanonical
@@ -104,14 +104,28 @@ class Signatures:
                 touched=False,
             )
         digest = hashlib.sha256(f"{jws.kid}\0{claims.idempotency_key}".encode()).digest()[:DIGEST_BYTES]
-        return Signed(jws.kid, Shown(digest, run.id, claims.exp + SKEW_S, now))
+        return Signed(jws.kid, Shown(digest, run.id, claims.exp + SKEW_S, now, jws.kid))
 
-    def proved(self, operation: str, completed: Completed, outputs: bytes, now: float) -> Completed:
-        """Return ``completed`` with the agent's signature; as it is where the agent has no keys."""
+    def proved(self, claim: Claim, completed: Completed, outputs: bytes, now: float) -> Completed:
+        """
+        Return ``completed`` with the agent's signature; as it is where the agent has no keys.
+
+        Args:
+            claim: of the delivery whose end this is.
+        """
         if self._keys is None:
             return completed
         tenant, agent = self._who()
-        payload = signing.result_payload(tenant, agent, operation, completed, outputs, int(now))
+        payload = signing.result_payload(
+            tenant,
+            agent,
+            claim.operation,
+            completed,
+            outputs,
+            int(now),
+            params_sha256=claim.params_sha256,
+            signature_sha256=claim.signature_sha256,
+        )
         signed = signing.signing_input(signing.RESULT, agent, payload)
         return msgspec.structs.replace(completed, proof=signing.compact(signed, self._keys.sign.sign(signed)))
 
@@ -167,6 +181,16 @@ class Signatures:
                 f"depends on it; an operator names the columns in operations.{run.operation}.format.columns, or the "
                 "caller has each row's names in their order by code, or seals the parameters"
             )
+
+
+def params_sha256(run: Run, params: bytes) -> str:
+    """Return the digest of parameters as they came; "" where two readers could take them differently."""
+    if run.sealed:
+        return signing.sealed_digest(params)
+    try:
+        return signing.params_digest(params)
+    except NotCanonical:
+        return ""
 
 
 def _invalid(why: str) -> errors.SignatureInvalid:

@@ -204,6 +204,11 @@ def sealed_digest(sealed: bytes) -> str:
     return hashlib.sha256(sealed).hexdigest()
 
 
+def signature_digest(signature: str) -> str:
+    """Return what names a command's signature, hex; "" where it has none."""
+    return hashlib.sha256(signature.encode()).hexdigest() if signature else ""
+
+
 def command_payload(claims: CommandClaims) -> bytes:
     """Return the payload of a command's signature."""
     members = {name: getattr(claims, name) for name in _MEMBERS if name != "v"} | {"v": VERSION}
@@ -248,7 +253,17 @@ def read_command(payload: bytes) -> CommandClaims:
 # --- results ----------------------------------------------------------------------------------------
 
 
-def result_payload(tenant: str, agent: str, operation: str, completed: Completed, outputs: bytes, at: int) -> bytes:
+def result_payload(
+    tenant: str,
+    agent: str,
+    operation: str,
+    completed: Completed,
+    outputs: bytes,
+    at: int,
+    *,
+    params_sha256: str | None = None,
+    signature_sha256: str | None = None,
+) -> bytes:
     """
     Return what an agent signs of a command's end.
 
@@ -257,9 +272,14 @@ def result_payload(tenant: str, agent: str, operation: str, completed: Completed
         completed: as it is told, but for its proof.
         outputs: as they are told.
         at: seconds since 1970.
+        params_sha256: of ``params_digest`` or ``sealed_digest``, as the parameters came; "" where two readers could
+            take them differently, ``None`` where it is not known any more.
+        signature_sha256: of ``signature_digest``, as the signature came; ``None`` where it is not known any more.
     """
+    request = {"params_sha256": params_sha256, "signature_sha256": signature_sha256}
     return canonical.encode(
-        {
+        {name: digest for name, digest in request.items() if digest is not None}
+        | {
             "v": VERSION,
             "tenant": tenant,
             "agent": agent,

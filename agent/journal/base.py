@@ -34,6 +34,8 @@ class Claim(msgspec.Struct, frozen=True):
         sealed: whether ``params`` is text that only the agent's own key opens (``protocol/sealing.py``).
         seal_to: the caller's key that the result is sealed to, or "".
         signer: who signed it, as the operator's file names the caller; "" where nobody did.
+        params_sha256: of the parameters, as the agent's proof has it; ``None`` in a journal of an earlier release.
+        signature_sha256: of the caller's signature, likewise; "" where none came.
     """
 
     id: str
@@ -47,6 +49,8 @@ class Claim(msgspec.Struct, frozen=True):
     sealed: bool = False
     seal_to: str = ""
     signer: str = ""
+    params_sha256: str | None = None
+    signature_sha256: str | None = None
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -58,12 +62,14 @@ class Shown(msgspec.Struct, frozen=True):
         id: of the command.
         until: when it ends, the difference of clocks included, seconds since 1970.
         at: seconds since 1970.
+        signer: whose it is, as the operator's file names the caller; "" in a journal of an earlier release.
     """
 
     digest: bytes
     id: str
     until: int
     at: float
+    signer: str = ""
 
 
 class Resolution(msgspec.Struct, frozen=True):

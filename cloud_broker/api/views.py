@@ -11,6 +11,7 @@ import msgspec
 from cloud_broker.callers.keys import state
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Resolution, RowSetInfo, Tenant
+from protocol.signing import signature_digest
 from protocol.states import FINAL, CommandState
 
 
@@ -82,6 +83,7 @@ class CommandView(msgspec.Struct, frozen=True):
         sealed: whether only the agent can read the parameters.
         seal_to: the caller's public key that the result is sealed to.
         signed: whether it came with the caller's signature.
+        signature_sha256: of that signature, hex, as the agent's proof names it.
         proof: the agent's signature over how it ended, for `outhaul commands verify`; none where no agent told it.
         warnings: what the caller should know besides, such as a type that a driver is known to spoil.
     """
@@ -112,6 +114,7 @@ class CommandView(msgspec.Struct, frozen=True):
     sealed: bool
     seal_to: str | None
     signed: bool
+    signature_sha256: str | None
     proof: str | None
     links: CommandLinks
 
@@ -314,6 +317,7 @@ def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[R
         sealed=command.sealed,
         seal_to=command.seal_to or None,
         signed=bool(command.signature),
+        signature_sha256=signature_digest(command.signature) or None,
         proof=command.proof or None,
         links=CommandLinks(here, f"{here}/rows", f"{here}/cancel", f"{here}/timeline"),
     )

@@ -20,7 +20,7 @@ from cloud_broker.client.dead_letters import DeadLetterCalls, moment_text
 from cloud_broker.client.errors import NotReachable, ResultCut, WordsError
 from cloud_broker.client.known_agents import KnownAgent, check
 from cloud_broker.client.ndjson import whole_lines
-from cloud_broker.client.proofs import Verified, verify
+from cloud_broker.client.proofs import Sent, Verified, verify
 from cloud_broker.client.records import Agent, Command, Operation, decode
 from cloud_broker.client.requests import encoded, new_key, part
 from cloud_broker.client.sealing import SealedCall
@@ -98,6 +98,7 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
         signer: Signer | None = None,
         valid_s: float | None = None,
         version: str | None = None,
+        signature: str | None = None,
     ) -> Command:
         """
         Submit a command and return it, after at most about ``wait_s`` seconds, ended or not.
@@ -113,6 +114,8 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
             signer: signs it, for operations that want that.
             valid_s: seconds in which what was signed may run; as long as ``ttl_s`` or an hour, if ``None``.
             version: of the operation, that is signed; ``None`` takes what the broker tells.
+            signature: of ``Signer.sign``, in place of signer, for who keeps it to verify what comes back; it is for one
+                idempotency key.
 
         Raises:
             ProblemError: the broker did not take it.
@@ -134,7 +137,8 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
         key = idempotency_key if idempotency_key is not None else new_key()
         if signer is not None:
             work = work_of(self, agent, operation, params, group=group, sealed=sealed, version=version)
-            body["signature"] = signer.sign(work, key, valid_s or ttl_s or DEFAULT_VALID_S)
+            signature = signer.sign(work, key, valid_s or ttl_s or DEFAULT_VALID_S)
+        body["signature"] = signature
         first_wait_s = min(wait_s, MAX_WAIT_S)
         headers = {"Idempotency-Key": checked_header("idempotency key", key), "Content-Type": "application/json"}
         if first_wait_s > 0:
@@ -246,7 +250,9 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
         known = KnownAgent(found.tenant, keys.get("sign", ""), keys["seal"])
         return known, check(self.url, self.tenant, name, known)
 
-    def verify(self, command_id: str, *, agent_key: str | None = None, rows: bool = True) -> Verified:
+    def verify(
+        self, command_id: str, *, agent_key: str | None = None, rows: bool = True, sent: Sent | None = None
+    ) -> Verified:
         """
         Compare how a command ended with what its agent signed.
 
@@ -254,12 +260,13 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
             agent_key: the agent's public key, ``ed25519:…``; ``None`` asks the broker for it, keeps it at the first
                 sight and takes no other one later (``known_agents``).
             rows: read them all, to compare them too.
+            sent: what you have of what you sent; without it only the broker says that the proof is of your request.
 
         Raises:
             AgentKeyChanged: the broker shows another key than before.
-            WordsError: it has not ended.
+            WordsError: it has not ended, or ``sent`` has no signature of a command.
         """
-        return verify(self, self.command(command_id), agent_key, rows=rows)
+        return verify(self, self.command(command_id), agent_key, rows=rows, sent=sent)
 
     def unsealed(self, call: SealedCall) -> Unsealed:
         """Return what reads the result of a sealed call."""

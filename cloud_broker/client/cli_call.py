@@ -23,7 +23,7 @@ from cloud_broker.client.call import (
     unfinished_document,
 )
 from cloud_broker.client.cli_sealing import Sealing
-from cloud_broker.client.cli_signing import Signing, sign_with, signer_name, valid
+from cloud_broker.client.cli_signing import Signing, sign_with, signature_file, signer_name, valid
 from cloud_broker.client.connect import (
     DONE,
     FAILED,
@@ -75,6 +75,7 @@ FIRST_WAIT_S: Final = 1.0  # seconds; most commands end within them, and then on
 @sign_with
 @signer_name
 @valid
+@signature_file("With --sign-with: keep the signature in this new file, for `outhaul commands verify --signature`.")
 @click.option("--operation-version", "version", metavar="V", help="Sign for this version of the operation only.")
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the command too.")
 @connected
@@ -101,6 +102,7 @@ def call(
     sign_with: Path | None,
     signer_name: str | None,
     valid_s: float | None,
+    signature_file: Path | None,
     version: str | None,
     cancel_on_interrupt: bool,
 ) -> int:
@@ -126,10 +128,12 @@ def call(
     key = idempotency_key if idempotency_key is not None else new_id("idem", time.time_ns() // 1_000_000, os.urandom)
     sealing = Sealing(seal or key_file is not None, key_file, agent_keys, idempotency_key is not None, no_wait)
     sealed = sealing.call(client, agent, operation, given)
-    signing = Signing(sign_with, signer_name, valid_s)
+    signing = Signing(sign_with, signer_name, valid_s, signature_file)
     if version is not None and sign_with is None:
         raise WordsError("--operation-version goes with --sign-with KEYFILE")
-    signer = signing.signer()
+    signature = signing.signature(
+        client, key, ttl_s, agent, operation, given, group=group, sealed=sealed, version=version
+    )
     opening = client.unsealed(sealed) if sealed is not None else None
     progress = Progress()
     command: Command | None = None
@@ -146,9 +150,7 @@ def call(
             correlation_id=correlation_id,
             ordering_key=ordering_key,
             priority=priority,
-            signer=signer,
-            valid_s=valid_s,
-            version=version,
+            signature=signature,
         )
         if no_wait:
             sealing.tell_how_to_read(command.id)

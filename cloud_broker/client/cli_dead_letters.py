@@ -15,7 +15,7 @@ import click
 
 from cloud_broker.client import arguments
 from cloud_broker.client.call import tell
-from cloud_broker.client.cli_signing import Signing, confirm, sign_with, signer_name, valid
+from cloud_broker.client.cli_signing import Signing, confirm, sign_with, signer_name, tell_tenant, valid
 from cloud_broker.client.connect import DONE, FAILED, Duration, as_json, connected
 from cloud_broker.client.errors import NotReachable, ProblemError, WordsError
 from cloud_broker.client.output import local, moment, tables, write, write_items
@@ -298,6 +298,7 @@ def _replay_signed(
     sealed = None if key_file is None else SealedCall.kept(key_file)
     given = {} if params is None else arguments.object_of(params, "--params")
     work = work_of(client, agent, original.operation, given, group=original.group, sealed=sealed)
+    tell_tenant(work)
     confirm(f"Sign {work.operation} (version {work.version}) on {agent or original.group} with these parameters?", yes)
     command = client.replay(original.id, ttl_s=ttl_s, signer=signing.signer(), work=work, valid_s=signing.valid_s)
     if as_json:

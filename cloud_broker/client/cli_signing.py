@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import click
 
-from cloud_broker.client import known_agents
+from cloud_broker.client import arguments, known_agents
 from cloud_broker.client.call import tell
 from cloud_broker.client.connect import DONE, FAILED, Duration, as_json, connected
 from cloud_broker.client.errors import WordsError
 from cloud_broker.client.output import write
-from protocol.signing import fingerprint
+from protocol.signing import fingerprint, sealed_digest
 
 if TYPE_CHECKING:
     from cloud_broker.client.api import Outhaul
-    from cloud_broker.client.proofs import Verified
-    from cloud_broker.client.signing import Signer
+    from cloud_broker.client.proofs import Sent, Verified
+    from cloud_broker.client.signing import Signer, Work
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PASSPHRASE: Final = "OUTHAUL_SIGN_PASSPHRASE"  # noqa: S105 - the name of a variable, not a passphrase
 
@@ -39,6 +42,17 @@ valid = click.option(
 )
 
 
+def signature_file(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return the option that names a file with a signature."""
+    return click.option(
+        "--signature",
+        "signature_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help=what,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Signing:
     """
@@ -46,11 +60,13 @@ class Signing:
 
     Attributes:
         name: in place of the one in the file.
+        keep: where the signature is kept.
     """
 
     key_file: Path | None
     name: str | None
     valid_s: float | None
+    keep: Path | None = None
 
     def signer(self) -> Signer | None:
         """
@@ -60,13 +76,49 @@ class Signing:
             WordsError: the words do not fit together, or the file can't be used.
         """
         if self.key_file is None:
-            if self.name is not None or self.valid_s is not None:
-                raise WordsError(f"{'--signer' if self.name is not None else '--valid'} goes with --sign-with KEYFILE")
+            for word, given in (("--signer", self.name), ("--valid", self.valid_s), ("--signature", self.keep)):
+                if given is not None:
+                    raise WordsError(f"{word} goes with --sign-with KEYFILE")
             return None
         # Deferred: what signs is large, and most calls sign nothing.
         from cloud_broker.client.signing import Signer
 
         return Signer.load(self.key_file, lambda: _passphrase(f"Passphrase of {self.key_file}"), self.name)
+
+    def signature(
+        self, client: Outhaul, idempotency_key: str, ttl_s: float | None, *call: Any, **more: Any
+    ) -> str | None:
+        """
+        Return the signature of a call, kept if that was asked for; ``None`` if nothing is to be signed.
+
+        Args:
+            call: as of ``work_of``, and ``more``.
+
+        Raises:
+            WordsError: as of ``signer`` and ``work_of``; or there is a file where the signature is to be kept.
+            TenantChanged: as of ``work_of``.
+        """
+        signer = self.signer()
+        if signer is None:
+            return None
+        # Deferred: as above.
+        from cloud_broker.client.signing import DEFAULT_VALID_S, keep_signature, work_of
+
+        wanted = work_of(client, *call, **more)
+        tell_tenant(wanted)
+        signature = signer.sign(wanted, idempotency_key, self.valid_s or ttl_s or DEFAULT_VALID_S)
+        if self.keep is not None:
+            keep_signature(self.keep, signature)
+        return signature
+
+
+def tell_tenant(work: Work) -> None:
+    """Tell who signs for a tenant that only the broker names."""
+    if work.tenant_kept is not None:
+        tell(
+            f"signed for the tenant {work.tenant}, as only the broker says that it is yours; kept in "
+            f"{work.tenant_kept} and compared from now on. Name it with --tenant, to be sure"
+        )
 
 
 @click.command()
@@ -109,14 +161,34 @@ def keygen(name: str, out: Path | None, no_passphrase: bool, as_json: bool) -> i
     "--agent-keys", metavar="KEYS", help="Take no other keys of the agent than these (outhaul-agent identity)."
 )
 @click.option("--no-rows", is_flag=True, help="Do not read the rows; only their number is compared then.")
+@signature_file("It must be the end of what you signed: `outhaul call --signature FILE` kept it.")
+@click.option("--params", metavar="JSON|@FILE|-", help="It must have run with these parameters.")
+@click.option(
+    "--seal-key",
+    "key_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="It must be the end of this sealed call: `outhaul call --seal-key FILE` kept it.",
+)
 @as_json
 @connected
-def verify(client: Outhaul, command_id: str, agent_keys: str | None, no_rows: bool, as_json: bool) -> int:
+def verify(
+    client: Outhaul,
+    command_id: str,
+    agent_keys: str | None,
+    no_rows: bool,
+    signature_file: Path | None,
+    params: str | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> int:
     """Check with the agent's own signature that a command ended as the broker tells, rows included.
 
-    The agent's keys are kept at the first sight and compared ever after.
+    The agent's keys are kept at the first sight and compared ever after. That it is the end of your own request is
+    sure only with --signature, --params or --seal-key: without them the broker alone says what you sent.
     """
-    found = client.verify(command_id, agent_key=_agent_key(client, command_id, agent_keys), rows=not no_rows)
+    sent = _sent(signature_file, params, key_file)
+    found = client.verify(command_id, agent_key=_agent_key(client, command_id, agent_keys), rows=not no_rows, sent=sent)
     if as_json:
         write(json.dumps(_facts(found), indent=2).encode())
     elif not found.problems:
@@ -124,6 +196,8 @@ def verify(client: Outhaul, command_id: str, agent_keys: str | None, no_rows: bo
         tell(f"checked with {found.key}, whose fingerprint is {fingerprint(found.key)}")
     for problem in found.problems:
         tell(f"does not fit: {problem}")
+    for what in found.unproved:
+        tell(f"not compared: {what}")
     return FAILED if found.problems else DONE
 
 
@@ -160,6 +234,23 @@ def _agent_key(client: Outhaul, command_id: str, given: str | None) -> str | Non
     return known.sign
 
 
+def _sent(signature_file: Path | None, params: str | None, key_file: Path | None) -> Sent:
+    # Deferred: see cli.py.
+    from cloud_broker.client.proofs import Sent
+    from cloud_broker.client.requests import encoded
+    from cloud_broker.client.sealing import SealedCall
+    from cloud_broker.client.signing import kept_signature, params_digest
+
+    if params is not None and key_file is not None:
+        raise WordsError("--params and --seal-key are of different calls: give one of them")
+    digest = None
+    if params is not None:
+        digest = params_digest(encoded(arguments.object_of(params, "--params")))
+    elif key_file is not None:
+        digest = sealed_digest(SealedCall.kept(key_file).text.encode())
+    return Sent(None if signature_file is None else kept_signature(signature_file), digest)
+
+
 def _facts(found: Verified) -> dict[str, Any]:
     return {
         "verified": not found.problems,
@@ -168,6 +259,7 @@ def _facts(found: Verified) -> dict[str, Any]:
         "fingerprint": fingerprint(found.key) if found.key else "",
         "signed": dict(found.claims),
         "problems": found.problems,
+        "unproved": found.unproved,
     }
 
 

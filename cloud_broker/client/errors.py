@@ -5,6 +5,7 @@ What a call to the broker can end with, by what the caller can do about it.
     * ProblemError       the broker said no; ``status``, ``code`` and ``detail`` tell why
     * NotReachable       no broker answered; nothing is known beyond what it answered before
     * AgentKeyChanged    an agent shows other keys than it did before
+    * TenantChanged      the broker names another tenant than before, for what is to be signed
     * SealBroken         a sealed result is not what the agent sealed, or this key is not for it
     * ResultCut          the rows ended too early; what came before is whole rows or part of one
     * SecondPersonWanted another person must approve what was asked for; ``approval`` is what waits
@@ -59,6 +60,10 @@ class NotReachable(OuthaulError):
 
 class AgentKeyChanged(OuthaulError):
     """An agent shows other keys than those that were kept of it."""
+
+
+class TenantChanged(OuthaulError):
+    """The broker names another tenant than before, and the caller names none: nothing was signed."""
 
 
 class SealBroken(OuthaulError):

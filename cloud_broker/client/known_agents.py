@@ -2,7 +2,8 @@
 Agents whose keys were seen before: kept at the first sight, compared ever after.
 
 One file beside the profiles. An agent stands in it under the broker's address and the tenant that the caller named,
-not under what the broker says of it: a broker must not be able to make a known agent look like a new one.
+not under what the broker says of it: a broker must not be able to make a known agent look like a new one. Where the
+caller names no tenant, the one that a broker named first stands in it under the broker's address and ``*``.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloud_broker.client.errors import AgentKeyChanged, ProfileError, WordsError
+from cloud_broker.client.errors import AgentKeyChanged, ProfileError, TenantChanged, WordsError
 from cloud_broker.client.profile import folder, write_private
 
 FILE: Final = "known_agents.json"
+ANY: Final = "*"  # no agent's name
 KINDS: Final = {"ed25519": "sign", "x25519": "seal"}
 
 
@@ -60,6 +62,32 @@ def check(
             f"Compare what `outhaul agents {name}` shows with `outhaul-agent identity` on its machine; only if they "
             f"are the same, take its entry out of {path}"
         )
+    return None
+
+
+def check_tenant(url: str, found: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """
+    Compare the tenant that a broker names to a caller who named none with the one before, and keep it if it is new.
+
+    Returns:
+        The file, if no tenant was known there; only the broker says that it is the caller's.
+
+    Raises:
+        TenantChanged: it was another one before.
+        ProfileError: the file can't be read or written.
+    """
+    path = folder(environ) / FILE
+    kept = _read(path)
+    # Agents that were seen without a tenant's name tell it too.
+    before = {entry["tenant"] for place, entry in kept.items() if place.split(" ")[:-1] == [url]}
+    if before - {found}:
+        raise TenantChanged(
+            f"the broker says that your tenant is {found}, and before it was {' and '.join(sorted(before))}: nothing "
+            "was signed. Name the one that you mean: --tenant NAME, or `outhaul login --tenant NAME` for later calls"
+        )
+    if not before:
+        write_private(path, {**kept, f"{url} {ANY}": {"tenant": found}})
+        return path
     return None
 
 

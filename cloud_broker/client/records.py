@@ -73,6 +73,7 @@ class Command(Record, frozen=True, kw_only=True):
         resolution: what a person found out of one that was in doubt.
         sealed: whether only the agent can read its parameters; its result is sealed to ``seal_to``.
         signed: whether it came with a caller's signature.
+        signature_sha256: of that signature, hex, as the broker tells it.
         proof: the agent's signature over how it ended; ``Outhaul.verify`` checks it.
     """
 
@@ -101,6 +102,7 @@ class Command(Record, frozen=True, kw_only=True):
     sealed: bool = False
     seal_to: str | None = None
     signed: bool = False
+    signature_sha256: str | None = None
     proof: str | None = None
 
     @property

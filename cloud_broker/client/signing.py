@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cloud_broker.client.errors import WordsError
+from cloud_broker.client.known_agents import check_tenant
 from cloud_broker.client.records import Agent
 from cloud_broker.client.requests import encoded
 from protocol import signing
@@ -46,6 +47,7 @@ class Work:
         version: of the operation, as the catalogue has it.
         params_sha256: of ``params_digest``.
         seal_to: where the result is to be sealed, the key that it is sealed to.
+        tenant_kept: the file where the tenant was kept just now, as only the broker says that it is the caller's.
     """
 
     tenant: str
@@ -55,6 +57,7 @@ class Work:
     agent: str | None = None
     group: str | None = None
     seal_to: str | None = None
+    tenant_kept: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,7 @@ def work_of(
 
     Raises:
         WordsError: the operation's version, or the tenant, is not known here; or the parameters can't be signed.
+        TenantChanged: the caller names no tenant, and the broker another one than before.
     """
     if sealed is not None:
         agent, operation = sealed.agent, sealed.operation
@@ -218,15 +222,46 @@ def work_of(
         agents = []
     else:
         agents = [client.agent(agent)] if agent is not None else [one for one in client.agents() if one.group == group]
+    tenant, kept = client.tenant, None
+    if tenant is None:
+        tenant = _tenant_of(agents)
+        kept = check_tenant(client.url, tenant)
     return Work(
-        tenant=client.tenant or _tenant_of(agents),
+        tenant=tenant,
         operation=operation,
         version=version or _version(client, agents, operation),
         params_sha256=digest,
         agent=agent,
         group=group,
         seal_to=None if sealed is None else sealed.seal_to,
+        tenant_kept=kept,
     )
+
+
+def keep_signature(path: Path, signature: str) -> None:
+    """
+    Write a signature to a new file, for ``outhaul commands verify --signature FILE``.
+
+    Raises:
+        WordsError: there is such a file, or it can't be written.
+    """
+    try:
+        with path.open("x", encoding="ascii") as file:
+            file.write(f"{signature}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as exc:
+        raise WordsError(f"--signature: {path} is there already, of another call: name another file") from exc
+    except OSError as exc:
+        raise WordsError(f"--signature: {path} can't be written: {exc.strerror}") from exc
+
+
+def kept_signature(path: Path) -> str:
+    """Return what ``keep_signature`` wrote; raises ``WordsError``."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise WordsError(f"--signature: {path} can't be read: {exc}") from exc
 
 
 def _tenant_of(agents: Sequence[Agent]) -> str:

@@ -12,7 +12,10 @@ import pytest
 from agent.connectors.base import Connector, DriverSetup
 from agent.connectors.synthetic import SyntheticConnector
 from agent.dispatcher import Dispatcher
+from agent.identity.keys import open_keys
+from agent.journal.base import Claim
 from agent.journal.file import FileJournal
+from agent.secrets import open_store
 from agent.settings import Settings
 from agent.signatures import Signatures
 from agent.spool import SpoolFolder
@@ -33,6 +36,7 @@ SETTINGS = Settings.model_validate(
         "operations": {
             "act": {"connection": "probe", "synthetic": "echo", "effect": "at-most-once"},
             "read": {"connection": "probe", "synthetic": "echo", "effect": "read"},
+            "free": {"connection": "probe", "synthetic": "echo", "effect": "at-most-once"},
         },
     }
 )
@@ -43,6 +47,7 @@ class Plant:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.keys = open_keys(folder, open_store(Settings(agent="plant-1", state_dir=str(folder))))
 
     async def start(self, remembers: int = 10_000) -> None:
         self.journal = await FileJournal.open(self._folder, remembers=remembers)
@@ -55,7 +60,7 @@ class Plant:
             connectors,
             self.journal,
             SpoolFolder(self._folder / "spool"),
-            Signatures(SETTINGS, lambda: ("acme", "plant-1")),
+            Signatures(SETTINGS, lambda: ("acme", "plant-1"), self.keys),
         )
         self.dispatcher.recover()
 
@@ -68,22 +73,28 @@ class Plant:
         await self.start(remembers)
 
     async def run(self, command_id: str, operation: str = "act", *, epoch: int = 1, **more: Any) -> Completed:
-        """Deliver a command as a broker does, and return its end once that is acknowledged."""
+        """Deliver a command as a broker does, and return its end once that is acknowledged, if it is to be."""
         key = more.pop("key", "order-4711")
         now = int(time.time())
-        signature = more.pop("signature", None) or sign(operation, key, now, now + 600)
+        signature = more.pop("signature", sign(operation, key, now, now + 600))
         run = Run(command_id, epoch, operation, 60.0, 0, idempotency_key=key, signature=signature)
-        self.dispatcher.offer(run, PARAMS)
+        self.dispatcher.offer(run, more.pop("params", PARAMS))
+        ended = await self.ended(command_id)
+        if more.pop("acknowledged", True):
+            self.dispatcher.forget(command_id)
+        return ended
+
+    async def ended(self, command_id: str) -> Completed:
+        """Return how a command ended that is still held."""
         running = self.dispatcher._commands[command_id]
         await until(lambda: running.result.ended)
         ended = running.result.last
         assert ended is not None
-        self.dispatcher.forget(command_id)
         return ended
 
 
-def sign(operation: str, key: str, nbf: int, exp: int) -> str:
-    claims = CommandClaims("acme", operation, "1", signing.params_digest(PARAMS), key, nbf, exp, agent="plant-1")
+def sign(operation: str, key: str, nbf: int, exp: int, params: bytes = PARAMS) -> str:
+    claims = CommandClaims("acme", operation, "1", signing.params_digest(params), key, nbf, exp, agent="plant-1")
     return SHOP.sign(claims)
 
 
@@ -141,6 +152,36 @@ async def test_what_was_refused_for_its_signature_is_no_claim_on_it(plant: Plant
     expired = await plant.run("cmd_1", signature=sign("act", "order-4711", now - 9_000, now - 8_000))
     assert expired.error_code == "signature_expired"
     assert (await plant.run("cmd_2")).outcome == "succeeded"
+
+
+def said(ended: Completed) -> dict[str, Any]:
+    """What the agent's proof says, but when and where in its journal."""
+    found = signing.read_result(signing.parse(ended.proof, signing.RESULT).payload)
+    return {name: value for name, value in found.items() if name not in ("at", "position", "head")}
+
+
+@pytest.mark.parametrize("operation", ["act", "free"])
+async def test_a_proof_names_its_request_and_is_the_same_after_a_restart(plant: Plant, operation: str) -> None:
+    now = int(time.time())
+    signature = sign(operation, "k", now, now + 600) if operation == "act" else ""
+    before = said(await plant.run("cmd_1", operation, key="k", signature=signature, acknowledged=False))
+    assert before["params_sha256"] == signing.params_digest(PARAMS)
+    assert before["signature_sha256"] == signing.signature_digest(signature)
+    await plant.restart()
+    assert said(await plant.ended("cmd_1")) == before
+
+
+async def test_a_refusal_names_its_request_too(plant: Plant) -> None:
+    refused = await plant.run("cmd_1", signature="e30.e30.e30")
+    assert refused.error_code == "signature_invalid"
+    assert said(refused)["signature_sha256"] == signing.signature_digest("e30.e30.e30")
+
+
+async def test_an_end_of_a_journal_of_before_does_not_say_what_is_not_known(plant: Plant) -> None:
+    await plant.journal.begin(Claim("cmd_1", 1, "", "act", "at-most-once", PARAMS, "", time.time()))
+    await plant.journal.end("cmd_1", Completed("cmd_1", 1, "succeeded"), PARAMS, time.time())
+    await plant.restart()
+    assert not {"params_sha256", "signature_sha256"} & set(said(await plant.ended("cmd_1")))
 
 
 async def test_who_signed_it_stands_in_the_journal(plant: Plant) -> None:

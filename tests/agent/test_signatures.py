@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from agent import errors
 from agent.config_file import parse
 from agent.identity.keys import open_keys
+from agent.journal.base import Claim
 from agent.policy import judge
 from agent.secrets import open_store
 from agent.settings import Settings
-from agent.signatures import Signatures, Signed
+from agent.signatures import Signatures, Signed, params_sha256
 from protocol import signing
 from protocol.messages import Completed, Run
 from protocol.signing import SKEW_S
@@ -387,16 +388,26 @@ def test_a_key_is_good_for_its_time_and_the_next_one_takes_over() -> None:
 def test_an_end_is_proved_with_the_agents_key(tmp_path: Any) -> None:
     keys = open_keys(tmp_path, open_store(Settings(agent="plant-1", state_dir=str(tmp_path))))
     completed = Completed("cmd_1", 2, "succeeded", position=7, head="ab")
-    proved = Signatures(SETTINGS, who, keys).proved("order", completed, b"{}", NOW + 0.9)
+    claim = Claim("cmd_1", 2, "", "order", "once", b"{}", "", NOW, params_sha256="cd", signature_sha256="")
+    proved = Signatures(SETTINGS, who, keys).proved(claim, completed, b"{}", NOW + 0.9)
     jws = signing.parse(proved.proof, signing.RESULT)
     assert jws.kid == "plant-1"
     public = Ed25519PublicKey.from_public_bytes(signing.public_key_bytes(keys.public["sign"]))
     public.verify(jws.signature, jws.signed)
-    assert jws.payload == signing.result_payload("acme", "plant-1", "order", completed, b"{}", NOW)
+    assert jws.payload == signing.result_payload(
+        "acme", "plant-1", "order", completed, b"{}", NOW, params_sha256="cd", signature_sha256=""
+    )
     with pytest.raises(signing.SignatureMalformed):
         signing.parse(proved.proof, signing.COMMAND)
 
 
 def test_without_keys_nothing_is_proved() -> None:
     completed = Completed("cmd_1", 1, "succeeded")
-    assert Signatures(SETTINGS, who).proved("order", completed, b"{}", NOW) is completed
+    claim = Claim("cmd_1", 1, "", "order", "once", b"{}", "", NOW)
+    assert Signatures(SETTINGS, who).proved(claim, completed, b"{}", NOW) is completed
+
+
+def test_the_digest_of_parameters_is_the_one_that_a_caller_signs() -> None:
+    assert params_sha256(run(""), b'{"total":10.50,"customer":"C042"}') == CLAIMS.params_sha256
+    assert params_sha256(run("", sealed=True), b"sealed text") == signing.sealed_digest(b"sealed text")
+    assert params_sha256(run(""), b'{"a":1,"a":2}') == ""

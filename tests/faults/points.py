@@ -274,6 +274,7 @@ TIMERS: Final[dict[str, float]] = {
     "agent.identity.renewal:ANSWER_S": 3.0,
     "agent.identity.renewal:WORD_S": 0.5,
     "agent.identity.renewal:LEAST_PAUSE_S": 0.2,
+    "agent.identity.validity:REST_S": 0.2,
     "agent.identity.exchange:ANSWER_S": 3.0,
     "agent.journal.writer:PROBE_S": 0.3,
     "agent.journal.writer:SOON_S": 0.3,

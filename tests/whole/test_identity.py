@@ -180,6 +180,24 @@ async def place(folder: Path, **changes: Any) -> AsyncIterator[Place]:
         await made.stack.aclose()
 
 
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates follow one another as fast as here, where they are good for seconds."""
+    monkeypatch.setattr("agent.identity.validity.REST_S", 0.2)
+
+
+async def test_certificates_of_a_second_are_not_asked_for_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.identity.validity.REST_S", 60.0)
+    async with place(tmp_path, life="1s") as made:
+        site = await made.site()
+        first = await site.enrol(await made.token())
+        await site.start()
+        await until(lambda: "another is asked for in" in site.last_error)
+        assert site.serial() == first.serial
+
+
 async def test_a_certificate_is_renewed_and_the_one_before_is_refused(tmp_path: Path) -> None:
     async with place(tmp_path, life="4s") as made:
         site = await made.site()

@@ -173,6 +173,26 @@ def test_an_end_that_the_broker_changed_does_not_fit(site: Signed) -> None:
     assert changed["problems"] == ["outputs: not those that the agent signed"]
 
 
+def test_an_end_is_compared_with_what_the_caller_signed_and_sent(site: Signed, tmp_path: Path) -> None:
+    ids = []
+    for number in (1, 2):
+        answer = site.outhaul(
+            *("call", "plant-1", "order", f"customer=C{number}", *sign(site), "--json"),
+            *("--signature", str(tmp_path / f"{number}.jws")),
+            stdin="a passphrase\n",
+        )
+        assert answer.exit_code == 0, answer.text
+        ids.append(json.loads(answer.out)["command"]["id"])
+    words = ("commands", "verify", ids[0], "--signature")
+    found = site.facts(*words, str(tmp_path / "1.jws"), "--params", '{"customer": "C1"}')
+    assert (found["verified"], found["unproved"]) == (True, [])
+    found = site.facts(*words, str(tmp_path / "2.jws"), exit_code=1)
+    assert [problem.partition(":")[0] for problem in found["problems"]] == ["signature", "parameters"]
+    assert site.outhaul("commands", "verify", ids[0], "--params", '{"customer": "C2"}').exit_code == 1
+    alone = site.outhaul("commands", "verify", ids[0])
+    assert (alone.exit_code, "only the broker says so" in alone.text) == (0, True)
+
+
 def test_another_key_than_before_is_an_error(site: Signed) -> None:
     ended = site.called("rows", "count=1")
     assert site.outhaul("commands", "verify", ended["id"]).exit_code == 0

@@ -15,6 +15,13 @@ def test_it_is_due_at_two_thirds_give_or_take_a_tenth_of_the_rest() -> None:
     assert MONTH.due(0.999999) == pytest.approx(MONTH.begin + 21 * DAY_S, abs=1)
 
 
+def test_however_short_a_life_is_another_is_asked_for_once_a_minute_at_most() -> None:
+    life = Life(1_000.0, 1_001.0)
+    assert [life.rest_s(now) for now in (1_000.0, 1_001.0, 1_059.0, 1_060.0, 2_000.0)] == [60.0, 59.0, 1.0, 0.0, 0.0]
+    # A clock that was set back says nothing of when it came.
+    assert life.rest_s(999.0) == 0.0
+
+
 def test_after_a_failure_it_is_tried_twenty_times_in_a_life() -> None:
     assert MONTH.pause_s == 1.5 * DAY_S
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
 import tracemalloc
@@ -22,8 +23,8 @@ from tests.agent.journal.disks import MemoryDisk
 UNTIL = int(AT) + 600
 
 
-def shown(number: int, *, key: bytes = b"k", until: int = UNTIL, at: float = AT) -> Shown:
-    return Shown(key, command_id(number), until, at)
+def shown(number: int, *, key: bytes = b"k", until: int = UNTIL, at: float = AT, signer: str = "") -> Shown:
+    return Shown(key, command_id(number), until, at, signer)
 
 
 async def test_another_command_with_it_is_refused_and_the_same_one_is_not(tmp_path: Path) -> None:
@@ -124,13 +125,48 @@ async def test_a_power_cut_leaves_the_command_and_its_signature_or_neither(tmp_p
 
 
 def test_one_that_has_ended_makes_room() -> None:
-    shows = Shows(most=2)
-    for number in range(2):
+    shows = Shows(most=8)
+    for number in range(4):
         shows.take(shown(number, key=bytes([number]), until=UNTIL + number), known=False)
     with pytest.raises(SignatureMemoryFull, match="shorter time"):
-        shows.take(shown(3, key=b"c"), known=False)
-    shows.take(shown(3, key=b"c", until=UNTIL + 9, at=UNTIL + 0.5), known=False)
-    assert len(shows) == 2
+        shows.take(shown(9, key=b"c"), known=False)
+    shows.take(shown(9, key=b"c", until=UNTIL + 9, at=UNTIL + 0.5), known=False)
+    assert len(shows) == 4
+
+
+def fill(shows: Shows, signer: str) -> int:
+    """Show all that a signer may, and return how many those were."""
+    count = 0
+    with contextlib.suppress(SignatureMemoryFull):
+        while True:
+            shows.take(shown(count, key=f"{signer} {count}".encode(), signer=signer), known=False)
+            count += 1
+    return count
+
+
+def test_one_signer_that_shows_all_it_may_locks_no_other_out() -> None:
+    shows = Shows(most=1_000)
+    counts = [fill(shows, signer) for signer in ("greedy", "web-shop", "edi", "crm")]
+    assert counts == [500, 250, 125, 63]
+    # Nor does it once the journal was written anew.
+    again = Shows(most=1_000)
+    for one in shows.all():
+        again.add(one)
+    with pytest.raises(SignatureMemoryFull, match="of 'greedy' 500"):
+        again.take(shown(9, key=b"one more", signer="greedy"), known=False)
+    again.take(shown(9, key=b"one more", signer="late"), known=False)
+
+
+def test_what_was_given_back_or_has_ended_counts_no_more() -> None:
+    shows = Shows(most=10)
+    given_back = shown(1, key=b"a", signer="web-shop")
+    for _ in range(20):
+        shows.take(given_back, known=False)
+        shows.release(given_back)
+    assert fill(shows, "web-shop") == 5
+    later = shown(2, key=b"b", signer="web-shop", until=UNTIL + 900, at=UNTIL + 1.0)
+    shows.take(later, known=False)
+    assert len(shows) == 1
 
 
 def test_a_clock_set_back_brings_none_to_life_again() -> None:
@@ -153,7 +189,7 @@ def test_a_full_memory_is_small() -> None:
     try:
         shows = Shows()
         for number in range(MAX_SHOWN):
-            shows.take(shown(number, key=number.to_bytes(16), until=UNTIL + number), known=False)
+            shows.add(shown(number, key=number.to_bytes(16), until=UNTIL + number, signer=f"caller-{number % 20}"))
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from cloud_broker.client.api import Outhaul
 from cloud_broker.client.cli import main
-from cloud_broker.client.errors import WordsError
-from cloud_broker.client.signing import Signer, Work, params_digest
+from cloud_broker.client.errors import TenantChanged, WordsError
+from cloud_broker.client.known_agents import KnownAgent, check
+from cloud_broker.client.signing import Signer, Work, keep_signature, kept_signature, params_digest, work_of
 from protocol import signing
+from tests.cloud_broker.client.raw import RawServer, reply
 
 WORK = Work("acme", "order", "1", params_digest(b'{"a":1}'), agent="plant-1")
 
@@ -174,6 +177,9 @@ def test_parameters_that_two_readers_could_take_differently_are_not_signed() -> 
         (["call", "plant-1", "echo", "--valid", "1h"], "--valid goes with --sign-with"),
         (["call", "plant-1", "echo", "--operation-version", "1"], "--operation-version goes with --sign-with"),
         (["call", "plant-1", "echo", "--sign-with", "nowhere.key"], "nowhere.key can't be read"),
+        (["call", "plant-1", "echo", "--signature", "x"], "--signature goes with --sign-with"),
+        (["commands", "verify", "cmd_1", "--signature", "nowhere"], "nowhere can't be read"),
+        (["commands", "verify", "cmd_1", "--params", "{}", "--seal-key", "x"], "give one of them"),
         (["replay", "cmd_1", "--params", "{}"], "--params and --seal-key go with --sign-with"),
         (["replay", "cmd_1", "cmd_2", "--sign-with", "k", "--params", "{}"], "wants one ID"),
         (["replay", "cmd_1", "--sign-with", "k"], "--params as they were"),
@@ -189,3 +195,50 @@ def test_words_that_do_not_go_together_are_told(
         monkeypatch.setenv(name, value)
     assert main(words) == 2
     assert why in capsys.readouterr().err
+
+
+# --- the tenant that is signed for --------------------------------------------------------------------
+
+
+def told(tenant: str) -> bytes:
+    return reply(200, json.dumps({"name": "plant-1", "tenant": tenant}).encode())
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of what was seen before."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("APPDATA", str(tmp_path))
+    return tmp_path / "outhaul" / "known_agents.json"
+
+
+def test_a_broker_that_names_another_tenant_than_before_gets_no_signature(known: Path) -> None:
+    with RawServer([told("acme"), told("acme"), told("beta")]) as server, Outhaul(server.url, "key") as client:
+        first = work_of(client, "plant-1", "order", version="1")
+        assert (first.tenant, first.tenant_kept) == ("acme", known)
+        assert work_of(client, "plant-1", "order", version="1").tenant_kept is None
+        with pytest.raises(TenantChanged, match=r"your tenant is beta, and before it was acme: nothing was signed"):
+            work_of(client, "plant-1", "order", version="1")
+
+
+def test_a_tenant_that_the_caller_names_is_signed_for_whatever_the_broker_says(known: Path) -> None:
+    with RawServer([told("beta")]) as server, Outhaul(server.url, "key", tenant="acme") as client:
+        assert work_of(client, "plant-1", "order", version="1").tenant == "acme"
+        assert server.requests == []
+    assert not known.exists()
+
+
+def test_agents_that_were_seen_before_tell_whose_they_are(known: Path) -> None:
+    with RawServer([told("beta")]) as server, Outhaul(server.url, "key") as client:
+        check(client.url, None, "plant-9", KnownAgent("acme", "ed25519:a", "x25519:b"))
+        with pytest.raises(TenantChanged):
+            work_of(client, "plant-1", "order", version="1")
+
+
+def test_a_signature_is_kept_once(tmp_path: Path) -> None:
+    path = tmp_path / "order.jws"
+    keep_signature(path, "a.b.c")
+    assert kept_signature(path) == "a.b.c"
+    with pytest.raises(WordsError, match="is there already"):
+        keep_signature(path, "d.e.f")
+    assert kept_signature(path) == "a.b.c"
