@@ -38,7 +38,7 @@ class Login:
 
     Attributes:
         scheme: the one in use, as people write it; "" before there is one.
-        midway: a step was said, and the proxy's next one must come on the same connection.
+        midway: a step of the proxy's is answered, and what follows belongs to the same connection.
     """
 
     def __init__(self, proxy: Proxy, *, own_account: bool = sys.platform == "win32") -> None:
@@ -79,7 +79,7 @@ class Login:
         token = await asyncio.to_thread(self._token, challenge)
         if token is None:
             return None
-        self.midway = self._context is not None and not self._context.complete
+        self.midway = bool(challenge)
         return f"{self.scheme} {base64.b64encode(token).decode('ascii')}"
 
     def _token(self, challenge: str) -> bytes | None:

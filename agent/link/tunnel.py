@@ -217,12 +217,11 @@ async def http_tunnel(
             fresh = channel is None
             if channel is None:
                 channel = await _channel(proxy, tls, trail)
-            midway = login.midway
             try:
                 answer = await channel.ask(_request(target, authorization))
             except (EOFError, OSError) as exc:
                 # Some say that they keep a connection after a 407, and don't.
-                if fresh or midway:
+                if fresh or login.midway:
                     raise _hung_up(proxy, login, exc) from exc
                 channel.transport.abort()
                 channel = None
@@ -232,7 +231,7 @@ async def http_tunnel(
             _note(trail, answer, login)
             authorization = await _next_step(proxy, target, answer, login)
             _note(trail, answer, login)
-            if answer.closes and midway:
+            if answer.closes and login.midway:
                 raise trouble("proxy-hangs-up", proxy=proxy.shown, scheme=login.scheme)
             if answer.closes:
                 channel.transport.abort()

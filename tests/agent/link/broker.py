@@ -84,6 +84,7 @@ async def broker(
     hosts: tuple[str, ...] = HOSTS,
     converse: Callable[[Transport, Peer], Awaitable[None]] = echo,
     tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
     port: int = 0,
 ) -> AsyncIterator[Broker]:
     """Serve agents on a free port of the loopback interface."""
@@ -127,9 +128,9 @@ async def broker(
     context = tls if tls is not None else await asyncio.to_thread(server_context, authority, hosts, now)
     try:
         async with listen(
-            "127.0.0.1", port, context, Identification(trust, TRUST_DOMAIN), admit, link, enrolment, lobby
+            host, port, context, Identification(trust, TRUST_DOMAIN), admit, link, enrolment, lobby
         ) as bound:
-            there.url = f"wss://127.0.0.1:{bound}"
+            there.url = f"wss://[{host}]:{bound}" if ":" in host else f"wss://{host}:{bound}"
             yield there
     finally:
         await store.close()
