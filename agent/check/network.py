@@ -36,7 +36,7 @@ async def network(loaded: Loaded, secrets: SecretStore | None) -> AsyncIterator[
             state_dir(loaded), Routes.of(loaded.settings.link, loaded.base_dir), secrets
         ).connect_as(who)
     except AgentError as exc:
-        yield Finding("link", False, str(exc), code="network.unreachable")
+        yield Finding("link", False, str(exc), code="network.unreachable", stage="tcp")
         return
     peer = transport.peer
     await transport.close()

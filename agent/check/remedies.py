@@ -33,6 +33,12 @@ REMEDIES: Final[dict[str, Remedy]] = {
         "line and the key, what was wanted there and what was found.",
         "correct the file where the message says, then check again",
     ),
+    # --- account
+    "account.other": Remedy(
+        "This was not tried with the account that the service runs with, so folders, secrets and drivers may look "
+        "different to the service.",
+        "start the service and check again: then it tries everything itself",
+    ),
     # --- state folder
     "state.missing": Remedy(
         "The folder `state_dir` is not there, or is no folder. Enrolment makes it.",
@@ -64,6 +70,11 @@ REMEDIES: Final[dict[str, Remedy]] = {
         "This machine's clock is certainly wrong: it is earlier than something that has already happened. "
         "Certificates and signatures are judged by it.",
         "set the clock, and let the system keep it: timedatectl set-ntp true, or on Windows: w32tm /resync",
+    ),
+    "clock.unkept": Remedy(
+        "The system does not set its clock by the network. It may be right today and wrong in a year. In a container "
+        "or a virtual machine the host may do it instead.",
+        "let the system keep it: timedatectl set-ntp true, or on Windows start the service w32time",
     ),
     # --- secrets
     "secrets.store": Remedy(
@@ -249,7 +260,7 @@ def not_tried(subject: str, first: str, *, stage: str = "") -> Finding:
 
 
 def with_remedy(finding: Finding) -> Finding:
-    """Return a finding with what to do about it, if it failed."""
-    if finding.ok is not False or finding.fix or finding.code not in REMEDIES:
+    """Return a finding with what to do about it, if there is something."""
+    if finding.ok is True or finding.fix or finding.code not in REMEDIES:
         return finding
     return replace(finding, fix=REMEDIES[finding.code].fix)

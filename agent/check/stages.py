@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Final
 
 from agent import config_file, logs
 from agent.app import connectors
-from agent.check import identity, network, sources
+from agent.check import clock, folder, identity, network, sources
 from agent.check import secrets as kept
 from agent.check.remedies import not_tried, with_remedy
 from agent.config_file import Loaded
@@ -79,6 +80,8 @@ class Stage:
 
 
 STAGES: Final = (
+    Stage("clock", clock.look, whole=True),
+    Stage("state", folder.look, whole=True),
     Stage("secrets", kept.look),
     Stage("identity", identity.look, whole=True),
     Stage("network", _network, whole=True),
@@ -86,6 +89,7 @@ STAGES: Final = (
     Stage("operations", sources.operations),
 )
 FILE: Final = "file"
+REACHING: Final = frozenset(network.STAGES) - {identity.SUBJECT}  # those whose failure means: the broker isn't reached
 
 
 async def everything(path: Path, operation: str | None = None) -> AsyncIterator[Finding]:
@@ -108,6 +112,8 @@ async def everything(path: Path, operation: str | None = None) -> AsyncIterator[
             yield not_tried(stage.name, FILE, stage=stage.name)
         return
     logs.set_up(loaded.settings.log)
+    # What the agent would log of a connection that it can't use stands among the findings.
+    logging.getLogger("agent.app").setLevel(logging.CRITICAL)
     yield Finding(f"file {path}", True, _counts(loaded), stage=FILE, seconds=time.monotonic() - began)
     for remark in loaded.remarks:
         yield Finding(f"file {path}", None, remark, stage=FILE)
