@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from agent import RELEASE, catalogue
 from agent.anchors import Anchors
+from agent.check.request import CheckRequests
 from agent.config_file import Loaded
 from agent.connectors import CONNECTORS
 from agent.connectors.base import Call, Connector, DriverSetup, Finding, Outputs, Piece
@@ -162,6 +163,7 @@ class Agent:
                 else OwnPapers(files, state_dir(loaded), routes, secrets)
             )
         self._control = LocalControl(state_dir(loaded), tuple(settings.connections), self._obey, self._status)
+        self._checks = CheckRequests(state_dir(loaded), loaded.path)
         self._started_at = time.time()
         self.supervisor = Supervisor(dialer, self._converse)
 
@@ -214,6 +216,7 @@ class Agent:
             asyncio.create_task(self._control.run(), name="obey who sits here"),
             asyncio.create_task(self._papers.run(), name="keep the papers"),
             asyncio.create_task(self._tell_head(), name="tell where the journal stands"),
+            asyncio.create_task(self._checks.run(), name="try what is asked for"),
         ]
         describing = asyncio.create_task(self._describe(), name="describe operations")
         stopping = asyncio.create_task(stop.wait(), name="wait for stop")
