@@ -30,6 +30,7 @@ from agent.cli_options import (
     show,
 )
 from agent.cli_selfcheck import selfcheck
+from agent.cli_service import service
 from agent.errors import (
     AgentError,
     ConfigError,
@@ -73,6 +74,7 @@ def cli() -> None:
 cli.add_command(identity_command)
 cli.add_command(journal)
 cli.add_command(ledger)
+cli.add_command(service)
 for command in (check, status, pause, resume, selfcheck):
     cli.add_command(command)
 
@@ -259,6 +261,10 @@ def main() -> NoReturn:
         from agent.service.windows_host import main as be_the_service
 
         be_the_service(sys.argv[3:])
+    if sys.platform == "win32" and sys.argv[1:3] == ["service", "setup"]:
+        from agent.service.windows_setup import main as set_up
+
+        set_up(sys.argv[3:])
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as exc:

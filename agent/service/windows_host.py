@@ -167,7 +167,7 @@ class Host:
         return 0
 
     async def _live(self) -> None:
-        from agent.app import Agent
+        from agent.app import serve
         from agent.service.readiness import wait_until_ready
 
         stop = asyncio.Event()
@@ -177,8 +177,7 @@ class Host:
             loaded = await wait_until_ready(self.config, stop, _tell_wait)
             if loaded is not None:
                 _go_to_own_folder(loaded)
-                agent = await Agent.open(loaded)
-                await agent.run(stop)
+                await serve(loaded, stop, self._manager)
         finally:
             steps.cancel()
 
