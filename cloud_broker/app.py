@@ -36,6 +36,7 @@ from cloud_broker.link.admission import Admission
 from cloud_broker.link.base import Peer, Transport
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.link.identification import Identification
+from cloud_broker.link.lobby import Lobby
 from cloud_broker.link.terminators import Terminators
 from cloud_broker.link.tls import Door, server_context
 from cloud_broker.link.websocket import listen
@@ -123,7 +124,9 @@ async def _listening(
     hosts = sorted({link_host, split_address(settings.link.url.removeprefix("wss://"))[0], "localhost"})
     door = await asyncio.to_thread(Door, partial(_context, settings, trust, hosts))
     terms = Terms(settings.certificates.life, settings.certificates.trust_domain)
-    who = Identification(trust, terms.trust_domain, Terminators(settings.link.terminators))
+    front = Terminators(settings.link.terminators)
+    who = Identification(trust, terms.trust_domain, front)
+    lobby = Lobby(settings.limits.strangers, settings.limits.strangers_per_address, front)
     own = Limits(
         stream_window_bytes=limits.STREAM_WINDOW_BYTES,
         link_window_bytes=limits.LINK_WINDOW_BYTES,
@@ -168,7 +171,7 @@ async def _listening(
     async with contextlib.AsyncExitStack() as link:
         with _taken(settings.link.listen, "link.listen"):
             await link.enter_async_context(
-                listen(link_host, link_port, door.context, who, admission.admit, converse, admission.enrol)
+                listen(link_host, link_port, door.context, who, admission.admit, converse, admission.enrol, lobby)
             )
         chores = [
             asyncio.create_task(every(seconds, chore), name=name)

@@ -326,6 +326,17 @@ class LimitSettings(Model):
     connections_per_address: int = Field(
         256, ge=0, description="Connections to the API from one address that is not one of api.proxies. 0: any number."
     )
+    strangers: int = Field(
+        1_024,
+        ge=0,
+        description="Connections to the agents' port of which it is not known yet who they are. 0: any number.",
+    )
+    strangers_per_address: int = Field(
+        64,
+        ge=0,
+        description="Such connections from one address, or one IPv6 network, that is not one of link.terminators; "
+        "agents that have shown their certificate do not count. 0: any number.",
+    )
     slow_request: Seconds = Field(
         20.0,
         ge=0,

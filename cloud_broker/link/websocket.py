@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import websockets
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection
 from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
 from cloud_broker.identity.certificates import CertificateInvalid
 from cloud_broker.link.base import LinkLost, Peer, Transport
+from cloud_broker.link.entrance import Entrance
 from cloud_broker.link.identification import Identification, NotFromHere
+from cloud_broker.link.lobby import Guest, Lobby
 from protocol import limits
 
 log = logging.getLogger(__name__)
@@ -50,6 +56,25 @@ class WebsocketTransport(Transport):
         await self._connection.close(1000, reason.encode()[:120].decode(errors="ignore"))
 
 
+class _Connection(ServerConnection):
+    """A websocket of somebody who is in the lobby until ``known``."""
+
+    def __init__(self, server: Server, known: Callable[[], None]) -> None:
+        super().__init__(
+            ServerProtocol(subprotocols=[SUBPROTOCOL], max_size=limits.MAX_MESSAGE_BYTES),
+            server,
+            # The session has its own sign of life, in which any word counts: pings die behind large results.
+            ping_interval=None,
+            close_timeout=CLOSE_S,
+            max_queue=16,
+        )
+        self.known = known
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.known()
+
+
 def _where(connection: ServerConnection) -> tuple[str, int]:
     host, port = (connection.remote_address or ("?", 0))[:2]
     return str(host), int(port)
@@ -76,6 +101,7 @@ async def listen(
     admit: Callable[[Peer], Awaitable[str | None]],
     converse: Callable[[Transport, Peer], Awaitable[None]],
     enrol: Callable[[Transport], Awaitable[None]],
+    lobby: Lobby,
 ) -> AsyncIterator[int]:
     """
     Serve agents until the context is left; yields the port.
@@ -88,6 +114,7 @@ async def listen(
         admit: returns why a peer with a good certificate may not come in, or ``None``.
         converse: carries one link to its end.
         enrol: carries one enrolment to its end.
+        lobby: where everybody is until ``admit`` has let them in; who comes to enrol stays there.
     """
 
     # Who was let in; a connection that ends before it is handled takes its entry with it.
@@ -112,6 +139,8 @@ async def listen(
             log.warning("agent refused", extra={"event": "agent_refused", "agent": peer.agent, "reason": refusal})
             return connection.respond(HTTPStatus.FORBIDDEN, f"{refusal}\n")
         peers[connection] = peer
+        if isinstance(connection, _Connection):
+            connection.known()
         return None
 
     async def handle(connection: ServerConnection) -> None:
@@ -129,23 +158,37 @@ async def listen(
         elif peer is not None:
             await converse(transport, peer)
 
-    async with serve(
-        handle,
-        host,
-        port,
-        ssl=tls,
-        subprotocols=[SUBPROTOCOL],
-        process_request=before,
-        # Compression in the websocket has cut messages silently, and costs memory for each connection.
-        compression=None,
-        # The session has its own sign of life, in which any word counts: pings die behind large results.
-        ping_interval=None,
-        max_size=limits.MAX_MESSAGE_BYTES,
-        max_queue=16,
-        close_timeout=CLOSE_S,
-        open_timeout=limits.GREETING_S,
-        # Before that nothing is known of who it is: silence costs a stranger his place after as long.
-        ssl_handshake_timeout=limits.GREETING_S,
-        server_header="outhaul-broker",
-    ) as server:
+    async def see_through(connection: ServerConnection) -> None:
+        # As websockets' own serve() does it, which takes no connection that has come in by another door.
+        task = asyncio.current_task()
+        try:
+            async with asyncio.timeout(limits.GREETING_S):
+                await connection.handshake(before, None, "outhaul-broker")
+            if connection.state is State.OPEN:
+                server.all_connections.add(connection)
+                await carried(connection)
+        except Exception:  # whatever a stranger says, or does not
+            log.debug("no websocket", exc_info=True)
+        finally:
+            server.all_connections.discard(connection)
+            connection.transport.abort()
+            if task is not None:
+                server.handler_tasks.discard(task)
+
+    async def carried(connection: ServerConnection) -> None:
+        try:
+            async with connection:
+                await handle(connection)
+        except Exception:  # one link that fails is no reason to fail others
+            log.exception("a link failed", extra={"event": "link_failed"})
+
+    def welcome(guest: Guest) -> ServerConnection:
+        return _Connection(server, lambda: lobby.leave(guest))
+
+    async def opened() -> asyncio.Server:
+        # All of a server that websockets uses is there.
+        return cast(asyncio.Server, Entrance(host, port, tls, lobby, welcome, CLOSE_S))
+
+    server = Server(opened, see_through)
+    async with server:
         yield next(iter(server.sockets)).getsockname()[1]
