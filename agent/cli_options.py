@@ -31,7 +31,7 @@ def system_file() -> Path:
     """Return where an installed agent has its file."""
     if sys.platform == "win32":
         return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Outhaul" / DEFAULT_FILE
-    return Path("/etc/outhaul") / DEFAULT_FILE
+    return Path("/etc/outhaul-agent") / DEFAULT_FILE
 
 
 def find_file(named: Path | None) -> Path:
@@ -50,8 +50,18 @@ def load(named: Path | None, *, log_file: bool = False) -> Loaded:
     from agent import config_file, logs
 
     loaded = config_file.load(find_file(named))
+    _as_the_agent(loaded)
     logs.set_up(loaded.settings.log, loaded.base_dir if log_file else None)
     return loaded
+
+
+def _as_the_agent(loaded: Loaded) -> None:
+    """Go on with the account whose state_dir it is, where root asks: what root leaves there no service can read."""
+    from agent.check import account
+
+    who = user()
+    if account.take_on_that_of(loaded.base_dir / loaded.settings.state_dir) == "" and user() != who:
+        os.environ["SUDO_USER"] = who  # who asked is still to be known
 
 
 def user() -> str:

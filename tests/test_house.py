@@ -25,6 +25,7 @@ DEFERRED: Final = {
     "agent.cli_identity": "other commands start without what reads certificates",
     "agent.cli_journal": "other commands start without what reads the journal",
     "agent.cli_selfcheck": "it loads every part of the program, which no other command does",
+    "agent.cli_service": "a table: the service manager of the system it runs on",
     "agent.cli_options": "pydantic takes longer to load than `--help` should take",
     "agent.identity.keys": "cryptography is needed to open keys, not to show their public halves",
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",

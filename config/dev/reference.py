@@ -120,7 +120,7 @@ def agent_program() -> str:
     about = (
         "The file is [`agent.toml`](agent-file.md). Where a command takes `--config`, the file is the named one, else "
         "the one that `OUTHAUL_AGENT_CONFIG` names, else `agent.toml` in the working folder, else "
-        "`/etc/outhaul/agent.toml` (Windows: `%PROGRAMDATA%\\Outhaul\\agent.toml`)."
+        "`/etc/outhaul-agent/agent.toml` (Windows: `%PROGRAMDATA%\\Outhaul\\agent.toml`)."
     )
     return programs.page("outhaul-agent", agent_cli.cli, about)
 
