@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -36,12 +37,13 @@ from agent.link.supervisor import Supervisor
 from agent.local_control import LocalControl
 from agent.parameters import takes_anything
 from agent.pauses import Pause
+from agent.places import places
 from agent.sealing import Seals
 from agent.secrets import SecretStore, open_store, resolve, secret_values
 from agent.service.base import Nobody, Notifier
 from agent.service.pulse import Pulse, alive_meanwhile
 from agent.service.readiness import wait_until_ready
-from agent.settings import CallOperation
+from agent.settings import CallOperation, Settings
 from agent.signatures import Signatures
 from agent.spool import SpoolFolder
 from agent.status import Status
@@ -153,7 +155,8 @@ class Agent:
         spool = SpoolFolder(state_dir(loaded) / "spool")
         seals = Seals(keys.seal, self._who)
         signatures = Signatures(settings, self._who, keys)
-        self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, signatures, seals)
+        self._places = _places(settings, secrets, journal.mark, keys)
+        self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, signatures, seals, self._places)
         self._papers: Papers = MemoryPapers()
         if dialer is None:
             files, routes = own_files(loaded), Routes.of(settings.link, loaded.base_dir)
@@ -339,7 +342,7 @@ class Agent:
             )
 
     def _catalogue(self) -> tuple[str, bytes]:
-        built = catalogue.build(self._loaded.settings, self._described, self._keys.public)
+        built = catalogue.build(self._loaded.settings, self._described, self._keys.public, self._places)
         return catalogue.digest(built), catalogue.encode(built)
 
     async def _describe(self) -> None:
@@ -367,6 +370,15 @@ class Agent:
                 self._conversation.announce()
             if wanted:
                 await asyncio.sleep(DESCRIBE_AGAIN_S)
+
+
+def _places(settings: Settings, secrets: SecretStore, mark: str, keys: AgentKeys) -> dict[str, str]:
+    """Return the words for where connections lead; none for those that can't be used, for want of a secret."""
+    usable = {}
+    for name, connection in settings.connections.items():
+        with contextlib.suppress(SecretError):
+            usable[name] = resolve(connection, secrets)
+    return places(usable, mark, keys.seal.private_bytes_raw())
 
 
 def _nothing() -> None:

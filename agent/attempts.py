@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import msgspec
 
-from agent import errors
+from agent import awake, errors
 from agent.connectors.base import Call, Connector, Outputs, Ready, Remark, Rows, RowSet
 from agent.gate import Gate
-from agent.inquiry import By, Found, Inquiry, settled_by
+from agent.inquiry import By, Elsewhere, Found, Inquiry, settled_by
 from agent.journal.base import Claim, Entry, Journal
 from agent.leaving import Leaving
 from agent.policy import REPEATABLE, fits, judge, permitted, stopped_by_pause, told_before
@@ -49,7 +49,7 @@ class Running:
         run: as the broker said it; ``None`` for one that an earlier process left.
         signed: the caller's signature, once it was checked; ``None`` where none came and none is wanted.
         clear: the same with its parameters in clear, once they were opened.
-        deadline: on the monotonic clock; it may not start after that.
+        deadline: on the clock of ``awake``; it may not start after that.
         waiting: whether its task only waits for its turn, and may be cancelled.
         paused: set when a pause turned it away or stopped it: what its caller is told.
         journaled: whether the journal has it, so that its outcome goes there before it is told.
@@ -112,9 +112,11 @@ class Attempts:
         before: Callable[[str], Sequence[asyncio.Task[None]]],
         signatures: Signatures,
         seals: Seals | None = None,
+        places: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
+            places: of the connections, by name, as the catalogue tells them.
             signatures: checks those of callers, and puts the agent's under each end.
             say: tells the broker, if there is one to tell.
             before: returns the tasks of earlier attempts at a command that have not ended.
@@ -130,10 +132,12 @@ class Attempts:
         self._before = before
         self._signatures = signatures
         self._seals = seals
+        self._places = places or {}
 
     async def new(self, running: Running) -> None:
         """See a new command through."""
-        await self._see_through(running, lambda: self._perform(running))
+        settles = running.run is not None and running.run.settles > 0
+        await self._see_through(running, lambda: self._settle(running) if settles else self._perform(running))
 
     async def left_open(self, running: Running, entry: Entry) -> None:
         """Find out about a command that an earlier process had begun."""
@@ -227,10 +231,30 @@ class Attempts:
                 running.signed.still_valid(time.time())
                 await self._journal.show(running.signed.shown)
                 gate.check()
+            _in_time(running)
             await self._run(running, operation)
         finally:
             gate.leave()
         return self._success(running)
+
+    async def _settle(self, running: Running) -> Outcome:
+        """Find out what became of a command that another agent of the group was given, and lost."""
+        run, claim = running.run, running.claim
+        if run is None:
+            raise AssertionError("only a Run asks for that")
+        operation = permitted(self._settings, claim.operation)
+        # As strictly as if it were to run: what is asked, and what is told, is the same.
+        self._checked(running, operation)
+        fits(claim.operation, operation, self.opened(running).params)
+        self._say(Accepted(claim.id, claim.epoch))
+        running.operation = operation
+        lost = msgspec.structs.replace(self.opened(running), epoch=run.settles)
+        running.waiting = True  # nothing runs: whoever wants no answer any more may have it stopped
+        try:
+            found = await Inquiry(lost, self._settings, self._connectors, self.gates, Elsewhere(run.place)).answer()
+        finally:
+            running.waiting = False
+        return self._concluded(running, found, "the agent that had it was lost", None)
 
     def _checked(self, running: Running, operation: Operation) -> Claim:
         """Return the claim, with who signed it; before anything of it is opened or decoded."""
@@ -259,7 +283,7 @@ class Attempts:
         if running.cancelled:
             raise errors.Cancelled("cancelled before it started", touched=False)
         earlier = self._before(running.id)
-        left_s = running.deadline - time.monotonic()
+        left_s = running.deadline - awake.now()
         running.waiting = True
         try:
             if left_s <= 0:
@@ -315,8 +339,7 @@ class Attempts:
         except errors.CommandError:
             running.journaled = False
             raise
-        if time.monotonic() >= running.deadline:
-            raise errors.DeadlinePassed("its time was up before it could start", touched=False)
+        _in_time(running)
         if running.cancelled:
             raise errors.Cancelled("cancelled before it started", touched=False)
         if self.stopping:
@@ -328,8 +351,8 @@ class Attempts:
         running.operation = operation
         running.started, running.paused = True, ""  # a pause that was over before it could begin is no longer said
         self._say(Started(claim.id, claim.epoch, self._journal.position))
-        params = self.opened(running).params
-        call = Call(claim.id, claim.operation, params, operation.timeout, claim.epoch, claim.fingerprint)
+        params, place = self.opened(running).params, self._places.get(operation.connection, "")
+        call = Call(claim.id, claim.operation, params, operation.timeout, claim.epoch, claim.fingerprint, place)
         pieces = self._connectors[operation.connection].run(call)
         until = time.monotonic() + operation.timeout
         try:
@@ -503,6 +526,17 @@ class Attempts:
         completed = msgspec.structs.replace(completed, position=position, head=head)
         completed = self._signatures.proved(running.claim, completed, outputs, time.time())
         running.result.complete(completed, outputs)
+
+
+def _in_time(running: Running) -> None:
+    """
+    Refuse what may not begin any more.
+
+    Raises:
+        DeadlinePassed: its time is up.
+    """
+    if awake.now() >= running.deadline:
+        raise errors.DeadlinePassed("its time was up before it could start", touched=False)
 
 
 def _is_uncertain(error: errors.CommandError, running: Running) -> bool:

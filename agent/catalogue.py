@@ -9,13 +9,17 @@ from typing import Any
 
 from agent.config_checks import kind_of
 from agent.errors import ConfigError
+from agent.inquiry import told_by
 from agent.parameters import schema, takes_anything
 from agent.settings import Connection, Operation, Settings
 from protocol import limits
 
 
 def build(
-    settings: Settings, described: Mapping[str, dict[str, Any]], keys: Mapping[str, str] | None = None
+    settings: Settings,
+    described: Mapping[str, dict[str, Any]],
+    keys: Mapping[str, str] | None = None,
+    places: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """
     Return the catalogue, made of JSON values: ``{"operations": […], "connections": […], "keys": {…}}``.
@@ -26,14 +30,19 @@ def build(
         described: by operation, the schema of its parameters as the source knows them (WSDL); used
             where the operator's file declares none.
         keys: the public halves of the agent's own (``agent.identity.keys.AgentKeys.public``).
+        places: of connections with a ledger, by name (``agent.places``).
     """
     signed = frozenset(settings.policy.require_signature)
     return {
         "operations": [
             _operation(name, operation, described.get(name), name in signed)
+            | {"verify": operation.verify, "settled_by": told_by(settings, operation)}
             for name, operation in settings.operations.items()
         ],
-        "connections": [_connection(name, connection) for name, connection in settings.connections.items()],
+        "connections": [
+            _connection(name, connection) | ({"place": place} if (place := (places or {}).get(name)) else {})
+            for name, connection in settings.connections.items()
+        ],
         "keys": dict(keys or {}),
     }
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from agent import awake
 from agent.anchors import Anchors
 from agent.dispatcher import Dispatcher
 from agent.errors import LinkError
@@ -23,6 +24,7 @@ from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
+    GROUPS,
     Ack,
     AnyMessage,
     Beat,
@@ -98,6 +100,7 @@ class Conversation:
         self._goodbye: Goodbye | None = None
         self._ended = Ended()  # by us
         self._greeted = False  # whether the broker knows what we hold
+        self._welcomed_at = 0.0
         self._condition = Condition()  # as the broker knows it
         self._moved_at = time.monotonic()
 
@@ -191,7 +194,7 @@ class Conversation:
         shown = await self._papers.shown()
         self._session.greet(
             msgspec.structs.replace(
-                self._hello, lineage=shown.lineage, trusts=list(shown.trusts), features=list(shown.features)
+                self._hello, lineage=shown.lineage, trusts=list(shown.trusts), features=[*shown.features, GROUPS]
             )
         )
         writer = asyncio.create_task(self._write(), name="write to the broker")
@@ -264,7 +267,7 @@ class Conversation:
 
     async def _act(self, message: AnyMessage, payload: Buffer) -> None:
         if isinstance(message, Run):
-            self._dispatcher.offer(message, bytes(payload))
+            self._dispatcher.offer(message, bytes(payload), self._age_s(message))
         elif isinstance(message, Ack):
             self._dispatcher.forget(message.id)
         elif isinstance(message, Cancel):
@@ -280,7 +283,12 @@ class Conversation:
         elif isinstance(message, Goodbye):
             self._goodbye = message
 
+    def _age_s(self, run: Run) -> float:
+        """Return how long ago a Run was said: it may have waited for a process, or a machine, that slept."""
+        return max(0.0, awake.now() - self._welcomed_at - run.said_s) if run.said_s else 0.0
+
     async def _welcomed(self, welcome: Welcome) -> None:
+        self._welcomed_at = awake.now()
         skew = time.time() - welcome.time
         if abs(skew) > SKEW_S:
             log.warning(

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from agent import errors
+from agent import awake, errors
 from agent.attempts import Attempts, Running
 from agent.connectors.base import Call, Connector
 from agent.journal.base import Claim, Journal, Resolution
@@ -79,11 +79,13 @@ class Dispatcher:
         spool: SpoolFolder,
         signatures: Signatures | None = None,
         seals: Seals | None = None,
+        places: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
             signatures: without it no caller's signature fits, and no end has the agent's.
             seals: without it what is sealed is refused.
+            places: of the connections, by name, as the catalogue tells them.
         """
         self._settings = settings
         self._connectors = connectors
@@ -105,6 +107,7 @@ class Dispatcher:
             self._before,
             signatures or Signatures(settings),
             seals,
+            places,
         )
 
     def __repr__(self) -> str:
@@ -215,9 +218,12 @@ class Dispatcher:
         if running.started and not running.result.ended:
             self._voice.say(Started(command_id, running.claim.epoch, self._journal.position))
 
-    def offer(self, run: Run, params: bytes) -> None:
+    def offer(self, run: Run, params: bytes, age_s: float = 0.0) -> None:
         """
         A new command.
+
+        Args:
+            age_s: seconds since it was said.
 
         Raises:
             RemoteProtocolError: the broker sends far more than it was told that we take.
@@ -240,7 +246,7 @@ class Dispatcher:
             signature_sha256=signature_digest(run.signature),
         )
         result = Result(run.id, run.epoch, lambda: self._voice.wake())
-        running = Running(claim, time.monotonic() + run.expires_in_s, result, run)
+        running = Running(claim, awake.now() + run.expires_in_s - age_s, result, run)
         self._commands[run.id] = running
         self._voice.attach(result)
         running.task = asyncio.create_task(self._attempts.new(running), name=f"command {run.id}")

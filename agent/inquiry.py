@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -21,7 +21,7 @@ from agent.connectors.base import Call, Connector, Outputs, Rows
 from agent.gate import Gate
 from agent.journal.base import Claim, Resolution
 from agent.leaving import Leaving
-from agent.settings import Effect, Operation, Settings
+from agent.settings import Effect, OdbcConnection, Operation, Settings
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,20 @@ def settled_by(operation: Operation | None, effect: Effect) -> By:
     if operation.effect == effect == "once":
         return By.SOURCE
     return By.VERIFY if operation.verify is not None else By.NOBODY
+
+
+def keeps_ledger(settings: Settings, operation: Operation) -> bool:
+    """Whether a database keeps the record of what an operation did."""
+    connection = settings.connections.get(operation.connection)
+    return isinstance(connection, OdbcConnection) and connection.ledger is not None
+
+
+def told_by(settings: Settings, operation: Operation) -> Literal["nobody", "verify", "folder", "ledger"]:
+    """Return who can tell what became of a run of ``operation``, for the catalogue: another agent may ask there too."""
+    by = settled_by(operation, operation.effect)
+    if by is By.SOURCE:
+        return "ledger" if keeps_ledger(settings, operation) else "folder"
+    return "verify" if by is By.VERIFY else "nobody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +106,36 @@ def _says_something(value: Any) -> bool:
     return value not in (None, False, 0, "", "0")
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """
+    That another agent of the group had the command.
+
+    Attributes:
+        place: of its connection, as its catalogue told; "" where it keeps no ledger.
+    """
+
+    place: str
+
+
 class Inquiry:
-    """Finds out about one command."""
+    """
+    Finds out about one command.
+
+    Args:
+        elsewhere: who had it, if that was not this agent.
+    """
 
     def __init__(
-        self, claim: Claim, settings: Settings, connectors: Mapping[str, Connector], gates: Mapping[str, Gate]
+        self,
+        claim: Claim,
+        settings: Settings,
+        connectors: Mapping[str, Connector],
+        gates: Mapping[str, Gate],
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._claim = claim
+        self._elsewhere = elsewhere
         self._settings = settings
         self._connectors = connectors
         self._gates = gates
@@ -141,7 +178,11 @@ class Inquiry:
 
     async def _ask_source(self, operation: Operation) -> Found:
         claim = self._claim
-        call = Call(claim.id, claim.operation, claim.params, operation.timeout, claim.epoch, claim.fingerprint)
+        place = self._elsewhere.place if self._elsewhere is not None else ""
+        if self._elsewhere is not None and not (place and keeps_ledger(self._settings, operation)):
+            # Names in a folder may be seen late from another machine, and what is not seen tells nothing.
+            return Found(None, "only the agent that had it can tell, by what it left in the folder")
+        call = Call(claim.id, claim.operation, claim.params, operation.timeout, claim.epoch, claim.fingerprint, place)
 
         async def ask() -> Found:
             async with self._gates[operation.connection].slot():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,8 +24,10 @@ MAX_PATTERN_WORK: Final = 2**29
 MAX_WORK: Final = 16 * 1_048_576  # bytes of parameters times steps of a schema: a quarter of a second at worst
 MAX_LISTED_WORK: Final = 16_384  # the same, up to which all that is wrong is listed
 MAX_REASON_CHARS: Final = 200  # of what a validator says, which shows the value
+MAX_PLACE_CHARS: Final = 200  # of an agent's word for where a connection leads
 
 _Kind = jsonschema_rs.ValidationErrorKind
+_CANONICAL: Final = msgspec.json.Encoder(order="deterministic")
 
 
 class _Operation(msgspec.Struct, frozen=True):
@@ -36,6 +39,7 @@ class _Operation(msgspec.Struct, frozen=True):
     description: str = ""
     timeout_s: float = 60.0
     signature_required: bool = False
+    settled_by: str = ""
 
 
 class _Breaker(msgspec.Struct, frozen=True):
@@ -49,6 +53,7 @@ class _Connection(msgspec.Struct, frozen=True):
     max_concurrent: int = 1
     rate_per_s: float | None = None
     breaker: _Breaker = _Breaker()
+    place: str = ""
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -95,9 +100,18 @@ def _refuse(address: str) -> Any:
 
 
 class Operation:
-    """One operation of one agent, with its schema ready to check parameters."""
+    """
+    One operation of one agent, with its schema ready to check parameters.
 
-    def __init__(self, entry: _Operation) -> None:
+    Attributes:
+        digest: SHA-256 of all that its catalogue says of it but the description, hex: the same one, the same operation.
+        settled_by: who can tell what became of a run whose end nobody heard: ``ledger``, ``folder``, ``verify`` or
+            ``nobody``; "" where the agent does not say, and then does not know how old a command is.
+    """
+
+    def __init__(self, entry: _Operation, digest: str = "") -> None:
+        self.digest = digest
+        self.settled_by = entry.settled_by
         self.name = entry.name
         self.connection = entry.connection
         self.effect: Effect = entry.effect
@@ -181,11 +195,13 @@ class Connection:
         max_concurrent: commands at once.
         rate_per_s: commands per second; ``None`` is any number.
         guard: when it is spared.
+        place: the agent's word for where it leads, which it leaves in a ledger; "" where it keeps none.
     """
 
     max_concurrent: int = 1
     rate_per_s: float | None = None
     guard: Guard = field(default_factory=Guard)
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +211,13 @@ class Catalogue:
 
     Attributes:
         seals: whether parameters and results can be sealed.
+        digests: of all its operations.
     """
 
     operations: Mapping[str, Operation]
     connections: Mapping[str, Connection]
     seals: bool = False
+    digests: frozenset[str] = frozenset()
 
 
 def read(document: bytes) -> Catalogue:
@@ -211,13 +229,31 @@ def read(document: bytes) -> Catalogue:
     """
     try:
         parsed = msgspec.json.decode(document, type=_Document)
+        digests = operation_digests(document)
     except (ValueError, RecursionError) as exc:
         raise CatalogueInvalid(f"not a catalogue: {exc}") from exc
     return Catalogue(
-        operations={entry.name: Operation(entry) for entry in parsed.operations},
+        operations={entry.name: Operation(entry, digests[entry.name]) for entry in parsed.operations},
         connections={entry.name: _limits(entry) for entry in parsed.connections},
         seals=bool(parsed.keys.get("seal")),
+        digests=frozenset(digests.values()),
     )
+
+
+def operation_digests(document: bytes) -> dict[str, str]:
+    """
+    Return the digest of each operation of a catalogue, by name: all that is said of it, and the kind of its connection.
+
+    The description is for people, and no part of it; nor are a connection's limits, which are each agent's own.
+    """
+    whole = msgspec.json.decode(document)
+    kinds = {entry["name"]: entry.get("type", "") for entry in whole["connections"]}
+    return {
+        entry["name"]: hashlib.sha256(
+            _CANONICAL.encode([{**entry, "description": ""}, kinds.get(entry["connection"], "")])
+        ).hexdigest()
+        for entry in whole["operations"]
+    }
 
 
 def _limits(entry: _Connection) -> Connection:
@@ -227,4 +263,5 @@ def _limits(entry: _Connection) -> Connection:
         max_concurrent=max(1, entry.max_concurrent),
         rate_per_s=max(rate, MIN_RATE_PER_S) if rate is not None else None,
         guard=Guard(max(1, entry.breaker.failures), min(max(0.0, entry.breaker.cool_down_s), MAX_COOL_DOWN_S)),
+        place=entry.place[:MAX_PLACE_CHARS],
     )

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from cloud_broker import versions
 from cloud_broker.catalogues import Operation
 from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.errors import (
@@ -163,6 +164,7 @@ class Commands:
             sealed=submission.sealed,
             seal_to=submission.seal_to,
             signature=submission.signature,
+            operation_digest=operation.digest,
         )
 
     def take(self, command: Command) -> None:
@@ -274,11 +276,15 @@ class Commands:
                 "start the agent and try again",
                 retry_after_s=5.0,
             )
-        for line in known:
-            if line.catalogue is not None and submission.operation in line.catalogue.operations:
-                if submission.seal_to and not line.catalogue.seals:
+        catalogues = [line.catalogue for line in known if line.catalogue is not None]
+        ready = [line.catalogue for line in known if line.catalogue is not None and line.ready]
+        operation = versions.chosen(submission.operation, ready, catalogues)
+        if operation is not None:
+            for line in known:
+                able = line.catalogue is not None and line.catalogue.seals
+                if submission.seal_to and not able:
                     raise Conflict(f"{line.agent} has no keys of its own, so nothing can be sealed: update its program")
-                return line.catalogue.operations[submission.operation]
+            return operation
         names = sorted({name for line in known if line.catalogue is not None for name in line.catalogue.operations})
         raise OperationNotFound(
             f"{submission.agent or submission.group} has no operation {submission.operation!r}; "

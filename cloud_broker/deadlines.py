@@ -76,7 +76,8 @@ class Deadlines:
                 elif lost(entry.command) is Decision.AGAIN:
                     self._end(entry, unheard(now))
                 elif now >= patience:
-                    self._end(entry, doubt(now, False))
+                    lost_agent = entry.line.agent if entry.command.group is not None else ""
+                    self._end(entry, doubt(now, False, lost_agent, entry.unsettled))
                 else:
                     heapq.heappush(self._expiry, (patience, command_id))
             else:

@@ -30,6 +30,7 @@ from cloud_broker.late_answers import LateAnswers
 from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.base import Peer
 from cloud_broker.link.conversation import Conversation, Greeting, Refused
+from cloud_broker.members import leased
 from cloud_broker.router import Router, full_jitter
 from cloud_broker.settlement import REPEATABLE, Decision, doubt, error_of, resume_at, settle
 from cloud_broker.store.base import CommandError, Finish, RowSetInfo, Step, Store
@@ -170,6 +171,8 @@ class AgentDesk:
             raise RemoteProtocolError(f"a journal's mark of {len(hello.journal)} characters")
         line = self._line(link)
         previous, line.link = line.link, link
+        line.asked.clear()
+        self._router.members.back(line)
         line.problems, line.shut, line.paused, line.resting = (), {}, {}, False
         line.strays.clear()
         for entry in line.flying.values():
@@ -194,7 +197,7 @@ class AgentDesk:
             # A later link has told more of it.
             return
         if known is not None:
-            line.group = known.group
+            line.group, line.drained = known.group, known.drained_at is not None
             line.digest = line.digest or known.catalogue_digest
             if not line.journal:
                 line.journal, line.position = known.journal, known.position
@@ -260,7 +263,20 @@ class AgentDesk:
             except StoreUnavailable as exc:
                 line.digest = ""
                 log.warning("a catalogue was not kept: %s", exc, extra={"event": "note_lost", "agent": line.agent})
+        await self._check_again(line)
         self._router.dispatch(line)
+
+    async def _check_again(self, line: Line) -> None:
+        """What waits for the group may be for a version that no member has any more."""
+        if not self._router.stranded(line, self._router.group_of(line)):
+            return
+        try:
+            # Those too that were not linked since this broker began.
+            agents = await self._store.agents(Scope(line.tenant))
+        except StoreUnavailable:
+            return
+        living = [agent for agent in agents if agent.group == line.group and agent.revoked_at is None]
+        self._router.check_again(line, [self._router.know(agent) for agent in living])
 
     def beat(self, link: Conversation, message: Beat) -> None:
         if self._line(link).link is link and link.hello is not None:
@@ -409,12 +425,20 @@ class AgentDesk:
             # The agent holds it still, and tells it on the link that took over.
             return
         line.position = max(line.position, message.position)
+        asked = line.asked.get(message.id) == message.epoch
+        if asked and self._router.members.answered(link, line, message) is None:
+            return
         entry = line.flying.get(message.id)
         if entry is None or entry.finishing or message.id in line.strays:
             # Its command went on, or has its end, without it.
             self._late.told(link, line, message, outputs)
             return
         self._spare(line, entry, message)
+        if message.outcome == "expired" and leased(entry.command) and entry.command.expires_at > self._now():
+            # Not its time was up, but the time that this agent had to begin it.
+            forget(link, message.id, message.epoch)
+            self._router.again(entry, f"{line.agent} could not begin it in time")
+            return
         if message.error_code in NOT_BEGUN and not message.touched:
             forget(link, message.id, message.epoch)
             # One that turns commands away and did not say why would be sent the same ones again and again.
@@ -439,7 +463,9 @@ class AgentDesk:
         connection = entry.command.connection
         breaker = line.breaker(connection)
         was_closed = breaker.closed
-        breaker.ended(message.id, message.error_code, time.monotonic())
+        now = time.monotonic()
+        breaker.ended(message.id, message.error_code, now)
+        line.failed(connection, now, again=message.outcome == "failed" and message.error_kind == "technical")
         if breaker.closed is not was_closed:
             log.log(
                 logging.INFO if breaker.closed else logging.WARNING,
@@ -491,6 +517,7 @@ class AgentDesk:
         self._note(link, "agent_unlinked", {})
         if line.link is link:
             line.link = None
+            self._router.members.left(line)
             log.info(
                 "agent disconnected",
                 extra={"event": "agent_disconnected", "tenant": line.tenant, "agent": line.agent},
@@ -540,6 +567,9 @@ class AgentDesk:
             result=kept,  # type: ignore[arg-type]  # mypy does not see a literal through two conditions
             inline=inline if kept == "inline" else None,
             by=f"agent:{entry.command.agent}",
+            agent=entry.command.agent or "",
+            epoch=entry.command.epoch,
+            journal=entry.command.journal,
             head=head_of(message),
             proof=_proof(message),
         )

@@ -8,18 +8,20 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from cloud_broker.breakers import Breaker
 from cloud_broker.catalogues import Catalogue, Connection
 from cloud_broker.link.conversation import Conversation
-from cloud_broker.queues import Queue
+from cloud_broker.queues import Lane, Queue
 from cloud_broker.results import LiveResult
 from cloud_broker.store.base import Command
 from cloud_broker.tenants import Scope
 from protocol.flow import Bucket
 from protocol.messages import Ack
 from protocol.states import PHASES
+
+SICK_S: Final = 5.0  # seconds; longer than a command takes, and its cause may be over
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,11 @@ class Entry:
         told_to_stop: whether that was so long ago that the agent was told to stop it.
         finishing: whether the end of an attempt has come, and is being looked into or written.
         waking: set while it waits for its next try: calls when that may be sent.
+        said_at: when its last attempt was said to an agent, or this broker began, on the monotonic clock.
+        asked: the other agent that is finding out what became of its last attempt.
+        asked_epoch: number of the last such question; attempts and questions are counted together.
+        unsettled: what other agents said who could not tell, for people, by name.
+        ask_at: when another question makes sense, on the monotonic clock.
         moved: set, and replaced, when ``result`` changes or the end is reached.
     """
 
@@ -53,6 +60,11 @@ class Entry:
     told_to_stop: bool = False
     finishing: bool = False
     waking: asyncio.TimerHandle | None = None
+    said_at: float = field(default_factory=time.monotonic)
+    asked: Line | None = None
+    asked_epoch: int = 0
+    unsettled: dict[str, str] = field(default_factory=dict)
+    ask_at: float = 0.0
     waiters: set[asyncio.Future[Command]] = field(default_factory=set)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -78,6 +90,16 @@ class Entry:
     @property
     def scope(self) -> Scope:
         return Scope(self.command.tenant)
+
+    @property
+    def lane(self) -> Lane:
+        """With whom it stands in its queue."""
+        return lane_of(self.command)
+
+
+def lane_of(command: Command) -> Lane:
+    """Return with whom a command stands in its queue: a group's is for those members only who have its version."""
+    return Lane(command.connection, command.operation_digest if command.group is not None else "")
 
 
 class Obstacle(NamedTuple):
@@ -105,6 +127,11 @@ class Line:
         uncredited: result bytes of all of them, stored and not yet granted again on the link.
         waking: calls when a connection takes commands again.
         greeted: number of the youngest connection on which it greeted.
+        drained: whether somebody wishes that it is given nothing new.
+        lost_at: when its last link ended, or this broker began, on the monotonic clock.
+        asked: commands of other agents that it finds out about, with the number of the question.
+        sick_until: connections on which it failed just now, and until when others of its group are preferred, on the
+            monotonic clock.
     """
 
     tenant: str
@@ -128,13 +155,44 @@ class Line:
     uncredited: int = 0
     waking: asyncio.TimerHandle | None = None
     greeted: int = 0
+    drained: bool = False
+    lost_at: float = field(default_factory=time.monotonic)
+    asked: dict[str, int] = field(default_factory=dict)
+    sick_until: dict[str, float] = field(default_factory=dict)
     _breakers: dict[str, Breaker] = field(default_factory=dict)
     _buckets: dict[str, Bucket] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
         """Whether commands can be sent now."""
+        return self.well and not self.drained
+
+    @property
+    def well(self) -> bool:
+        """Whether it takes commands, as far as it says itself."""
         return self.online and not self.resting and not self.problems
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as much under way as it takes."""
+        hello = self.link.hello if self.link is not None else None
+        return hello is None or len(self.flying) + len(self.asked) >= hello.limits.max_running
+
+    def has(self, lane: Lane) -> bool:
+        """Whether it may have the commands of a lane: its version of their operation is the one they are for."""
+        return not lane.digest or (self.catalogue is not None and lane.digest in self.catalogue.digests)
+
+    def load(self, connection: str, now: float) -> tuple[bool, float, int]:
+        """Return how busy it is; among agents of a group the least is preferred, and one that failed just now last."""
+        sick = self.sick_until.get(connection, now) > now
+        return sick, self.busy[connection] / self._limits(connection).max_concurrent, len(self.flying)
+
+    def failed(self, connection: str, now: float, *, again: bool) -> None:
+        """Note that work on a connection failed there for a technical reason (``again``), or that it went through."""
+        if again:
+            self.sick_until[connection] = now + SICK_S
+        else:
+            self.sick_until.pop(connection, None)
 
     @property
     def online(self) -> bool:

@@ -1,8 +1,9 @@
 """
 The order in which commands leave: pure data, no waiting.
 
-A ``Queue`` holds what waits for one agent or group, apart for each connection, so that commands for a
-busy connection keep nobody else waiting. ``Lines`` keeps commands with one ordering key one after another.
+A ``Queue`` holds what waits for one agent or group, apart for each lane, so that commands for a busy connection, or
+for those members only that have another version of an operation, keep nobody else waiting. ``Order`` keeps commands
+with one ordering key one after another.
 """
 
 from __future__ import annotations
@@ -10,27 +11,39 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 SPARE: Final = 1_000  # commands that are gone and not worth looking for
+
+
+class Lane(NamedTuple):
+    """
+    What stands in a queue together.
+
+    Attributes:
+        digest: of the operation; "" for whichever the agent has.
+    """
+
+    connection: str
+    digest: str = ""
 
 
 class Queue:
     """Waiting commands of one addressee: higher priority first, then first come, first served."""
 
     def __init__(self) -> None:
-        self._heaps: dict[str, list[tuple[int, int, str]]] = {}
+        self._heaps: dict[Lane, list[tuple[int, int, str]]] = {}
         self._gone: set[str] = set()
         self._waiting: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, connection: str, priority: int, number: int, command_id: str) -> None:
+    def put(self, lane: Lane, priority: int, number: int, command_id: str) -> None:
         """Add a command; ``number`` grows with each submission."""
         self._waiting.add(command_id)
         self._gone.discard(command_id)
-        heapq.heappush(self._heaps.setdefault(connection, []), (-priority, number, command_id))
+        heapq.heappush(self._heaps.setdefault(lane, []), (-priority, number, command_id))
 
     def remove(self, command_id: str) -> None:
         """Take a command out, wherever it stands."""
@@ -42,27 +55,42 @@ class Queue:
 
     def _sweep(self) -> None:
         # Nobody looks at the heads while the agent is away, and there commands go on to expire.
-        for connection, heap in list(self._heaps.items()):
-            self._heaps[connection] = [item for item in heap if item[2] not in self._gone]
-            heapq.heapify(self._heaps[connection])
+        for lane, heap in list(self._heaps.items()):
+            self._heaps[lane] = [item for item in heap if item[2] not in self._gone]
+            heapq.heapify(self._heaps[lane])
         self._gone.clear()
 
-    def head(self, free: Callable[[str], bool]) -> tuple[int, int, str] | None:
-        """Return the first command whose connection is ``free``, as ``(-priority, number, id)``."""
+    def lanes(self) -> list[Lane]:
+        """Return those that something may stand in."""
+        return list(self._heaps)
+
+    def clear(self, lane: Lane) -> list[str]:
+        """Take out a whole lane; return what stood in it, in no order."""
+        there = []
+        for _, _, command_id in self._heaps.pop(lane, []):
+            if command_id in self._gone:
+                self._gone.discard(command_id)
+            else:
+                self._waiting.discard(command_id)
+                there.append(command_id)
+        return there
+
+    def head(self, free: Callable[[Lane], bool]) -> tuple[int, int, str] | None:
+        """Return the first command whose lane is ``free``, as ``(-priority, number, id)``."""
         best: tuple[int, int, str] | None = None
-        for connection in list(self._heaps):
-            heap = self._heaps[connection]
+        for lane in list(self._heaps):
+            heap = self._heaps[lane]
             while heap and heap[0][2] in self._gone:
                 self._gone.discard(heapq.heappop(heap)[2])
             if not heap:
-                del self._heaps[connection]
-            elif free(connection) and (best is None or heap[0] < best):
+                del self._heaps[lane]
+            elif free(lane) and (best is None or heap[0] < best):
                 best = heap[0]
         return best
 
-    def pop(self, connection: str) -> str:
-        """Take out the head of one connection, as ``head`` returned it."""
-        command_id = heapq.heappop(self._heaps[connection])[2]
+    def pop(self, lane: Lane) -> str:
+        """Take out the head of one lane, as ``head`` returned it."""
+        command_id = heapq.heappop(self._heaps[lane])[2]
         self._waiting.discard(command_id)
         return command_id
 

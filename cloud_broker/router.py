@@ -14,18 +14,20 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from cloud_broker import catalogues
+from cloud_broker import catalogues, versions
 from cloud_broker.background import Background, Note, store_pause, until_kept
+from cloud_broker.catalogues import Catalogue
 from cloud_broker.deadlines import Deadlines
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.lines import Entry, Line, forget
+from cloud_broker.lines import Entry, Line, forget, lane_of
 from cloud_broker.link.conversation import Conversation
-from cloud_broker.queues import Order, Queue
+from cloud_broker.members import LEASE_S, Members, leased
+from cloud_broker.queues import Lane, Order, Queue
 from cloud_broker.results import LiveResult, Results
 from cloud_broker.retries import Again, Schedule
 from cloud_broker.settlement import REPEATABLE, ended
@@ -54,6 +56,7 @@ class Router:
         stopping: whether nothing more is taken or sent.
         background: what is done beside.
         deadlines: of the open commands.
+        members: what becomes of commands that were with a lost agent of a group.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Router:
         self._number = 0
         self.background = Background()
         self.deadlines = Deadlines(self._entries, self._lines, now, self.end)
+        self.members = Members(self)
 
     # --- start and stop ---------------------------------------------------------------------------
 
@@ -93,6 +97,7 @@ class Router:
                 # Settled when its agent is back, or when its time is up.
                 self._fly(entry, self.line_of(command.tenant, command.agent or ""), sent=True)
         self.background.spawn(self.deadlines.sweep(), "sweep expired commands")
+        self.background.spawn(self.members.sweep(), "look after what lost members had")
 
     def stop_taking(self) -> None:
         """Send nothing more, and let nobody wait for what will not come."""
@@ -182,9 +187,10 @@ class Router:
             return "order"
         if entry.waking is not None:
             return "retry"
-        ready = [line for line in self._lines_for(command) if line.ready]
+        lines = [line for line in self._lines_for(command) if line.has(lane_of(command))]
+        ready = [line for line in lines if line.ready]
         if not ready:
-            return "agent"
+            return "drained" if any(line.well for line in lines) else "agent"
         now = time.monotonic()
         obstacles = [obstacle for line in ready if (obstacle := line.obstacle(command.connection, now)) is not None]
         if len(obstacles) < len(ready):
@@ -198,7 +204,7 @@ class Router:
     def know(self, agent: Agent) -> Line:
         """Return an agent's line, filled from the store if it is new."""
         line = self.line_of(agent.tenant, agent.name)
-        line.group = agent.group
+        line.group, line.drained = agent.group, agent.drained_at is not None
         if line.catalogue is None and agent.catalogue is not None:
             line.catalogue = catalogues.read(agent.catalogue)
             line.digest = agent.catalogue_digest
@@ -213,6 +219,29 @@ class Router:
         line = self._lines.get((scope.tenant, agent))
         if line is not None and line.link is not None:
             line.link.end("revoked", reason)
+
+    def drain(self, scope: Scope, agent: str, *, drained: bool) -> None:
+        """Give an agent nothing new, or commands again; what it works on comes to its end."""
+        line = self._lines.get((scope.tenant, agent))
+        if line is not None:
+            line.drained = drained
+            self.dispatch(line)
+
+    def group_of(self, line: Line) -> list[Line]:
+        """Return the agents that serve what this one does, itself included."""
+        if line.group is None:
+            return [line]
+        return [other for other in self._lines.values() if (other.tenant, other.group) == (line.tenant, line.group)]
+
+    def flying(self) -> list[tuple[Line, Entry]]:
+        """Return the commands of groups that are with an agent that is away."""
+        return [
+            (line, entry)
+            for line in self._lines.values()
+            if line.link is None
+            for entry in line.flying.values()
+            if entry.command.group is not None
+        ]
 
     # --- queues -----------------------------------------------------------------------------------
 
@@ -249,16 +278,17 @@ class Router:
             return
         if command.ordering_key and not self._order.first(command.tenant, command.ordering_key, command.id):
             return
-        self._queue_of(command).put(command.connection, command.priority, entry.number, command.id)
+        self._queue_of(command).put(entry.lane, command.priority, entry.number, command.id)
 
     def _dispatch_for(self, command: Command) -> None:
-        for line in self._lines_for(command):
+        now = time.monotonic()
+        for line in sorted(self._lines_for(command), key=lambda line: line.load(command.connection, now)):
             self.dispatch(line)
 
     def dispatch(self, line: Line) -> None:
         """Send as much as the agent takes."""
         while not self.stopping and line.ready and line.link is not None and line.link.hello is not None:
-            if len(line.flying) >= line.link.hello.limits.max_running:
+            if line.full:
                 return
             now = time.monotonic()
             waits: list[float] = []
@@ -273,7 +303,10 @@ class Router:
                 return
             head, queue = min(heads, key=lambda pair: pair[0])
             entry = self._entries[head[2]]
-            queue.pop(entry.command.connection)
+            if line.link.phase(entry.command.id) is not Phase.UNKNOWN:
+                # It was asked about this very command, and has not answered yet.
+                return
+            queue.pop(entry.lane)
             line.sending(entry.command.connection, entry.command.id, now)
             self._fly(entry, line, sent=False)
             self._send(entry, line, line.link)
@@ -300,6 +333,43 @@ class Router:
         line.flying[entry.command.id] = entry
         line.busy[entry.command.connection] += 1
 
+    def adopt(self, entry: Entry, line: Line) -> None:
+        """Let a command be with the agent that found out what came of its last attempt, as its next one."""
+        # In memory only: were it kept, and the answer were not, that agent's journal would seem to say that nothing
+        # had begun.
+        self._land(entry)
+        journal = line.link.hello.journal if line.link is not None and line.link.hello is not None else ""
+        entry.command = replace(entry.command, epoch=entry.asked_epoch, agent=line.agent, journal=journal)
+        self._fly(entry, line, sent=True)
+        self.new_result(entry)
+
+    def note_step(self, entry: Entry, step: Step) -> None:
+        """Keep something of a command's life, for people."""
+        self.background.note(partial(self._store.add_step, entry.scope, step), f"note {entry.command.id}")
+
+    def stranded(self, line: Line, members: Sequence[Line]) -> list[Lane]:
+        """Return what waits in an agent's group, and none of these members has in the version that it is for."""
+        queue = self._groups.get((line.tenant, line.group or ""))
+        lanes = queue.lanes() if queue is not None else []
+        return [lane for lane in lanes if lane.digest and not any(member.has(lane) for member in members)]
+
+    def check_again(self, line: Line, members: Sequence[Line]) -> None:
+        """Check what no member of an agent's group has in its version any more against the version that they have."""
+        queue = self._groups.get((line.tenant, line.group or ""), Queue())
+        known = [member.catalogue for member in members if member.catalogue is not None]
+        for lane in self.stranded(line, members):
+            for command_id in queue.clear(lane):
+                self._moved(self._entries[command_id], known)
+
+    def _moved(self, entry: Entry, known: Sequence[Catalogue]) -> None:
+        command = entry.command
+        operation, why = versions.fitting(command, known)
+        if operation is None:
+            self.end(entry, versions.changed(command, why, self._now()))
+            return
+        entry.command = replace(command, operation_digest=operation.digest)
+        self._enqueue(entry)
+
     def _land(self, entry: Entry) -> None:
         line = entry.line
         if line is not None and line.flying.pop(entry.command.id, None) is not None:
@@ -313,7 +383,9 @@ class Router:
     def _send(self, entry: Entry, line: Line, link: Conversation) -> None:
         command = entry.command
         journal = link.hello.journal if link.hello else ""
-        now, epoch = self._now(), command.epoch + 1
+        now, epoch = self._now(), max(command.epoch, entry.asked_epoch) + 1
+        entry.unsettled.clear()
+        entry.ask_at = 0.0
         entry.command = replace(
             command,
             state=CommandState.DISPATCHED,
@@ -360,6 +432,7 @@ class Router:
         command = entry.command
         entry.sent = True
         entry.uncredited = 0
+        entry.said_at = time.monotonic()
         entry.hear()
         self.new_result(entry)
         link.say(
@@ -367,7 +440,7 @@ class Router:
                 id=command.id,
                 epoch=command.epoch,
                 operation=command.operation,
-                expires_in_s=command.expires_at - self._now(),
+                expires_in_s=self._begin_within_s(command),
                 credit=limits.STREAM_WINDOW_BYTES,
                 correlation_id=command.correlation_id,
                 traceparent=command.traceparent,
@@ -376,9 +449,14 @@ class Router:
                 signature=command.signature,
                 sealed=command.sealed,
                 seal_to=command.seal_to,
+                said_s=link.age_s,
             ),
             command.params,
         )
+
+    def _begin_within_s(self, command: Command) -> float:
+        left_s = command.expires_at - self._now()
+        return min(left_s, LEASE_S) if leased(command) else left_s
 
     def new_result(self, entry: Entry) -> LiveResult:
         """Begin the result of an attempt."""
@@ -411,6 +489,7 @@ class Router:
         command = entry.command
         line = entry.line
         self._queue_of(command).remove(command.id)
+        self.members.stop_asking(entry)
         await until_kept(lambda: self._store.finish(entry.scope, command.id, finish))
         entry.command = final = replace(
             entry.command,
@@ -533,11 +612,11 @@ def _never_sent(command: Command) -> bool:
     return command.state is CommandState.QUEUED and command.epoch == 0
 
 
-def _takes(line: Line, now: float, waits: list[float], connection: str) -> bool:
-    """Whether a connection of an agent takes a command now; what it would have to wait for is added to ``waits``."""
-    if not line.free(connection):
+def _takes(line: Line, now: float, waits: list[float], lane: Lane) -> bool:
+    """Whether an agent takes a command of a lane now; what it would have to wait for is added to ``waits``."""
+    if not (line.has(lane) and line.free(lane.connection)):
         return False
-    obstacle = line.obstacle(connection, now)
+    obstacle = line.obstacle(lane.connection, now)
     if obstacle is not None:
         waits.append(obstacle.seconds)
     return obstacle is None

@@ -6,6 +6,7 @@ One pure decision per command, taken when the agent is back and has told what it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -86,18 +87,25 @@ def unheard(now: float) -> Finish:
     return Finish(CommandState.EXPIRED, now, error=CommandError("deadline", "expired", message))
 
 
-def doubt(now: float, held: bool) -> Finish:
+def doubt(now: float, held: bool, lost: str = "", others: Mapping[str, str] | None = None) -> Finish:
     """
     Return the end of a command that may have had an effect.
 
     Args:
         held: whether its agent still knows of it, so that only its rows are lost.
+        lost: the agent of a group that had it, and that did not come back.
+        others: what other agents of the group said who were asked and could not tell, by name.
     """
-    message = (
-        "it ran, but the part of its rows that was on its way is lost"
-        if held
-        else "the agent was lost while it was under way: it may have happened, look in the ERP"
-    )
+    if held:
+        message = "it ran, but the part of its rows that was on its way is lost"
+    elif not lost:
+        message = "the agent was lost while it was under way: it may have happened, look in the ERP"
+    else:
+        told = "; ".join(f"{name} said: {said}" for name, said in (others or {}).items())
+        message = (
+            f"{lost} was lost while it was under way and did not come back, and no other agent of the group could tell"
+            f"{f' ({told})' if told else ''}: it may have happened, look in the ERP"
+        )[: limits.MAX_ERROR_CHARS]
     return Finish(state=CommandState.IN_DOUBT, finished_at=now, error=CommandError("unknown", "agent_lost", message))
 
 

@@ -242,6 +242,12 @@ class Run(Message, frozen=True):
         signature: of the caller, a compact JWS, or "" (``protocol/signing.py``).
         sealed: whether the payload is sealed to the agent's key (``protocol/sealing.py``), not the JSON object itself.
         seal_to: the caller's public key that the result is to be sealed to, as ``x25519:BASE64``, or "".
+        said_s: seconds from Welcome to this, on the broker's clock: what an agent needs to know how long it was on its
+            way. 0 says nothing.
+        settles: an attempt at the command by another agent of the group, which was lost. Only what became of that is to
+            be found out and told, as the end of this attempt; nothing is to be run. Needs the feature ``groups``.
+        place: as that agent's catalogue has it, of the operation's connection: what tells whether both work with the
+            same ledger. "" where ``settles`` is 0, or no ledger tells.
     """
 
     id: str
@@ -256,6 +262,9 @@ class Run(Message, frozen=True):
     signature: str = ""
     sealed: bool = False
     seal_to: str = ""
+    said_s: float = 0.0
+    settles: Count = 0
+    place: str = ""
 
 
 class Accepted(Message, frozen=True):
@@ -534,6 +543,7 @@ AGENT_SAYS: Final = (
 BROKER_SAYS: Final = (Welcome, Resume, Run, Credit, Cancel, Ack, Beat, Goodbye, Enrolled, Renewed, Trust)
 WITH_PAYLOAD: Final = (Catalogue, Run, Chunk, Completed, Enrol, Recover, Enrolled, Renew, Renewed)
 RENEWAL: Final = "renewal"  # the feature of Renew, Renewed, Trust and Trusts
+GROUPS: Final = "groups"  # the feature of Run.settles; who has it also knows how old a Run is, by Run.said_s
 
 AnyMessage = (
     Hello

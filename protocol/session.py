@@ -25,6 +25,7 @@ from protocol.framing import Buffer
 from protocol.messages import (
     AGENT_SAYS,
     BROKER_SAYS,
+    GROUPS,
     RENEWAL,
     Accepted,
     Ack,
@@ -350,6 +351,8 @@ class Session:
         if following is None:
             raise RemoteProtocolError(f"{message.id}: {type(message).__name__} while it is {phase}")
         if isinstance(message, Run):
+            if message.settles and GROUPS not in self.features:
+                raise RemoteProtocolError(f"{message.id}: to be settled, without the feature {GROUPS!r}")
             talk = self._talks[message.id] = _Talk(message.epoch, following)
         elif talk is None:
             raise AssertionError("the table lets nothing but Run begin")

@@ -112,8 +112,8 @@ class Call:
         timeout_s: seconds until the work must have ended.
         epoch: of the attempt.
         fingerprint: of operation and parameters; tells a repeat of this command from another of the same id.
-        place: who works with the ledger, to be left there before a run; to be found there by ``find``, or it can't tell.
-            "" asks for neither.
+        place: a word for who works with the ledger: left there before a run, and wanted there by ``find``, which else
+            can't tell; "" asks for neither.
     """
 
     command_id: str

@@ -15,6 +15,7 @@ from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
+    GROUPS,
     Accepted,
     AnyMessage,
     Beat,
@@ -142,6 +143,7 @@ class Conversation:
         self._session = Session(Side.BROKER, own, now=time.monotonic())
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
+        self._welcomed_at = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<Conversation {self.peer.tenant}/{self.peer.agent} {self._session.stage}>"
@@ -155,6 +157,11 @@ class Conversation:
     def features(self) -> frozenset[str]:
         """What both sides can do besides; nothing before the greeting."""
         return self._session.features
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since Welcome; never 0, which would say nothing."""
+        return max(0.001, time.monotonic() - self._welcomed_at)
 
     def say(self, message: AnyMessage, payload: Buffer = b"") -> None:
         """Queue a message; without effect once the link has ended."""
@@ -289,11 +296,12 @@ class Conversation:
             return
         audit = await self._desk.audit(self)
         self.hello, self.given = hello, greeting.lineage
+        self._welcomed_at = time.monotonic()
         self._session.welcome(
             Welcome(
                 version=limits.VERSION,
                 release=self._release,
-                features=list(greeting.features),
+                features=[*greeting.features, *({GROUPS} & set(hello.features))],
                 limits=self._own,
                 tenant=self.peer.tenant,
                 agent=self.peer.agent,

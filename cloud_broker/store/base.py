@@ -287,6 +287,7 @@ class Finish:
     The final state of a command, written once.
 
     Attributes:
+        agent: whose word it is, if it is not that of the agent of the last attempt; ``epoch``, ``journal`` likewise.
         proof: as in ``Command``.
         by: who ended it, for the audit trail: ``agent:NAME``, or ``broker``.
         head: of the agent's journal then, as ``POSITION:HASH``, or "".
@@ -303,6 +304,9 @@ class Finish:
     proof: str = ""
     by: str = "broker"
     head: str = ""
+    agent: str = ""
+    epoch: int = 0
+    journal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

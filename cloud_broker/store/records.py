@@ -213,6 +213,9 @@ def bound_finish(tenant: str, command_id: str, finish: Finish) -> Bound:
         "warnings": _json(finish.warnings),
         "result": finish.result,
         "proof": finish.proof,
+        "agent": finish.agent,
+        "epoch": finish.epoch,
+        "journal": finish.journal,
     }
 
 

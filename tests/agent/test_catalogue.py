@@ -35,6 +35,8 @@ def test_every_operation_is_told_with_what_a_caller_needs() -> None:
         "version": "1",
         "signature_required": True,
         "allow": [],
+        "verify": None,
+        "settled_by": "ledger",
     }
     assert found["open-invoices"]["signature_required"] is False
 

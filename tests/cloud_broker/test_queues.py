@@ -5,32 +5,32 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_broker.queues import Order, Queue
+from cloud_broker.queues import Lane, Order, Queue
 
 
 def drain(queue: Queue) -> list[str]:
     out = []
-    while (head := queue.head(lambda connection: True)) is not None:
-        out.append(queue.pop(connection_of(head[2])))
+    while (head := queue.head(lambda lane: True)) is not None:
+        out.append(queue.pop(lane_of(head[2])))
     return out
 
 
-def connection_of(command_id: str) -> str:
-    return command_id[0]
+def lane_of(command_id: str) -> Lane:
+    return Lane(command_id[0])
 
 
 def test_first_come_first_served_across_connections() -> None:
     queue = Queue()
     for number, command_id in enumerate(["a1", "b1", "a2", "b2"]):
-        queue.put(connection_of(command_id), 0, number, command_id)
+        queue.put(lane_of(command_id), 0, number, command_id)
     assert drain(queue) == ["a1", "b1", "a2", "b2"]
 
 
 def test_a_busy_connection_is_passed_over() -> None:
     queue = Queue()
-    queue.put("a", 0, 1, "a1")
-    queue.put("b", 0, 2, "b1")
-    head = queue.head(lambda connection: connection != "a")
+    queue.put(Lane("a"), 0, 1, "a1")
+    queue.put(Lane("b"), 0, 2, "b1")
+    head = queue.head(lambda lane: lane.connection != "a")
     assert head is not None
     assert head[2] == "b1"
 
@@ -41,7 +41,7 @@ def test_what_leaves_is_what_was_put_and_not_removed_in_order(puts: list[tuple[s
     expected = []
     for number, (connection, priority, removed) in enumerate(puts):
         command_id = f"{connection}{number}"
-        queue.put(connection, priority, number, command_id)
+        queue.put(Lane(connection), priority, number, command_id)
         if removed:
             queue.remove(command_id)
         else:
@@ -52,9 +52,9 @@ def test_what_leaves_is_what_was_put_and_not_removed_in_order(puts: list[tuple[s
 
 def test_a_command_that_was_removed_may_be_put_again() -> None:
     queue = Queue()
-    queue.put("a", 0, 1, "a1")
+    queue.put(Lane("a"), 0, 1, "a1")
     queue.remove("a1")
-    queue.put("a", 0, 1, "a1")
+    queue.put(Lane("a"), 0, 1, "a1")
     assert drain(queue)[:1] == ["a1"]
 
 
@@ -78,8 +78,22 @@ def test_only_the_first_of_each_key_may_leave(keys: list[str], data: st.DataObje
 def test_commands_that_end_while_nobody_takes_any_leave_nothing_behind() -> None:
     queue = Queue()
     for number in range(5_000):
-        queue.put("erp", 0, number, f"cmd_{number}")
+        queue.put(Lane("erp"), 0, number, f"cmd_{number}")
         if number != 7:
             queue.remove(f"cmd_{number}")
     assert sum(map(len, queue._heaps.values())) < 2_500
     assert queue.head(lambda _: True) == (0, 7, "cmd_7")
+
+
+def test_a_lane_is_taken_out_as_a_whole() -> None:
+    queue = Queue()
+    old, new, other = Lane("erp", "v1"), Lane("erp", "v2"), Lane("erp", "w1")
+    for number in range(4):
+        queue.put(old if number % 2 else other, 0, number, f"cmd_{number}")
+    queue.remove("cmd_3")
+    assert queue.clear(old) == ["cmd_1"]
+    assert queue.clear(old) == []
+    queue.put(new, 0, 1, "cmd_1")
+    assert len(queue) == 3
+    assert [queue.pop(lane) for lane in (other, new, other)] == ["cmd_0", "cmd_1", "cmd_2"]
+    assert queue.head(lambda lane: True) is None

@@ -322,7 +322,7 @@ class OdbcDriver(Driver):
         try:
             self._dialect.begin(read_only=False, timeout_s=timeout_s)
             once.try_ledger()
-            if sign_in and call.place:
+            if sign_in and call.place and call.place != once.signed_in:
                 self._sign_in(once, call.place, timeout_s)
         except pyodbc.Error as exc:
             self._rollback()
@@ -342,8 +342,10 @@ class OdbcDriver(Driver):
         """Leave word that this agent works with the ledger, before anything that another one may have to find out."""
         self._rollback()
         self._dialect.begin(read_only=False, timeout_s=timeout_s)
-        if once.sign_in(place) and self._connection is not None:
+        once.sign_in(place)
+        if self._connection is not None:
             self._connection.commit()
+            once.signed_in = place
 
     def _ledger_runs(self) -> Once:
         if self._once is None:
@@ -388,8 +390,8 @@ class OdbcDriver(Driver):
             self._dialect.begin(read_only=False, timeout_s=statement_s)
             if call.place and not once.knows(call.place):
                 raise OutcomeUnknown(
-                    f"{call.operation}: the ledger {once.table} of this agent is not the one that the other worked with, "
-                    "or it never got to it"
+                    f"{call.operation}: the other agent has left no word in this agent's ledger {once.table}: it works "
+                    "with another database, or never got to it"
                 )
             found = once.find(call)
             if self._connection is not None:

@@ -36,6 +36,11 @@ What this rests on, database by database:
   matter, as all reads here lock. Oracle and Db2: a refused INSERT undoes itself alone, and the row is
   read under a lock. These three have not met a server yet.
 
+Agents of one group may ask what became of each other's runs. That this is the ledger that the lost run had to write to
+is seen by a row that its agent left, committed, before its first run (``sign_in``): its key is made of the agent's word
+for where its connection leads and of what the server says of itself. A copy of the database, another node of it, and an
+agent whose file leads elsewhere have no such row, and then ``find`` leaves everything as it is: it can't tell.
+
 Where the work itself can end a transaction (MariaDB's procedures, by COMMIT or by DDL), the row is committed as
 ``begun`` with the first part of it: it never runs again, and its outcome can't be told. Such work is refused beforehand
 where the database shows its text, and found out afterwards by a savepoint that is gone.
@@ -43,7 +48,9 @@ where the database shows its text, and found out afterwards by a savepoint that 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 import re
 import uuid
 from collections.abc import Callable
@@ -55,7 +62,7 @@ import pyodbc
 
 from agent.connectors.base import Call, Outputs, Piece, Rows, RowSet
 from agent.connectors.odbc.dialects import Query
-from agent.connectors.odbc.ledger_tables import LedgerTable
+from agent.connectors.odbc.ledger_tables import AGENT, LedgerTable
 from agent.errors import JournalConflict, NotHappened, OutcomeUnknown, SourceFailed
 from protocol import limits
 
@@ -204,6 +211,20 @@ class Ledger:
         if not self.finish(call, {}, []):
             return "a row was not changed; make the table as `outhaul-agent ledger sql` prints it"
         return ""
+
+    def sign_in(self, place: str) -> None:
+        """Leave word that an agent works with this ledger; to be committed."""
+        self._insert(self._presence(place), VOID)
+
+    def knows(self, place: str) -> bool:
+        """Whether an agent has left that word, here and not in a copy of this ledger."""
+        return self._read(self._presence(place).command_id) is not None
+
+    def _presence(self, place: str) -> Call:
+        server = self._texts.server
+        here = str(self._execute(Query(server, ())).fetchval()) if server else platform.node()
+        name = hashlib.sha256(f"{place}\n{here}".encode()).hexdigest()
+        return Call(f"agent-{name[:40]}", AGENT, b"", 1.0, fingerprint=name)
 
     def _insert(self, call: Call, state: str) -> Row | None:
         """Add a row; return the one that is there instead, locked."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_ID: Final = 64  # characters of a command's id, of a fingerprint and of an operation's name
+AGENT: Final = "(agent)"  # the operation of a row that says that an agent works with this ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class LedgerTable:
         take_over: makes a ``void`` row ``begun`` or newer: (state, attempt, command_id).
         finish: makes it ``done``: (outcome, command_id, attempt).
         rights: grants what the agent's account needs.
-        prune: removes rows that nobody can ask for any more.
+        prune: 90 days ago.
+        remove: removes rows of commands that nobody can ask for any more.
+        server: asks which database this is, of all servers: a copy of it is another; "" where it is a file.
     """
 
     create: str
@@ -55,12 +58,14 @@ class LedgerTable:
     )
     rights: str = "GRANT SELECT, INSERT, UPDATE ON {table} TO agents_account"
     prune: str = ""
+    remove: str = "DELETE FROM {table} WHERE written_at < {prune} AND operation <> '(agent)'"
     now: str = "CURRENT_TIMESTAMP"
+    server: str = ""
 
     def text(self, name: str, table: str) -> str:
         """Return one of the texts for ``table``."""
         text: str = getattr(self, name)
-        return text.replace("{table}", table).replace("{now}", self.now)
+        return text.replace("{table}", table).replace("{now}", self.now).replace("{prune}", self.prune)
 
 
 _COLUMNS: Final = "(command_id, fingerprint, operation, attempt, state, written_at)"
@@ -78,8 +83,9 @@ _POSTGRESQL: Final = LedgerTable(
     written_at  timestamptz NOT NULL
 )""",
     insert=_INSERT_UNLESS_THERE,
-    prune="DELETE FROM {table} WHERE written_at < now() - interval '90 days'",
+    prune="now() - interval '90 days'",
     now="clock_timestamp()",
+    server="SELECT current_database() || '/' || system_identifier FROM pg_control_system()",
 )
 _MARIADB: Final = LedgerTable(
     create="""CREATE TABLE {table} (
@@ -94,8 +100,9 @@ _MARIADB: Final = LedgerTable(
     # Not INSERT IGNORE, which would also take values that do not fit; and not a plain INSERT, whose failure leaves a
     # shared lock, with which two that meet a third one's row block each other.
     insert=_INSERT + " ON DUPLICATE KEY UPDATE attempt = attempt",
-    prune="DELETE FROM {table} WHERE written_at < utc_timestamp() - INTERVAL 90 DAY",
+    prune="utc_timestamp() - INTERVAL 90 DAY",
     now="utc_timestamp(6)",
+    server="SELECT concat(@@hostname, ':', @@port, '/', database())",
 )
 _SQLITE: Final = LedgerTable(
     create="""CREATE TABLE {table} (
@@ -111,7 +118,7 @@ _SQLITE: Final = LedgerTable(
     # The whole file is locked by the INSERT that came before.
     read="SELECT fingerprint, operation, attempt, state, outcome FROM {table} WHERE command_id = ?",
     rights="",
-    prune="DELETE FROM {table} WHERE written_at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-90 days')",
+    prune="strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-90 days')",
     now="strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
 )
 _SQLSERVER: Final = LedgerTable(
@@ -131,8 +138,9 @@ _SQLSERVER: Final = LedgerTable(
     "WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WITH (UPDLOCK, HOLDLOCK) WHERE t.command_id = v.command_id)",
     read="SELECT fingerprint, operation, attempt, state, outcome FROM {table} WITH (UPDLOCK, HOLDLOCK) "
     "WHERE command_id = ?",
-    prune="DELETE FROM {table} WHERE written_at < DATEADD(day, -90, SYSUTCDATETIME())",
+    prune="DATEADD(day, -90, SYSUTCDATETIME())",
     now="SYSUTCDATETIME()",
+    server="SELECT CONCAT(@@SERVERNAME, '/', DB_NAME())",
 )
 _ORACLE: Final = LedgerTable(
     create="""CREATE TABLE {table} (
@@ -147,8 +155,9 @@ _ORACLE: Final = LedgerTable(
     # A failed statement is undone alone; the transaction goes on.
     insert=_INSERT,
     raises_if_there=True,
-    prune="DELETE FROM {table} WHERE written_at < SYS_EXTRACT_UTC(SYSTIMESTAMP) - INTERVAL '90' DAY",
+    prune="SYS_EXTRACT_UTC(SYSTIMESTAMP) - INTERVAL '90' DAY",
     now="SYS_EXTRACT_UTC(SYSTIMESTAMP)",
+    server="SELECT SYS_CONTEXT('USERENV', 'DB_UNIQUE_NAME') || '/' || SYS_CONTEXT('USERENV', 'CON_NAME') FROM dual",
 )
 _DB2: Final = LedgerTable(
     create="""CREATE TABLE {table} (
@@ -164,8 +173,9 @@ _DB2: Final = LedgerTable(
     raises_if_there=True,
     read="SELECT fingerprint, operation, attempt, state, outcome FROM {table} WHERE command_id = ? "
     "WITH RS USE AND KEEP UPDATE LOCKS",
-    prune="DELETE FROM {table} WHERE written_at < CURRENT TIMESTAMP - CURRENT TIMEZONE - 90 DAYS",
+    prune="CURRENT TIMESTAMP - CURRENT TIMEZONE - 90 DAYS",
     now="CURRENT TIMESTAMP - CURRENT TIMEZONE",
+    server="SELECT CURRENT SERVER FROM SYSIBM.SYSDUMMY1",
 )
 
 LEDGER_TABLES: Final[dict[str, LedgerTable]] = {
@@ -195,6 +205,6 @@ def script(dialect: str, table: str) -> str:
     lines += [
         "-- Rows may be removed once nobody can ask for them: longer ago than the broker keeps commands, and no "
         "sooner than 90 days. From time to time:",
-        f"-- {texts.text('prune', table)};",
+        f"-- {texts.text('remove', table)};",
     ]
     return "\n".join(lines) + "\n"

@@ -28,6 +28,9 @@ class Once:
     """
     What makes the runs of one session happen once.
 
+    Attributes:
+        signed_in: the word that this session has left in the ledger, committed.
+
     Args:
         table: the connection's ``ledger``.
         execute: runs a statement under the timeout of the call at work.
@@ -48,6 +51,7 @@ class Once:
         self._ledger = Ledger(dialect.ledger, table, execute)
         self._vetted: set[str] = set()
         self._tried = False
+        self.signed_in = ""
 
     def vet(self, name: str, operation: SqlOperation | ProcedureOperation) -> None:
         """
@@ -76,6 +80,14 @@ class Once:
             if flaw:
                 raise SourceFailed(f"the ledger {self.table} {flaw}", touched=False)
             self._tried = True
+
+    def sign_in(self, place: str) -> None:
+        """As ``Ledger.sign_in``; ``signed_in`` is to be set once that is committed."""
+        self._ledger.sign_in(place)
+
+    def knows(self, place: str) -> bool:
+        """As ``Ledger.knows``."""
+        return self._ledger.knows(place)
 
     def refusal(self, operation: SqlOperation | ProcedureOperation) -> str:
         """Return why an operation can't be once, or ""."""

@@ -329,7 +329,9 @@ RETURNING correlation_id;
 -- finish --
 UPDATE commands SET
     state = :state, finished_at = :finished_at, outputs = :outputs, row_sets = :row_sets, error = :error,
-    warnings = :warnings, result = :result, proof = :proof
+    warnings = :warnings, result = :result, proof = :proof,
+    agent = CASE :agent WHEN '' THEN agent ELSE :agent END, epoch = max(epoch, :epoch),
+    journal = CASE :journal WHEN '' THEN journal ELSE :journal END
 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL
 RETURNING operation, effect, agent, epoch, journal, correlation_id;
 
