@@ -50,3 +50,11 @@ class SystemdNotifier(Notifier):
                 to.sendto(text.encode(), self._address)
         except OSError:
             pass  # there is nobody else to tell; a watchdog that hears nothing acts by itself
+
+
+def watchdog_s() -> float | None:
+    """Return in how many seconds systemd ends this process if it hears nothing; ``None`` if it never does."""
+    told, of = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not told.isdecimal() or of not in ("", str(os.getpid())):
+        return None
+    return int(told) / 1_000_000

@@ -10,8 +10,10 @@ from typing import Final
 
 from agent.errors import JournalUnavailable
 from agent.service.base import Nobody, Notifier
+from agent.service.notify import watchdog_s
 
-EVERY_S: Final = 5.0  # seconds between two looks; a watchdog of 30 s hears some
+EVERY_S: Final = 5.0  # seconds between two looks at most
+LOOKS: Final = 4.0  # in the time after which a watchdog bites
 JOURNAL_S: Final = 10.0  # seconds that a disk may take for one byte before it counts as hung
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class Pulse:
         journal: Callable[[], Awaitable[None]],
         link: Callable[[], str | None],
         line: Callable[[], str],
-        every_s: float = EVERY_S,
+        every_s: float | None = None,
         journal_s: float = JOURNAL_S,
     ) -> None:
         """
@@ -41,12 +43,13 @@ class Pulse:
             journal: returns once the journal's writer and its disk have answered.
             link: returns what hangs of the link, ``None`` if nothing does.
             line: returns how the agent is, for people.
+            every_s: seconds between two looks; by default as the watchdog wants them.
         """
         self._notifier = notifier
         self._journal = journal
         self._link = link
         self._line = line
-        self._every_s = every_s
+        self._every_s = every_s if every_s is not None else _every_s()
         self._journal_s = journal_s
         self._asked: asyncio.Task[None] | None = None
         self._told: str | None = None
@@ -101,10 +104,15 @@ async def alive_meanwhile(notifier: Notifier) -> AsyncIterator[None]:
     async def say() -> None:
         while True:
             notifier.alive()
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(_every_s())
 
     saying = asyncio.create_task(say(), name="say that it lives")
     try:
         yield
     finally:
         saying.cancel()
+
+
+def _every_s() -> float:
+    bites_s = watchdog_s()
+    return EVERY_S if bites_s is None else min(EVERY_S, bites_s / LOOKS)
