@@ -14,6 +14,7 @@ import click
 from agent import RELEASE
 from agent.cli_check import check
 from agent.cli_control import pause, resume, status
+from agent.cli_diagnostics import diagnostics
 from agent.cli_identity import identity as identity_command
 from agent.cli_journal import journal
 from agent.cli_ledger import ledger
@@ -75,7 +76,7 @@ cli.add_command(identity_command)
 cli.add_command(journal)
 cli.add_command(ledger)
 cli.add_command(service)
-for command in (check, status, pause, resume, selfcheck):
+for command in (check, diagnostics, status, pause, resume, selfcheck):
     cli.add_command(command)
 
 

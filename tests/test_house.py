@@ -21,6 +21,7 @@ HOUSE: Final = (*PROGRAMS, "installer", "config", "tests", "bench")
 DEFERRED: Final = {
     "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
     "agent.cli_check": "`--help` and `run` start without what only a check needs",
+    "agent.cli_diagnostics": "`--help` and `run` start without what only these need",
     "agent.cli_control": "`--help` and `run` start without what only these commands need",
     "agent.cli_identity": "other commands start without what reads certificates",
     "agent.cli_journal": "other commands start without what reads the journal",
@@ -56,7 +57,7 @@ DEFERRED: Final = {
 # An implementation and who may name it: the file that joins a program, or a table; all others know `base.py` only.
 IMPLEMENTATIONS: Final = {
     # Its reader of SQL says which parameters a statement has; its texts of the ledger are printed.
-    "agent.connectors.odbc": {"agent.config_checks", "agent.cli_ledger"},
+    "agent.connectors.odbc": {"agent.config_checks", "agent.cli_ledger", "agent.diagnostics"},
     "agent.connectors.file": set[str](),
     "agent.connectors.soap": set[str](),
     "agent.connectors.synthetic": {"agent.app"},
