@@ -51,6 +51,10 @@ missing_packages() {
     # For the fault lab: what was on the disk when the power went, and clocks that jump.
     have strace || echo strace
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
+    # For the agent on Windows: its MSI, and a Windows to install it on.
+    have wine && have wineserver || echo wine wine64
+    have x86_64-w64-mingw32-gcc || echo gcc-mingw-w64-x86-64-win32
+    have wixl && have msibuild || echo wixl msitools
 }
 
 install_packages() { # package...
