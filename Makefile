@@ -1,6 +1,6 @@
 # What there is to do here; each target installs what it needs. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench faults soak fuzz lint format lock audit build
+.PHONY: help setup demo test bench faults soak fuzz lint format lock audit build images
 
 PY := .venv/bin/python
 ONCE ?=
@@ -11,6 +11,8 @@ MINUTES ?= 10
 RENEWALS ?= 1000
 SERVICE ?= pypi
 WORKERS ?= 3
+BASE ?=
+ENGINE ?= $(shell command -v buildah || command -v docker || echo docker)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,3 +62,8 @@ audit: setup ## is a package that we lock known to be vulnerable? asks PyPI (SER
 
 build: setup ## wheel, sdist, a bill of materials (CycloneDX) for each program and their SHA-256, of HEAD, in dist/
 	@$(PY) -m config.dev.build
+
+images: build ## container images of broker and agent, by buildah or docker; BASE=image to begin with another Debian
+	@for program in broker agent; do \
+	  $(ENGINE) build -f installer/container/$$program.Containerfile $(if $(BASE),--build-arg BASE=$(BASE)) \
+	    -t outhaul-$$program . || exit 1; done
