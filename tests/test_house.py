@@ -61,7 +61,12 @@ IMPLEMENTATIONS: Final = {
     "agent.connectors.file": set[str](),
     "agent.connectors.soap": set[str](),
     "agent.connectors.synthetic": {"agent.app"},
-    "agent.journal.file": {"agent.app", "agent.cli_journal", "agent.selfcheck"},  # the latter reads the same folder
+    "agent.journal.file": {
+        "agent.app",
+        "agent.cli_journal",
+        "agent.diagnostics",
+        "agent.selfcheck",
+    },  # the latter reads the same folder
     # All but the first dial without the stages.
     "agent.link.websocket": {
         "agent.identity.renewal",
