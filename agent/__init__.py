@@ -5,7 +5,7 @@ from typing import Final, NoReturn
 from agent import discretion
 from protocol.start import start
 
-RELEASE: Final = "0.1.0"
+RELEASE: Final = "0.2.0"
 
 
 def main() -> NoReturn:

@@ -4,7 +4,7 @@ from typing import Final, NoReturn
 
 from protocol.start import start
 
-RELEASE: Final = "0.1.0"
+RELEASE: Final = "0.2.0"
 
 
 def main() -> NoReturn:
