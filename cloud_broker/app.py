@@ -149,7 +149,8 @@ async def _listening(
         router.revoke(scope, agent)
         return found
 
-    admission = Admission(store, trust, renewals, terms, notary)
+    two_replace = "replace_agent" in settings.approvals.required
+    admission = Admission(store, trust, renewals, terms, notary, two_replace=two_replace)
     commands = Commands(store, router, results, settings.limits.open_commands)
     dead_letters = DeadLetters(store, commands)
     replay_runs = ReplayRuns(store, dead_letters)

@@ -35,9 +35,11 @@ SCOPES: Final = {
     "bulk_replay": "dead-letters:write",
     "resolve": "dead-letters:write",
     "revoke": "agents:write",
+    "replace_agent": "agents:write",
     "mapping_approval": "mappings:approve",
 }
 
+PAGE: Final = 100  # approvals that are looked at together
 DONE_S: Final = 10.0  # seconds that who approved waits to hear what came of it
 OWNERS: Final = "Keys say whose they are: `outhaul-broker key create --owner NAME`; so do tokens of an OpenID provider."
 
@@ -131,6 +133,24 @@ class Approvals:
         if found is None:
             raise ApprovalNotFound(f"There is no approval {approval_id!r}.")
         return found
+
+    async def granted(self, scope: Scope, key: Credential, act: str, target: str) -> list[Approval]:
+        """Return what was approved of what the person behind a key asked for, and has not expired yet."""
+        now, cursor = time.time(), None
+        found: list[Approval] = []
+        while True:
+            page = await self._store.approvals(scope, "done", cursor, PAGE)
+            found += [
+                one
+                for one in page.items
+                if (one.act, one.target) == (act, target)
+                and one.expires_at > now
+                and _person(one.owner) == _person(key.owner)
+            ]
+            # The newest come first, so what follows has expired too.
+            if page.next is None or page.items[-1].expires_at <= now:
+                return found
+            cursor = page.next
 
     async def approve(self, scope: Scope, key: Credential, approval_id: str, note: str = "") -> Approval:
         """

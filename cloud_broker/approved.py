@@ -50,7 +50,18 @@ def acts(store: Store, dead_letters: DeadLetters, runs: ReplayRuns, revoke_agent
         await revoke_agent(scope, agent.name, caller(approval.by))
         return f"{agent.name} is revoked"
 
-    return {"resolve": resolve, "bulk_replay": bulk_replay, "revoke": revoke}
+    async def replace_agent(scope: Scope, approval: Approval) -> str:
+        # The token itself is not made here: what came of an act is for everybody to read, and a token is for one.
+        if not replaces(approval, await store.agent(scope, _asked(approval)["agent"])):
+            raise Conflict("The agent has enrolled anew or was revoked since; ask again if it is still to be replaced.")
+        return f"{approval.owner} gets the token by asking for it again"
+
+    return {"resolve": resolve, "bulk_replay": bulk_replay, "revoke": revoke, "replace_agent": replace_agent}
+
+
+def replaces(approval: Approval, agent: Agent | None) -> bool:
+    """Whether it is this enrolment of an agent that somebody approved to be replaced."""
+    return agent is not None and agent.revoked_at is None and enrolment(agent) == _asked(approval)["enrolment"]
 
 
 def enrolment(agent: Agent) -> str:

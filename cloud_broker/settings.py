@@ -364,8 +364,10 @@ class RetrySettings(Model):
 class ApprovalSettings(Model):
     """``[approvals]``: what one person asks for and another decides on."""
 
-    required: tuple[Literal["bulk_replay", "resolve", "revoke", "mapping_approval"], ...] = Field(
-        (), description="Acts that need a second person: bulk_replay, resolve, revoke (of agents), mapping_approval."
+    required: tuple[Literal["bulk_replay", "resolve", "revoke", "replace_agent", "mapping_approval"], ...] = Field(
+        (),
+        description="Acts that need a second person: bulk_replay, resolve, revoke (of agents), replace_agent (tokens "
+        "for agents that are enrolled), mapping_approval.",
     )
     expire: Seconds = Field(
         86_400.0, ge=1, le=30 * 86_400, description="How long an act waits for somebody to decide on it."

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Path, Request, Response
 
 from cloud_broker.api import headers
 from cloud_broker.api.approvals import ApprovalView, asked
-from cloud_broker.api.auth import caller
+from cloud_broker.api.auth import Caller, caller
 from cloud_broker.api.bodies import Body, answer, read
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import Services, services
 from cloud_broker.api.views import AgentView, ListView, OperationView, TokenView, agent_view, time_text
-from cloud_broker.approved import enrolment
+from cloud_broker.approved import enrolment, replaces
 from cloud_broker.errors import (
     AgentNotFound,
     ContentTypeUnsupported,
@@ -25,6 +25,7 @@ from cloud_broker.errors import (
     TenantSuspended,
 )
 from cloud_broker.identity.tokens import DEFAULT_TTL_S, MAX_TTL_S
+from cloud_broker.store.approvals import Approval
 from cloud_broker.store.base import Agent
 from cloud_broker.tenants import NAME, Scope
 
@@ -108,8 +109,17 @@ async def operations(request: Request, name: AgentName) -> Response:
     **describe(
         "Create a token for an agent",
         scope="agents:write",
-        answers={201: ("Shown now and never again.", TokenView)},
-        problems=[TenantSuspended, ContentTypeUnsupported, StoreUnavailable],
+        answers={
+            201: ("Shown now and never again.", TokenView),
+            202: ("Where two people are wanted to replace an agent: ask again once it is approved.", ApprovalView),
+        },
+        problems=[
+            TenantSuspended,
+            ContentTypeUnsupported,
+            SecondPersonNeeded,
+            IdempotencyKeyReused,
+            StoreUnavailable,
+        ],
         body=NewToken,
         example=TOKEN_EXAMPLE,
     ),
@@ -123,7 +133,12 @@ async def create_token(request: Request, name: AgentName) -> Response:
             raise RequestInvalid(f"{what}: wants 1 to 64 letters, digits, '.', '_' and '-', found {text[:80]!r}.")
     if not 0 < wanted.ttl <= MAX_TTL_S:
         raise RequestInvalid(f"ttl: wants more than 0 and at most {MAX_TTL_S:.0f} seconds, found {wanted.ttl:g}.")
-    token, expires_at = await services(request).issue_token(who.scope, name, wanted.group, wanted.ttl, who.key.actor)
+    there = services(request)
+    if there.approvals.wanted("replace_agent"):
+        waiting = await _replacing(request, there, who, name)
+        if waiting is not None:
+            return asked(waiting)
+    token, expires_at = await there.issue_token(who.scope, name, wanted.group, wanted.ttl, who.key.actor)
     return answer(TokenView(token, time_text(expires_at)), 201)
 
 
@@ -154,6 +169,26 @@ async def revoke(request: Request, name: AgentName) -> Response:
         )
     await there.revoke_agent(who.scope, name, who.key.actor)
     return answer(_view(there, who.scope, await _agent(there, who.scope, name)))
+
+
+async def _replacing(request: Request, there: Services, who: Caller, name: str) -> Approval | None:
+    """Return what waits for a second person; ``None`` where there is nobody to replace, or it was approved."""
+    agent = await there.store.agent(who.scope, name)
+    if agent is None or agent.revoked_at is not None:
+        return None
+    target = f"agent:{name}"
+    granted = await there.approvals.granted(who.scope, who.key, "replace_agent", target)
+    if any(replaces(one, agent) for one in granted):
+        return None
+    return await there.approvals.ask(
+        who.scope,
+        who.key,
+        "replace_agent",
+        target,
+        f"a token to replace the agent {name}",
+        {"agent": name, "enrolment": enrolment(agent)},
+        headers.idempotency_key(request.headers.getlist("idempotency-key")),
+    )
 
 
 async def _agent(there: Services, scope: Scope, name: str) -> Agent:

@@ -59,7 +59,7 @@ class ApprovalView(msgspec.Struct, frozen=True):
     An act that one person asked for and another decides on.
 
     Attributes:
-        act: bulk_replay, resolve, revoke or mapping_approval.
+        act: bulk_replay, resolve, revoke, replace_agent or mapping_approval.
         target: what it is done to, such as command:ID or agent:NAME; null for many.
         summary: the act in words.
         request: all that was asked for.

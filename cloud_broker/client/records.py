@@ -215,7 +215,8 @@ class Approval(Record, frozen=True, kw_only=True):
     An act that one person asked for and another decides on.
 
     Attributes:
-        act: ``bulk_replay``, ``resolve``, ``revoke`` or ``mapping_approval``; ``summary`` says it in words.
+        act: ``bulk_replay``, ``resolve``, ``revoke``, ``replace_agent`` or ``mapping_approval``; ``summary`` says it
+            in words.
         state: ``open``, ``approved`` while it is done, ``done``, ``failed``, ``refused``, ``withdrawn`` or ``expired``.
         owner: who asked; ``decided_owner`` who decided.
         result: what came of it, in words.

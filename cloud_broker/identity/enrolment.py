@@ -13,6 +13,7 @@ from typing import Final
 from cloud_broker.identity.authority import DEFAULT_TERMS, Authority, Terms
 from cloud_broker.identity.certificates import CertificateInvalid, end_of, same_key
 from cloud_broker.store.base import Agent, Store, Token
+from cloud_broker.tenants import Scope
 from protocol.messages import Enrol, Enrolled
 
 SECRET_BYTES: Final = 32  # bytes of chance in a token
@@ -88,6 +89,7 @@ async def enrol(
     wrong: WrongSecrets = _WRONG_SECRETS,
     terms: Terms = DEFAULT_TERMS,
     agent: str | None = None,
+    two_replace: bool = False,
 ) -> tuple[Enrolled, bytes]:
     """
     Return the answer and the certificate (DER) for an agent that shows a token.
@@ -101,6 +103,8 @@ async def enrol(
         wrong: counts wrong secrets; one for the process unless a test gives its own.
         terms: of the certificate.
         agent: the name under which the token must be; ``None`` where only the token has it.
+        two_replace: whether two people are wanted to replace an agent; then a token that is older than the enrolment
+            of the agent that is there, and so was made without asking a second person, replaces none.
 
     Raises:
         EnrolmentRefused: with the reason for the person at the agent.
@@ -118,6 +122,8 @@ async def enrol(
         raise EnrolmentRefused(f"a request id wants 1 to {MAX_REQUEST_CHARS} characters")
     try:
         if token.spent_at is None:
+            if two_replace:
+                await _spare(store, token)
             issued = await _first(store, authority, token, message.request, csr, now, terms)
             if issued is not None:
                 return issued
@@ -126,6 +132,15 @@ async def enrol(
         return _again(token, message.request, csr)
     except CertificateInvalid as exc:
         raise EnrolmentRefused(str(exc)) from exc
+
+
+async def _spare(store: Store, token: Token) -> None:
+    there = await store.agent(Scope(token.tenant), token.agent)
+    if there is not None and there.revoked_at is None and token.created_at <= there.enrolled_at:
+        raise EnrolmentRefused(
+            f"the agent {token.agent} has enrolled since this token was made, and two people are wanted to replace it; "
+            f"{_NEW_TOKEN}, which a second person approves"
+        )
 
 
 async def _first(

@@ -42,11 +42,14 @@ class Admission:
         renewals: Renewals,
         terms: Terms = DEFAULT_TERMS,
         notary: Notary | None = None,
+        *,
+        two_replace: bool = False,
     ) -> None:
         self._store = store
         self._trust = trust
         self._renewals = renewals
         self._terms = terms
+        self._two_replace = two_replace
         self.wrong = WrongSecrets()
         self._notary = notary or Notary(store.note_soon)
 
@@ -134,6 +137,7 @@ class Admission:
             wrong=self.wrong,
             terms=self._terms,
             agent=agent,
+            two_replace=self._two_replace,
         )
         return msgspec.structs.replace(answer, authorities=self._trust.bundle), certificate
 

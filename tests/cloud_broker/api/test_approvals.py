@@ -22,7 +22,7 @@ from tests.cloud_broker.api.broker import Broker, running
 from tests.cloud_broker.api.dead import ACME, failed, in_doubt
 
 FOUND = {"found": "happened", "who": "Ada", "note": "invoice 9"}
-EVERYTHING = ApprovalSettings(required=("bulk_replay", "resolve", "revoke", "mapping_approval"))
+EVERYTHING = ApprovalSettings(required=("bulk_replay", "resolve", "revoke", "replace_agent", "mapping_approval"))
 
 
 @pytest.fixture
@@ -273,6 +273,49 @@ async def test_an_agent_is_revoked_by_two_unless_it_has_enrolled_anew(broker: Br
     assert agent is not None
     assert agent.revoked_at is not None
     assert (await ada.post("/v1/agents/plant-1/revoke")).status_code == 200
+
+
+async def test_a_token_for_an_agent_that_is_there_wants_two_and_is_good_for_one_replacement(
+    broker: Broker, ada: httpx2.AsyncClient
+) -> None:
+    tokens = "/v1/agents/plant-1/tokens"
+    async with (
+        broker.client(await broker.key("acme", "agents:write", owner="Bob")) as bob,
+        broker.client(await broker.key("acme", "agents:write")) as nobody,
+        broker.client(await broker.key("other", "agents:write", owner="Ada")) as elsewhere,
+    ):
+        assert (await ada.post("/v1/agents/plant-new/tokens")).status_code == 201
+        assert (await elsewhere.post("/v1/agents/plant-new/tokens")).status_code == 201
+        assert (await nobody.post(tokens)).json()["code"] == "second_person_needed"
+        first = await ada.post(tokens)
+        assert (first.status_code, (await ada.post(tokens)).json()["id"]) == (202, first.json()["id"])
+        assert (await ada.post(first.json()["links"]["approve"])).json()["code"] == "second_person_needed"
+        done = await bob.post(first.json()["links"]["approve"])
+        assert done.json()["state"] == "done"
+
+        # It is for who asked, and nothing of it is in what others can read.
+        assert (await bob.post(tokens)).status_code == 202
+        given = await ada.post(tokens)
+        assert given.status_code == 201
+        assert given.json()["token"] not in done.text
+
+        await _enrol_anew(broker)
+        again = await ada.post(tokens)
+        assert again.status_code == 202
+        await _enrol_anew(broker)
+        stale = await bob.post(again.json()["links"]["approve"])
+        assert stale.json()["state"] == "failed"
+
+        await broker.store.revoke_agent(ACME, "plant-1", time.time())
+        assert (await ada.post(tokens)).status_code == 201
+
+
+async def _enrol_anew(broker: Broker) -> None:
+    now = time.time()
+    token = Token(f"tok_{now}", "acme", "plant-1", None, now, now + 60)
+    await broker.store.add_token(token, str(now).encode())
+    anew = Agent("acme", "plant-1", None, f"{now}", now + 86_400, now)
+    assert await broker.store.spend_token(token.id, anew, "req", b"der", now)
 
 
 async def test_what_was_approved_before_a_crash_is_done_after_it_and_once(

@@ -127,6 +127,27 @@ async def test_a_token_of_before_brings_no_revoked_agent_back(store: SqliteStore
     assert agent.revoked_at == NOW + 2
 
 
+async def test_where_two_replace_an_agent_a_spare_token_from_before_replaces_none(
+    store: SqliteStore, authority: Authority
+) -> None:
+    for name, made_at in (("spare", NOW), ("approved", NOW + 2)):
+        token = Token(f"tok_{name}", "acme", "plant-1", "east", made_at, NOW + 3600)
+        await store.add_token(token, hashlib.sha256(name.encode()).digest())
+    request = a_request()
+    first = await enrol(store, authority, message(), request, NOW + 1, two_replace=True)
+    # An answer that was lost is given again all the same.
+    assert await enrol(store, authority, message(), request, NOW + 2, two_replace=True) == first
+
+    with pytest.raises(EnrolmentRefused, match="a second person approves"):
+        await enrol(store, authority, message("r2", "spare"), a_request(), NOW + 3, two_replace=True)
+
+    await enrol(store, authority, message("r3", "approved"), a_request(), NOW + 3, two_replace=True)
+    agent = await store.agent(Scope("acme"), "plant-1")
+    assert agent is not None
+    assert agent.enrolled_at == NOW + 3
+    await enrol(store, authority, message("r2", "spare"), a_request(), NOW + 4)
+
+
 async def test_a_damaged_request_does_not_spend_the_token(store: SqliteStore, authority: Authority) -> None:
     with pytest.raises(EnrolmentRefused, match="signing request"):
         await enrol(store, authority, message(), b"garbage", NOW)
