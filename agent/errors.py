@@ -105,6 +105,8 @@ class LinkError(AgentError):
         retry_after_s: seconds that the other side wants us to wait; 0 says nothing about it.
         trouble: the kind, a key of ``agent.link.failures.TROUBLES``; "" where it is none of them.
         floor_s: seconds that pass at least before the next dial.
+        found: what was found: the text without the fix.
+        fix: what to do about it, which also ends the text; "" where that stands nowhere by itself.
     """
 
     code = "link_lost"
@@ -118,12 +120,15 @@ class LinkError(AgentError):
         retry_after_s: float = 0.0,
         trouble: str = "",
         floor_s: float = 0.0,
+        fix: str = "",
     ) -> None:
-        super().__init__(message)
+        super().__init__(f"{message}; {fix}" if fix else message)
         self.stage = stage
         self.retry_after_s = retry_after_s
         self.trouble = trouble
         self.floor_s = floor_s
+        self.found = message
+        self.fix = fix
 
 
 class LinkRefused(LinkError):

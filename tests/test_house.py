@@ -29,6 +29,8 @@ DEFERRED: Final = {
     "agent.cli_service": "a table: the service manager of the system it runs on",
     "agent.cli_options": "pydantic takes longer to load than `--help` should take",
     "agent.identity.keys": "cryptography is needed to open keys, not to show their public halves",
+    "agent.link.login": "NTLM's and Negotiate's library costs 17 MiB, and most proxies ask for neither",
+    "agent.link.routes": "what only Windows has",
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
     "agent.identity.own_identity": "cryptography's X.509 is large, and only for an operator's own certificates",
     "agent.identity.recovery": "cryptography's X.509 is large, and needed only when a certificate has run out",
@@ -88,6 +90,7 @@ LIBRARIES: Final = {
     "lxml": ("agent.connectors",),
     "keyring": ("agent.secrets",),
     "python_socks": ("agent.link",),
+    "spnego": ("agent.link.login",),
     "websockets": ("agent.link", "cloud_broker.link", "cloud_broker.app"),
     "fastapi": ("cloud_broker.api",),
     "starlette": ("cloud_broker.api",),
@@ -286,7 +289,7 @@ def test_every_module_has_a_noun_of_its_own() -> None:
 
 @pytest.mark.parametrize("module", ["agent.app", "agent.cli"])
 def test_the_agents_own_process_loads_no_heavy_library(module: str) -> None:
-    heavy = ("cryptography.x509", "keyring", "zeep", "rich", "pyodbc", "lxml", "requests")
+    heavy = ("cryptography.x509", "keyring", "zeep", "rich", "pyodbc", "lxml", "requests", "spnego")
     code = f"import {module}, sys; print(*(name for name in {heavy!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

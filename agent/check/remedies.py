@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.connectors.base import Finding
+from agent.link.failures import TROUBLES, in_general
 
 NOT_TRIED: Final = "not-tried"
 
@@ -247,11 +248,20 @@ REMEDIES: Final[dict[str, Remedy]] = {
         "correct call, service, port or columns; the message lists what the WSDL has",
     ),
     # --- network
+    "network.proxy-setting": Remedy(
+        "The proxy that the file or the system names can't be used: its URL can't be read, or its password is missing.",
+        "correct link.proxy, or set the secret that it names",
+    ),
     "network.unreachable": Remedy(
         "The broker can't be reached, or refused this agent; the message says how far it came.",
         "see the message; the agent itself tries again by itself",
     ),
 }
+
+
+REMEDIES.update(
+    {f"network.{name}": Remedy(in_general(found.means), in_general(found.fix)) for name, found in TROUBLES.items()}
+)
 
 
 def not_tried(subject: str, first: str, *, stage: str = "") -> Finding:

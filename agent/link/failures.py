@@ -328,9 +328,25 @@ TROUBLES: Final[dict[str, Trouble]] = {
 def trouble(name: str, *, retry_after_s: float = 0.0, **facts: object) -> LinkError:
     """Return what to raise for one of ``TROUBLES``, with its fields filled in."""
     found = TROUBLES[name]
-    text = f"{found.says}; {found.fix}".format_map(facts)
     kind = LinkRefused if found.refused else LinkError
-    return kind(text, stage=found.stage, retry_after_s=retry_after_s, trouble=name, floor_s=found.floor_s)
+    return kind(
+        found.says.format_map(facts),
+        stage=found.stage,
+        retry_after_s=retry_after_s,
+        trouble=name,
+        floor_s=found.floor_s,
+        fix=found.fix.format_map(facts),
+    )
+
+
+def in_general(text: str) -> str:
+    """Return a text of the table as the manual has it: each field in capitals."""
+    return text.format_map(_Names())
+
+
+class _Names(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return name.upper()
 
 
 def short(exc: BaseException) -> str:

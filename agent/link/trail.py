@@ -20,6 +20,9 @@ class Trail:
         scheme: the one used.
         proxy_s: seconds from TCP to the tunnel.
         tls_s: seconds for TLS.
+        tls: version and cipher.
+        issuer: who signed the broker's certificate, for people.
+        not_after: end of the broker's certificate, seconds since 1970; 0 where it is not known.
         http_s: seconds from TLS to the websocket.
     """
 
@@ -32,4 +35,7 @@ class Trail:
     scheme: str = ""
     proxy_s: float | None = None
     tls_s: float | None = None
+    tls: str = ""
+    issuer: str = ""
+    not_after: float = 0.0
     http_s: float | None = None

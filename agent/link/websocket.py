@@ -100,7 +100,10 @@ class _Dial(connect):
         if tls is None:
             raise ConnectionResetError("the connection was cut during TLS")
         self._at("http")
-        self.certificate = tls.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
+        shown: ssl.SSLObject = tls.get_extra_info("ssl_object")
+        self.certificate = shown.getpeercert(binary_form=True) or b""
+        if self.trail is not None:
+            _note_tls(self.trail, shown)
         connection.connection_made(tls)
         return connection
 
@@ -425,15 +428,26 @@ def _keep_socket_short(connection: ClientConnection) -> None:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
+def _note_tls(trail: Trail, shown: ssl.SSLObject) -> None:
+    certificate: dict[str, Any] = shown.getpeercert() or {}
+    names = [f"{key}={value}" for part in certificate.get("issuer", ()) for key, value in part]
+    trail.tls = _tls_of(shown)
+    trail.issuer = ", ".join(name.replace("commonName=", "CN=") for name in names)
+    trail.not_after = ssl.cert_time_to_seconds(certificate["notAfter"]) if "notAfter" in certificate else 0.0
+
+
+def _tls_of(shown: ssl.SSLObject) -> str:
+    cipher = shown.cipher()
+    return f"{shown.version()} {cipher[0] if cipher else ''}".strip()
+
+
 def _peer_of(connection: ClientConnection, url: str, proxy: str) -> Peer:
     host, port = (connection.remote_address or ("?", 0))[:2]
-    tls: ssl.SSLObject = connection.transport.get_extra_info("ssl_object")
-    cipher = tls.cipher()
     return Peer(
         url=url,
         address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         proxy=proxy,
-        tls=f"{tls.version()} {cipher[0] if cipher else ''}".strip(),
+        tls=_tls_of(connection.transport.get_extra_info("ssl_object")),
     )
 
 

@@ -23,7 +23,8 @@ from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.link.entrance import Entrance
 from cloud_broker.link.identification import Identification, NotFromHere
 from cloud_broker.link.lobby import Guest, Lobby
-from protocol import limits
+from cloud_broker.link.measure import Measuring
+from protocol import limits, measure
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ async def listen(
     Serve agents until the context is left; yields the port.
 
     At ``/prove`` an agent learns whether it would be let in with a certificate: it is told who it is, and nothing
-    changes.
+    changes. At ``/measure`` it learns how fast the line is.
 
     Args:
         who: tells who is at the other end.
@@ -119,12 +120,13 @@ async def listen(
 
     # Who was let in; a connection that ends before it is handled takes its entry with it.
     peers: WeakKeyDictionary[ServerConnection, Peer] = WeakKeyDictionary()
+    measuring = Measuring()
 
     async def before(connection: ServerConnection, request: Request) -> Response | None:
         path = request.path.partition("?")[0]
         if path == "/enrol":
             return None
-        if path not in ("/link", "/prove"):
+        if path not in ("/link", "/prove", measure.PATH):
             return connection.respond(HTTPStatus.NOT_FOUND, "Outhaul: agents come in at /link, enrolment at /enrol.\n")
         try:
             peer = who.peer(*_where(connection), _seen(connection), request.headers)
@@ -155,6 +157,8 @@ async def listen(
         peer = peers.get(connection)
         if peer is not None and path == "/prove":
             await _prove(connection, peer)
+        elif peer is not None and path == measure.PATH:
+            await measuring.serve(transport, peer)
         elif peer is not None:
             await converse(transport, peer)
 
