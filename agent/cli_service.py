@@ -23,7 +23,9 @@ def service() -> None:
 @service.command()
 @click.option("--account", help="Another one than the service's own; on Windows also a gMSA: DOMAIN\\NAME$.")
 @click.option(
-    "--config", type=click.Path(dir_okay=False, path_type=Path), help="The operator's file; default: the system's."
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The operator's file; default: the service's, or the system's.",
 )
 @json_option
 def install(account: str | None, config: Path | None, as_json: bool) -> None:
@@ -33,7 +35,10 @@ def install(account: str | None, config: Path | None, as_json: bool) -> None:
     Wants an administrator. On Linux it also lets the service write to the folders of the file's connections: do it
     again after a change of those. A step that fails takes back what was made before it.
     """
-    _told(_manager().install((config or system_file()).absolute(), account), "all of it was there", as_json)
+    manager = _manager()
+    if config is None:
+        config = Path(manager.status().config or system_file())  # one that is there keeps its file
+    _told(manager.install(config.absolute(), account), "all of it was there", as_json)
 
 
 @service.command()
