@@ -29,6 +29,7 @@ from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
 from cloud_broker.identity import tokens
+from cloud_broker.identity.authorities import remove_dropped
 from cloud_broker.identity.authority import Terms
 from cloud_broker.identity.renewals import Renewals
 from cloud_broker.identity.trust import Trust
@@ -98,6 +99,7 @@ async def _serve(settings: Settings) -> None:
 async def running(settings: Settings) -> AsyncIterator[Services]:
     """Start a broker; it is stopped when the context is left."""
     trust = Trust.of(settings)
+    await asyncio.to_thread(_tidy_authorities, settings)
     store = open_store(settings)
     await store.open()
     try:
@@ -269,6 +271,17 @@ async def _look_again(router: Router, admission: Admission) -> None:
         refusal = await admission.standing(link.peer)
         if refusal is not None:
             link.end("expired" if link.peer.not_after <= time.time() else "revoked", refusal)
+
+
+def _tidy_authorities(settings: Settings) -> None:
+    """Remove what a drop that was cut off has left; a broker without that right serves all the same."""
+    try:
+        removed = remove_dropped(settings.data_dir)
+    except OSError as exc:
+        log.error("%s: the key of a dropped authority can't be removed: %s", exc.filename, exc.strerror or exc)
+        return
+    if removed:
+        log.warning("removed what was left of a dropped authority: %s", ", ".join(removed))
 
 
 def _context(settings: Settings, trust: Trust, hosts: list[str]) -> ssl.SSLContext:

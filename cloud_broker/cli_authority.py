@@ -37,6 +37,8 @@ def authority() -> None:
 @with_settings
 def status(settings: Settings, out: Out) -> None:
     """Tell which authorities there are, and how many agents have come along."""
+    # What a drop that was cut off left, such as the old key.
+    removed = authorities.remove_dropped(settings.data_dir)
     there = Authorities.load(settings.data_dir)
     found, tokens = _look(settings, there)
     ours = [
@@ -56,6 +58,7 @@ def status(settings: Settings, out: Out) -> None:
         "do_not_trust_all": list(found.untold),
         "have_no_newest": list(found.unrenewed),
         "open_tokens": tokens,
+        "removed": removed,
     }
     lines = [f"{one['fingerprint']}  until {one['not_after']}{'  issues' if one['issues'] else ''}" for one in ours]
     lines.append(f"{found.trusting} of {found.agents} agents trust {'both' if len(ours) == 2 else 'it'}")
@@ -64,6 +67,8 @@ def status(settings: Settings, out: Out) -> None:
     behind = found.unrenewed if there.phase == "switched" else found.untold
     if behind:
         lines.append(f"not yet: {_names(behind)}")
+    if removed:
+        lines.append(f"removed what was left of a dropped one: {', '.join(removed)}")
     lines.append(_NEXT[there.phase])
     out.facts(document, "\n".join(lines))
 

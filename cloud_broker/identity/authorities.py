@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
 
-from cloud_broker.identity.authority import FIRST, Authority, write_whole
+from cloud_broker.identity.authority import FIRST, Authority, sync_folder, write_whole
 from cloud_broker.identity.certificates import CertificateInvalid
 
 STATE_FILE: Final = "authority.json"
 _NAME: Final = re.compile(r"ca(-[1-9]\d{0,5})?")
+_FILE: Final = re.compile(rf"({_NAME.pattern})\.(crt|key)(\.[0-9a-f]{{8}}\.tmp)?")  # half written ones as well
 
 
 class WrongPhase(Exception):
@@ -77,9 +79,8 @@ def add(folder: Path, now: float) -> Authority:
         WrongPhase: a change has begun already.
     """
     there = _in_phase(folder, "steady")
-    number = 2 if there.issuing.name == FIRST else int(there.issuing.name.partition("-")[2]) + 1
-    name = f"{FIRST}-{number}"
-    _tidy(folder, {there.issuing.name})
+    name = f"{FIRST}-{_number(there.issuing.name) + 1}"
+    _remove(folder, lambda left: left != there.issuing.name)  # of an earlier change that was cut off
     made = Authority.create(folder, now, name)
     _keep(folder, [there.issuing, made], there.issuing)
     return made
@@ -101,14 +102,31 @@ def drop(folder: Path) -> Authority:
     """
     End a change: trust the old authority no more, and remove its key.
 
+    First it is forgotten, then removed: whatever ends in between, the next start or ``remove_dropped`` does the rest.
+
     Raises:
         WrongPhase: the new one does not issue yet.
     """
     there = _in_phase(folder, "switched")
     old = there.trusted[0]
     _keep(folder, [there.issuing], there.issuing)
-    _tidy(folder, {there.issuing.name})
+    remove_dropped(folder)
     return old
+
+
+def remove_dropped(folder: Path) -> list[str]:
+    """
+    Remove what is left of authorities that were dropped; return the names of the files.
+
+    One that is being added meanwhile is left alone, for it is younger than all that are trusted.
+
+    Raises:
+        CertificateInvalid: which are trusted can't be read.
+        OSError: a file can't be removed.
+    """
+    names, _ = _state(folder)
+    oldest = min(map(_number, names))
+    return _remove(folder, lambda name: _number(name) < oldest)
 
 
 def are_in(folder: Path) -> bool:
@@ -116,11 +134,19 @@ def are_in(folder: Path) -> bool:
     return (folder / STATE_FILE).exists() or (folder / f"{FIRST}.crt").exists()
 
 
-def _tidy(folder: Path, names: set[str]) -> None:
-    """Remove authorities that are not among ``names``, also those that an earlier change left half way."""
-    for path in folder.glob(f"{FIRST}*"):
-        if _NAME.fullmatch(path.stem) and path.suffix in (".crt", ".key") and path.stem not in names:
-            path.unlink(missing_ok=True)
+def _remove(folder: Path, gone: Callable[[str], bool]) -> list[str]:
+    """Remove the files of authorities whose name says so, keys first; return their names."""
+    paths = [path for path in folder.glob(f"{FIRST}*") if (found := _FILE.fullmatch(path.name)) and gone(found[1])]
+    for path in sorted(paths, key=lambda path: ".key" not in path.name):
+        path.unlink(missing_ok=True)
+    if paths:
+        sync_folder(folder)
+    return sorted(path.name for path in paths)
+
+
+def _number(name: str) -> int:
+    """Return which one it is, from 1 on."""
+    return 1 if name == FIRST else int(name.partition("-")[2])
 
 
 def _in_phase(folder: Path, wanted: str) -> Authorities:

@@ -296,9 +296,14 @@ def write_whole(path: Path, data: bytes, mode: int) -> None:
     except BaseException:  # Ctrl-C too: half a key is nobody's, and would lie there for ever
         temporary.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what changed of the names in a folder survive the loss of power."""
     if os.name == "posix":  # Windows can't flush a folder; its file system does so by itself
-        folder = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)

@@ -7,7 +7,10 @@ import base64
 import contextlib
 import hashlib
 import json
+import shutil
 import ssl
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +93,70 @@ def test_an_add_that_was_cut_off_is_done_again(folder: Path) -> None:
     Authority.create(folder, NOW, "ca-2")  # its files are there, and no state names them
     made = authorities.add(folder, NOW)
     assert Authorities.load(folder).trusted[1].fingerprint == made.fingerprint
+
+
+# Ends the process as a kill does, before the nth of all changes to the folder.
+KILLED = """
+import os, sys
+from pathlib import Path
+from cloud_broker.identity import authorities
+left = int(sys.argv[2])
+def watch(event, args):
+    global left
+    if event in ("os.remove", "os.rename") or (event == "open" and isinstance(args[0], str) and args[2] & os.O_CREAT):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+sys.dont_write_bytecode = True
+sys.addaudithook(watch)
+authorities.drop(Path(sys.argv[1]))
+"""
+
+
+def test_a_drop_that_is_killed_at_any_point_leaves_no_key_for_long(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    new = authorities.add(folder, NOW)
+    authorities.switch(folder)
+    points, code = 0, 9
+    while code == 9:
+        copy = Path(shutil.copytree(folder, tmp_path_factory.mktemp("killed") / "data"))
+        code = subprocess.run([sys.executable, "-c", KILLED, copy, str(points)], check=False, timeout=60).returncode
+        # It is trusted still and all is there, or the next look removes it.
+        removed = authorities.remove_dropped(copy)
+        there = Authorities.load(copy)
+        if there.phase == "switched":
+            assert (removed, code) == ([], 9)
+            authorities.drop(copy)
+        assert Authorities.load(copy).issuing.fingerprint == new.fingerprint
+        left = {path.name for path in copy.iterdir() if path.suffix != ".tmp"}
+        assert left == {"authority.json", "ca-2.crt", "ca-2.key"}
+        points += 1
+    assert code == 0
+    # Before the state is written, before it counts, before the key goes, before the certificate goes, and never.
+    assert points == 5
+
+
+def test_what_is_being_added_is_not_taken_for_left_over(folder: Path) -> None:
+    Authority.create(folder, NOW, "ca-2")
+    (folder / "ca-2.key.0123abcd.tmp").write_bytes(b"half")
+    assert authorities.remove_dropped(folder) == []
+    authorities.add(folder, NOW)
+    assert names(folder) == ["authority.json", "ca-2.crt", "ca-2.key", "ca.crt", "ca.key"]
+
+
+async def test_a_broker_that_starts_removes_what_a_drop_left(tmp_path: Path) -> None:
+    async with broker(tmp_path):
+        pass
+    data = tmp_path / "data"
+    old = {name: (data / name).read_bytes() for name in ("ca.key", "ca.crt")}
+    authorities.add(data, time.time())
+    authorities.switch(data)
+    authorities.drop(data)
+    for name, content in old.items():
+        (data / name).write_bytes(content)
+    async with broker(tmp_path):
+        assert not any((data / name).exists() for name in old)
 
 
 @pytest.mark.parametrize(
