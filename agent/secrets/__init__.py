@@ -21,12 +21,12 @@ def open_store(settings: Settings, base_dir: Path = Path()) -> SecretStore:
     Raises:
         SecretError: there is none on this machine.
     """
-    # Imported here: keyring and cryptography cost 20 MiB and 60 ms, which an agent without secrets need not pay.
-    from agent.secrets.keyring_store import KeyringStore, system_keyring
-
+    # Imported here: keyring and cryptography cost 20 MiB and 60 ms, and no agent needs both.
     service = f"outhaul-agent:{settings.agent}"
     if settings.secrets.store == "keyring":
-        return KeyringStore(system_keyring(), service)
-    from agent.secrets.vault import VaultKeyring, VaultStore
+        from agent.secrets.keyring_store import KeyringStore, system_keyring
 
-    return VaultStore(VaultKeyring(base_dir / settings.state_dir), service)
+        return KeyringStore(system_keyring(), service)
+    from agent.secrets.vault import VaultStore
+
+    return VaultStore(base_dir / settings.state_dir, service)

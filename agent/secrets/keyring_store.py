@@ -61,7 +61,7 @@ class KeyringStore(SecretStore):
             self._backend.set_password(self._service, _NAMES, text)
 
     def _check_size(self, name: str, value: str) -> None:
-        if sys.platform == "win32" and len(value) > WINDOWS_CHARS and type(self) is KeyringStore:
+        if sys.platform == "win32" and len(value) > WINDOWS_CHARS:
             raise SecretError(
                 f"{name}: Windows keeps at most {WINDOWS_CHARS} characters, found {len(value)}; "
                 'use store = "vault" in [secrets]'

@@ -13,19 +13,17 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from keyring.backend import KeyringBackend
-from keyring.errors import PasswordDeleteError
 
 from agent import durable_file
 from agent.errors import SecretError
-from agent.secrets.keyring_store import KeyringStore
+from agent.secrets.base import SecretStore, check
 from agent.secrets.master_key import master_key, source_for_new
 
 FORMAT: Final = "outhaul-vault-1"
@@ -58,51 +56,49 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-class VaultKeyring(KeyringBackend):
-    """A keyring over the file ``secrets.vault`` in ``folder``; safe between processes."""
+class VaultStore(SecretStore):
+    """The secrets of one service in the file ``secrets.vault`` in ``folder``; safe between processes."""
 
-    # Never found by keyring's own search: the vault is opened by name, with its folder.
-    priority = -1.0
-
-    def __init__(self, folder: Path = Path()) -> None:
-        # Not super().__init__(): it would set our attributes from environment variables.
+    def __init__(self, folder: Path, service: str) -> None:
         self._folder = folder
         self._path = folder / "secrets.vault"
+        self._service = service
 
-    def get_password(self, service: str, username: str) -> str | None:
-        """Return the value, or ``None``."""
+    def get(self, name: str) -> str | None:
+        check(name)
         if not self._path.exists():
             return None
         with self._locked():
             vault = self._read()
-            entry = vault["entries"].get(service, {}).get(username)
+            entry = vault["entries"].get(self._service, {}).get(name)
             if entry is None:
                 return None
-            return _open(self._key(vault), entry, _bound(service, username), f"{self._path}: {username}").decode()
+            return _open(self._key(vault), entry, _bound(self._service, name), f"{self._path}: {name}").decode()
 
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Keep the value."""
+    def set(self, name: str, value: str) -> None:
+        check(name, value)
         with self._locked():
             vault = self._read()
             key = self._key(vault)
-            entries = vault["entries"].setdefault(service, {})
-            entries[username] = _close(key, password.encode(), _bound(service, username))
+            entries = vault["entries"].setdefault(self._service, {})
+            entries[name] = _close(key, value.encode(), _bound(self._service, name))
             self._write(vault)
 
-    def delete_password(self, service: str, username: str) -> None:
-        """Forget the value; ``PasswordDeleteError`` if there is none."""
+    def delete(self, name: str) -> bool:
+        check(name)
         with self._locked():
             vault = self._read()
-            if vault["entries"].get(service, {}).pop(username, None) is None:
-                raise PasswordDeleteError(f"no secret has the name {username!r}")
-            self._write(vault)
+            there = vault["entries"].get(self._service, {}).pop(name, None) is not None
+            if there:
+                self._write(vault)
+        return there
 
-    def names(self, service: str) -> list[str]:
-        """Return the names of a service, sorted; names are not encrypted."""
+    def names(self) -> list[str]:
+        """Return all names, sorted; they are not encrypted."""
         if not self._path.exists():
             return []
         with self._locked():
-            return sorted(self._read()["entries"].get(service, {}))
+            return sorted(self._read()["entries"].get(self._service, {}))
 
     def _key(self, vault: dict[str, Any]) -> bytes:
         key = master_key(vault["key"], self._folder, create="proof" not in vault)
@@ -167,20 +163,6 @@ class VaultKeyring(KeyringBackend):
             yield
         finally:
             os.close(descriptor)  # which ends the lock
-
-
-class VaultStore(KeyringStore):
-    """The vault as a store; it knows its own names."""
-
-    def __init__(self, vault: VaultKeyring, service: str) -> None:
-        super().__init__(vault, service)
-        self._vault = vault
-
-    def names(self) -> list[str]:
-        return self._vault.names(self._service)
-
-    def _note(self, names: Collection[str]) -> None:
-        return
 
 
 def _bound(service: str, name: str) -> bytes:

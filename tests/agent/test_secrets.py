@@ -19,7 +19,7 @@ from agent.errors import SecretError
 from agent.secrets import SecretStore, open_store, resolve, resolve_url, secret_names
 from agent.secrets import master_key as keys
 from agent.secrets.keyring_store import KeyringStore
-from agent.secrets.vault import VaultKeyring, VaultStore
+from agent.secrets.vault import VaultStore
 from agent.settings import OdbcConnection, Secrets, Settings, SoapAuth, SoapConnection
 
 
@@ -46,7 +46,7 @@ class KeyringInMemory(keyring.backend.KeyringBackend):
 
 
 def vault(folder: Path, service: str = "s") -> VaultStore:
-    return VaultStore(VaultKeyring(folder), service)
+    return VaultStore(folder, service)
 
 
 @pytest.fixture(params=["vault", "keyring"])

@@ -23,7 +23,6 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from keyring.errors import KeyringError
 from lxml import etree
 
 from agent import config_file, exact_json, parameters, patterns, pauses
@@ -36,7 +35,7 @@ from agent.connectors.soap.wsdl import Wsdl
 from agent.errors import ConfigError, ContentInvalid, EnrolmentError, ParametersInvalid, SecretError, ValueUnreadable
 from agent.identity import authorities, enrolment
 from agent.journal import disk, frames, reading, records
-from agent.secrets.vault import VaultKeyring
+from agent.secrets.vault import VaultStore
 from agent.settings import DropOperation, FileFormat, Param, SyntheticOperation
 from cloud_broker import catalogues
 from cloud_broker import settings as broker_settings
@@ -370,13 +369,14 @@ def vault(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "secrets.vault").write_bytes(data)
-        ring = VaultKeyring(folder)
+        store = VaultStore(folder, "s")
         for act in (
-            lambda: ring.names("s"),
-            lambda: ring.get_password("s", "n"),
-            lambda: ring.set_password("s", "n", "v"),
+            lambda: store.names(),
+            lambda: store.get("n"),
+            lambda: store.set("n", "v"),
+            lambda: store.delete("n"),
         ):
-            with contextlib.suppress(SecretError, KeyringError):
+            with contextlib.suppress(SecretError):
                 act()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.secrets.base import SecretStore
-from agent.secrets.vault import VaultKeyring, VaultStore
+from agent.secrets.vault import VaultStore
 from agent.settings import Settings
 from cloud_broker.identity.authority import DEFAULT_TERMS, Authority
 from cloud_broker.identity.certificates import TRUST_DOMAIN
@@ -144,4 +144,4 @@ def settings_of(state_dir: Path, *, agent: str = AGENT, proxy: str = "none") -> 
 def secrets_in(state_dir: Path) -> SecretStore:
     """The agent's vault."""
     state_dir.mkdir(parents=True, exist_ok=True)
-    return VaultStore(VaultKeyring(state_dir), "outhaul-agent:test")
+    return VaultStore(state_dir, "outhaul-agent:test")
