@@ -95,8 +95,10 @@ def not_ours(folder: Path) -> str:
             if looked > LOOKED_AT:
                 return ""
             try:
-                if stat.S_ISREG(path.lstat().st_mode):
-                    os.close(os.open(path, os.O_RDWR))
+                mode = path.lstat().st_mode
+                if stat.S_ISREG(mode):
+                    # Some are read only on purpose, such as the key of the vault.
+                    os.close(os.open(path, os.O_RDWR if mode & stat.S_IWUSR else os.O_RDONLY))
             except FileNotFoundError:
                 continue  # a running agent took it away
             except OSError as exc:
