@@ -7,7 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.link.backoff import BASE_S, CAP_S, REFUSED_CAP_S, RETRY_AFTER_CAP_S, Backoff
+from agent.link.backoff import BASE_S, CAP_S, FLOOR_CAP_S, REFUSED_CAP_S, RETRY_AFTER_CAP_S, Backoff
+from agent.link.failures import TROUBLES
 
 HISTORY = st.lists(
     st.tuples(
@@ -67,3 +68,22 @@ def test_a_link_that_comes_up_and_dies_at_once_is_dialled_ever_more_slowly() -> 
 def test_the_brokers_wish_is_obeyed_within_a_fifth(wish_s: float, chance: random.Random) -> None:
     delay = Backoff(chance.random).next_delay(retry_after_s=wish_s)
     assert 0.8 * wish_s <= delay <= 1.2 * wish_s * (1 + 1e-9)
+
+
+def test_what_locks_accounts_waits_for_minutes_each_time_and_never_for_ever() -> None:
+    """A directory locks an account after some five wrong passwords in half an hour."""
+    backoff = Backoff(lambda: 0.0)
+    floor_s = TROUBLES["proxy-refused-login"].floor_s
+    assert sum(backoff.next_delay(refused=True, floor_s=floor_s) for _ in range(5)) >= 1_500
+    assert Backoff(lambda: 0.999).next_delay(floor_s=1e9) < FLOOR_CAP_S + BASE_S
+
+
+def test_a_day_of_trouble_of_each_kind_is_dialled_seldom() -> None:
+    """On a clock of its own: how often an agent dials in a day in which nothing is mended."""
+    for name, trouble in TROUBLES.items():
+        backoff, now, dials = Backoff(lambda: 0.5), 0.0, 0
+        while now < 86_400:
+            now += backoff.next_delay(refused=trouble.refused, floor_s=trouble.floor_s)
+            dials += 1
+        least, most = (150, 400) if trouble.refused else (1_500, 3_500)
+        assert (least <= dials <= most) or (trouble.floor_s >= 300 and dials >= 80), (name, dials)

@@ -12,7 +12,7 @@ import pytest
 from agent.errors import ConfigError, LinkError, LinkRefused, SecretError
 from agent.identity.enrolment import enroll
 from agent.link.base import Transport
-from agent.link.proxy import Proxy
+from agent.link.proxy import Proxy, exempt
 from agent.link.routes import Routes
 from agent.link.websocket import WebsocketDialer
 from agent.secrets import SecretStore
@@ -95,6 +95,37 @@ def test_no_proxy_knows_networks(
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", exempt)
     assert (proxy_for(f"wss://{host}:8443", "system", secrets) is None) is straight
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "port", "matches"),
+    [
+        ("broker.example.com", "broker.example.com", 8443, True),
+        ("broker.example.com", "BROKER.example.com.", 8443, True),
+        ("example.com", "broker.example.com", 8443, True),
+        (".example.com", "broker.example.com", 8443, True),
+        ("*.example.com", "broker.example.com", 8443, True),
+        ("ample.com", "broker.example.com", 8443, False),
+        ("broker.example.com:8443", "broker.example.com", 8443, True),
+        ("broker.example.com:443", "broker.example.com", 8443, False),
+        ("10.*", "10.1.2.3", 8443, True),
+        ("10.1.2.3", "10.1.2.3", 8443, True),
+        ("10.1.2.3:8443", "10.1.2.3", 8443, True),
+        ("10.1.0.0/16", "10.1.2.3", 8443, True),
+        ("10.2.0.0/16", "10.1.2.3", 8443, False),
+        ("fd00::/8", "fd00::5", 8443, True),
+        ("[fd00::5]", "fd00::5", 8443, True),
+        ("[fd00::5]:8443", "fd00::5", 8443, True),
+        ("<local>", "broker", 8443, True),
+        ("<local>", "broker.example.com", 8443, False),
+        ("https://broker.example.com", "broker.example.com", 8443, True),
+        ("*", "anything", 1, True),
+        ("", "anything", 1, False),
+        ("10.0.0.0/99", "10.1.2.3", 8443, False),
+    ],
+)
+def test_an_exception_matches_what_it_says(entry: str, host: str, port: int, matches: bool) -> None:
+    assert exempt(host, port, ["other.org", entry]) is matches
 
 
 def test_none_goes_past_the_systems_proxy(monkeypatch: pytest.MonkeyPatch, secrets: SecretStore) -> None:
