@@ -24,7 +24,6 @@ from agent.identity import held as identity
 from agent.identity.certificates import Pending
 from agent.identity.exchange import Refused, exchange
 from agent.identity.held import PASSPHRASE, Identity
-from agent.identity.lineage import Lineage
 from agent.link.routes import Routes
 from agent.secrets import SecretStore
 from agent.settings import Settings
@@ -88,17 +87,24 @@ async def enroll(
         SecretError: the store of secrets can't be used.
     """
     token = parse_token(token_text)
-    with _written_in(state_dir):
+    with written_in(state_dir):
         pending = await asyncio.to_thread(_prepare, settings, token, secrets, state_dir, force)
     answer, certificate = await _ask(token, pending, Routes.of(settings.link, base_dir), secrets)
-    with _written_in(state_dir):
+    with written_in(state_dir):
         return await asyncio.to_thread(_keep, token, pending, answer, certificate, secrets, state_dir)
 
 
 @contextlib.contextmanager
-def _written_in(state_dir: Path) -> Iterator[None]:
+def written_in(state_dir: Path) -> Iterator[None]:
+    """Say what to do where an identity can't be written: ``EnrolmentError`` in place of ``OSError``."""
     try:
         yield
+    except succession.Busy as exc:
+        raise EnrolmentError(
+            f"{exc.filename}: another program changes this agent's identity right now, such as the running agent that "
+            "renews its certificate; give the same command again in a minute. If it stays so, stop the agent's "
+            "service, enrol, and start it again"
+        ) from exc
     except OSError as exc:
         raise EnrolmentError(
             f"{exc.filename or state_dir}: can't be read or written ({exc.strerror or exc}); "
@@ -191,7 +197,7 @@ def _keep(
 ) -> Identity:
     issued = certificates.checked(der, pending.key, token.tenant, token.agent)
     trusted = authorities.authorities_in(answer.authorities) if answer.authorities else [token.ca]
-    succession.write_beside(
+    succession.replace_all(
         state_dir,
         issued,
         key_pem=pending.key_pem,
@@ -199,9 +205,4 @@ def _keep(
         url=token.url,
         obtained_at=time.time(),
     )
-    before = identity.current_serial(state_dir)
-    succession.put_in_force(state_dir, issued.serial)
-    Lineage(state_dir).reset()
-    # The one before stays, as a running agent may be reading it.
-    succession.clear(identity.identity_folder(state_dir), keep={issued.serial, before})
     return identity.load(state_dir, secrets)

@@ -5,25 +5,56 @@ is kept until the broker took the new one.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import re
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent import durable_file
 from agent.identity.authorities import pem_of
 from agent.identity.held import Identity, current_serial, identity_folder, of_serial, other_serial
+from agent.identity.lineage import Lineage
+from agent.journal.lock import lock_soon
 
 if TYPE_CHECKING:
     from agent.identity.certificates import Issued  # what it needs is large, and a running agent seldom wants it
 
 _SERIAL: Final = re.compile(r"[0-9a-f]{40}")
 REQUESTS: Final = ("pending", "renewal")  # folders of requests that have not ended
+LOCK: Final = "lock"  # in the folder of identities; held by who changes them
+WAIT_S: Final = 10.0  # seconds to wait for that; a change takes milliseconds
 # What is looked at must be so still when it is changed: the link and the renewal do so side by side.
 _ONE_AT_A_TIME: Final = threading.Lock()
+
+
+class Busy(OSError):
+    """Another program changes the identity, and for longer than that takes."""
+
+
+@contextlib.contextmanager
+def _changing(state_dir: Path) -> Iterator[None]:
+    """
+    Change identities as the only one: an agent that runs renews, while somebody enrols with another process.
+
+    Raises:
+        OSError: they can't be changed now.
+    """
+    path = identity_folder(state_dir) / LOCK
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _ONE_AT_A_TIME:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not lock_soon(descriptor, WAIT_S):
+                raise Busy(errno.EAGAIN, "another program changes this agent's identity", str(path))
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def keep_authorities(state_dir: Path, identity: Identity, authorities: Sequence[bytes]) -> None:
@@ -34,9 +65,10 @@ def keep_authorities(state_dir: Path, identity: Identity, authorities: Sequence[
         OSError: they can't be written.
     """
     data = pem_of(authorities)
-    serials = {identity.serial, other_serial(state_dir) or identity.serial}
-    for serial in serials:
-        durable_file.write(identity_folder(state_dir) / serial / "ca.crt", data, 0o600)
+    with _changing(state_dir):
+        serials = {identity.serial, other_serial(state_dir) or identity.serial}
+        for serial in serials:
+            durable_file.write(identity_folder(state_dir) / serial / "ca.crt", data, 0o600)
 
 
 def write_beside(
@@ -54,6 +86,31 @@ def write_beside(
     Raises:
         OSError: it can't be written.
     """
+    with _changing(state_dir):
+        return _write(state_dir, issued, key_pem, authorities, url, obtained_at)
+
+
+def replace_all(
+    state_dir: Path, issued: Issued, *, key_pem: bytes, authorities: Sequence[bytes], url: str, obtained_at: float
+) -> None:
+    """
+    Write an identity as ``write_beside`` does, put it in force, and clear the others away.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    with _changing(state_dir):
+        _write(state_dir, issued, key_pem, authorities, url, obtained_at)
+        before = current_serial(state_dir)
+        put_in_force(state_dir, issued.serial)
+        Lineage(state_dir).reset()
+        # The one before stays, as a running agent may be reading it.
+        clear(identity_folder(state_dir), keep={issued.serial, before})
+
+
+def _write(
+    state_dir: Path, issued: Issued, key_pem: bytes, authorities: Sequence[bytes], url: str, obtained_at: float
+) -> Identity:
     folder = identity_folder(state_dir) / issued.serial
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     facts = {
@@ -95,7 +152,7 @@ def switch(state_dir: Path, before: str, after: str) -> bool:
     Raises:
         OSError: it can't be written.
     """
-    with _ONE_AT_A_TIME:
+    with _changing(state_dir):
         whole = (identity_folder(state_dir) / after / "identity.json").exists()
         if current_serial(state_dir) != before or not whole:
             return False
@@ -115,7 +172,7 @@ def go_back(state_dir: Path, refused: str) -> str | None:
     Raises:
         OSError: it can't be written.
     """
-    with _ONE_AT_A_TIME:
+    with _changing(state_dir):
         other = other_serial(state_dir)
         if other is None or current_serial(state_dir) != refused:
             return None
@@ -130,7 +187,7 @@ def settle(state_dir: Path, serial: str) -> None:
     Raises:
         OSError: it can't be written; it waits for the next time.
     """
-    with _ONE_AT_A_TIME:
+    with _changing(state_dir):
         # Without another there is nothing that was replaced; what lies beside may be a renewal under way.
         if current_serial(state_dir) == serial and other_serial(state_dir) is not None:
             put_in_force(state_dir, serial)

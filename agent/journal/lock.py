@@ -44,8 +44,14 @@ def held(state_dir: Path) -> bool:
     return False
 
 
-def _lock_soon(descriptor: int) -> bool:
-    deadline = time.monotonic() + WAIT_S
+def lock_soon(descriptor: int, wait_s: float) -> bool:
+    """
+    Lock an open file until it is closed; return False if another holds it for longer than ``wait_s``.
+
+    Raises:
+        OSError: it can't be locked.
+    """
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             _lock(descriptor)
@@ -76,7 +82,7 @@ class FolderLock:
                 "is its own and its disk has space"
             ) from exc
         try:
-            there = not _lock_soon(self._descriptor)
+            there = not lock_soon(self._descriptor, WAIT_S)
         except OSError as exc:
             os.close(self._descriptor)
             raise ConfigError(

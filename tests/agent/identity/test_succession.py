@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from agent import durable_file
-from agent.identity import certificates, succession
+from agent.errors import EnrolmentError
+from agent.identity import certificates, enrolment, succession
 from agent.identity import held as identity
 from cloud_broker.identity.authority import Authority
 
@@ -92,7 +95,7 @@ def test_what_else_is_in_the_folder_stays(top: Path) -> None:
     assert succession.go_back(top, B) == A
     succession.settle(top, A)
     left = {path.name for path in (top / "identity").iterdir()}
-    assert left == {A, "keys", "current"}
+    assert left == {A, "keys", "current", "lock"}
 
 
 def test_a_renewal_that_is_under_way_is_not_cleared_away(top: Path) -> None:
@@ -113,7 +116,7 @@ def test_a_request_goes_with_what_came_of_it(top: Path) -> None:
     (top / "identity" / "renewal").mkdir()
     succession.switch(top, A, B)
     succession.settle(top, B)
-    assert {path.name for path in (top / "identity").iterdir()} == {B, "current"}
+    assert {path.name for path in (top / "identity").iterdir()} == {B, "current", "lock"}
 
 
 def test_a_full_disk_leaves_what_is_in_force(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +155,77 @@ def test_an_identity_that_is_replaced_while_it_is_read_is_read_again(
     assert found is not None
     assert found.serial == B
     assert seen == [A, B]
+
+
+# Renews again and again, as a running agent does: the two identities change places, and the one before is cleared away.
+RENEWING = """
+import sys
+from pathlib import Path
+from agent.identity import certificates, succession
+from agent.identity import held
+top, made = Path(sys.argv[1]), Path(sys.argv[2])
+print("ready", flush=True)
+while not (top / "enough").exists():
+    before = held.current_serial(top)
+    for path in sorted(made.iterdir()):
+        issued = certificates.Issued((path / "crt").read_bytes(), path.name, "acme", "plant-1", 0.0, 4e9)
+        key_pem = (path / "key").read_bytes()
+        succession.write_beside(
+            top, issued, key_pem=key_pem, authorities=[], url="wss://b.example.com:1", obtained_at=1.0
+        )
+        if before and before != path.name and succession.switch(top, before, path.name):
+            succession.settle(top, path.name)
+        before = held.current_serial(top)
+"""
+
+
+def test_enrolling_while_another_process_renews_mixes_nothing(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "broker", time.time())
+    made: list[tuple[certificates.Issued, bytes]] = []
+    for number in range(4):
+        found, key_pem = issued(authority, tmp_path / "pending" / str(number))
+        made.append((found, key_pem))
+        if number >= 2:
+            folder = tmp_path / "made" / found.serial
+            folder.mkdir(parents=True)
+            (folder / "crt").write_bytes(found.pem)
+            (folder / "key").write_bytes(key_pem)
+    top = tmp_path / "agent"
+
+    def enrol(number: int) -> None:
+        found, key_pem = made[number]
+        succession.replace_all(
+            top, found, key_pem=key_pem, authorities=[], url="wss://b.example.com:1", obtained_at=1.0
+        )
+
+    enrol(0)
+    command = [sys.executable, "-c", RENEWING, str(top), str(tmp_path / "made")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as renewing:
+        assert renewing.stdout is not None
+        assert renewing.stdout.readline() == "ready\n"
+        for turn in range(60):
+            enrol(turn % 2)
+            who = identity.find(top)
+            assert who is not None
+            assert {path.name for path in who.folder.iterdir()} == {"agent.key", "agent.crt", "ca.crt", "identity.json"}
+        (top / "enough").touch()
+        assert renewing.wait(timeout=60) == 0
+    by_serial = {found.serial: key_pem for found, key_pem in made}
+    last = identity.find(top)
+    assert last is not None
+    assert last.key.read_bytes() == by_serial[last.serial]
+
+
+def test_who_finds_the_identity_held_is_told_what_to_do(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    succession.put_in_force(top, A)
+    monkeypatch.setattr(succession, "WAIT_S", 0.1)
+    holding = "import sys; from agent.journal.lock import lock_soon; import os\n"
+    holding += "assert lock_soon(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), 1.0); print('held', flush=True); input()"
+    command = [sys.executable, "-c", holding, str(top / "identity" / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(EnrolmentError, match=r"in a minute.*stop the agent's service"), enrolment.written_in(top):
+            succession.switch(top, A, B)
+        holder.communicate("\n", timeout=20)
+    assert succession.switch(top, A, B)
