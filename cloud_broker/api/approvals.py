@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -15,6 +16,7 @@ from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import services
 from cloud_broker.api.views import ListView, time_or_none, time_text
 from cloud_broker.approvals import SCOPES, state_of
+from cloud_broker.callers.credentials import Credential
 from cloud_broker.errors import (
     ApprovalNotFound,
     Conflict,
@@ -24,6 +26,7 @@ from cloud_broker.errors import (
     StoreUnavailable,
 )
 from cloud_broker.store.approvals import Approval, State
+from cloud_broker.tenants import Scope
 
 MAX_NOTE_CHARS: Final = 1_000
 MAX_PAGE: Final = 200  # approvals in one part of a list
@@ -145,9 +148,7 @@ async def look(request: Request, approval_id: ApprovalId) -> Response:
 )
 async def approve(request: Request, approval_id: ApprovalId) -> Response:
     """Let an act be done, as another person than the one who asked. It takes the scope that the act itself takes."""
-    who = await caller(request, DECIDERS)
-    note = await _note(request)
-    return answer(approval_view(await services(request).approvals.approve(who.scope, who.key, approval_id, note)))
+    return await _decided(request, approval_id, services(request).approvals.approve)
 
 
 @router.post(
@@ -163,9 +164,7 @@ async def approve(request: Request, approval_id: ApprovalId) -> Response:
 )
 async def refuse(request: Request, approval_id: ApprovalId) -> Response:
     """Decide that an act is not done, as another person than the one who asked."""
-    who = await caller(request, DECIDERS)
-    note = await _note(request)
-    return answer(approval_view(await services(request).approvals.refuse(who.scope, who.key, approval_id, note)))
+    return await _decided(request, approval_id, services(request).approvals.refuse)
 
 
 @router.post(
@@ -181,9 +180,7 @@ async def refuse(request: Request, approval_id: ApprovalId) -> Response:
 )
 async def withdraw(request: Request, approval_id: ApprovalId) -> Response:
     """Take back what one asked for oneself."""
-    who = await caller(request, DECIDERS)
-    note = await _note(request)
-    return answer(approval_view(await services(request).approvals.withdraw(who.scope, who.key, approval_id, note)))
+    return await _decided(request, approval_id, services(request).approvals.withdraw)
 
 
 def asked(approval: Approval) -> Response:
@@ -214,8 +211,11 @@ def approval_view(approval: Approval) -> ApprovalView:
     )
 
 
-async def _note(request: Request) -> str:
+async def _decided(
+    request: Request, approval_id: str, decide: Callable[[Scope, Credential, str, str], Awaitable[Approval]]
+) -> Response:
+    who = await caller(request, DECIDERS)
     note = (await read(request, Decision)).note
     if len(note) > MAX_NOTE_CHARS:
         raise RequestInvalid(f"note: wants at most {MAX_NOTE_CHARS} characters, found {len(note)}.")
-    return note
+    return answer(approval_view(await decide(who.scope, who.key, approval_id, note)))

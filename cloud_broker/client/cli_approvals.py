@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cloud_broker.client.api import Outhaul
 
 STATES = ("open", "approved", "done", "failed", "refused", "withdrawn", "expired")
-note = click.option("--note", default="", metavar="TEXT", help="For those who ask later.")
+Decision = Literal["approve", "refuse", "withdraw"]
 
 
 @click.group()
@@ -49,34 +49,26 @@ def list_approvals(client: Outhaul, state: str, everything: bool, limit: int, as
     return DONE
 
 
-@approvals.command()
-@click.argument("approval_id", metavar="ID")
-@note
-@as_json
-@connected
-def approve(client: Outhaul, approval_id: str, note: str, as_json: bool) -> int:
-    """Let an act be done that somebody else asked for."""
-    return _decide(client, approval_id, "approve", note, as_json)
+def _decision(how: Decision, help_text: str) -> None:
+    """Add the command of one decision."""
+
+    @approvals.command(how, help=help_text)
+    @click.argument("approval_id", metavar="ID")
+    @click.option("--note", default="", metavar="TEXT", help="For those who ask later.")
+    @as_json
+    @connected
+    def decide(client: Outhaul, approval_id: str, note: str, as_json: bool) -> int:
+        approval = client.decide(approval_id, how, note=note)
+        if as_json:
+            write(approval.raw)
+        else:
+            tell(f"{approval.id}: {approval.state}" + (f": {approval.result}" if approval.result else ""))
+        return FAILED if approval.state == "failed" else DONE
 
 
-@approvals.command()
-@click.argument("approval_id", metavar="ID")
-@note
-@as_json
-@connected
-def refuse(client: Outhaul, approval_id: str, note: str, as_json: bool) -> int:
-    """Decide that an act is not done that somebody else asked for."""
-    return _decide(client, approval_id, "refuse", note, as_json)
-
-
-@approvals.command()
-@click.argument("approval_id", metavar="ID")
-@note
-@as_json
-@connected
-def withdraw(client: Outhaul, approval_id: str, note: str, as_json: bool) -> int:
-    """Take back what you asked for."""
-    return _decide(client, approval_id, "withdraw", note, as_json)
+_decision("approve", "Let an act be done that somebody else asked for.")
+_decision("refuse", "Decide that an act is not done that somebody else asked for.")
+_decision("withdraw", "Take back what you asked for.")
 
 
 def tell_waiting(approval: Approval, as_json: bool) -> int:
@@ -89,17 +81,6 @@ def tell_waiting(approval: Approval, as_json: bool) -> int:
     if as_json:
         write(approval.raw)
     return NOT_ALLOWED
-
-
-def _decide(
-    client: Outhaul, approval_id: str, how: Literal["approve", "refuse", "withdraw"], note: str, as_json: bool
-) -> int:
-    approval = client.decide(approval_id, how, note=note)
-    if as_json:
-        write(approval.raw)
-    else:
-        tell(f"{approval.id}: {approval.state}" + (f": {approval.result}" if approval.result else ""))
-    return FAILED if approval.state == "failed" else DONE
 
 
 def _row(approval: Approval) -> Sequence[Any]:
