@@ -50,6 +50,8 @@ missing_packages() {
     have microsocks || echo microsocks
     # For the fault lab: what was on the disk when the power went, and clocks that jump.
     have strace || echo strace
+    # For a Debian of its own, which the agent's package is installed into.
+    have debootstrap || echo debootstrap
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
     # For the agent on Windows: its MSI, and a Windows to install it on.
     have wine && have wineserver || echo wine wine64
