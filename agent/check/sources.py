@@ -29,7 +29,7 @@ async def connections(sight: Sight) -> AsyncIterator[Finding]:
             # What depends on it can't be tried either.
             sight.failed.append(subject)
             continue
-        for finding in await sight.connectors[name].check():
+        for finding in await sight.connectors[name].check() or [Finding(subject, True, "needs nothing")]:
             yield finding
 
 
@@ -41,5 +41,6 @@ async def operations(sight: Sight) -> AsyncIterator[Finding]:
         if first := sight.first_failed(f"connection {operation.connection}"):
             yield not_tried(f"operation {name}", first)
             continue
-        for finding in await sight.connectors[operation.connection].check(name):
+        found = await sight.connectors[operation.connection].check(name)
+        for finding in found or [Finding(f"operation {name}", True, "needs nothing")]:
             yield finding
