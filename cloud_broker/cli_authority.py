@@ -92,11 +92,8 @@ def add(settings: Settings, out: Out) -> None:
 def switch(settings: Settings, out: Out, force: bool) -> None:
     """Have the new authority issue from now on, the broker's own certificate too."""
     found, tokens = _look(settings, Authorities.load(settings.data_dir))
-    if found.untold and not force:
-        raise Failure(
-            f"{len(found.untold)} of {found.agents} agents do not trust the new authority yet, and could not come in "
-            f"any more: {_names(found.untold)}. Wait until they were linked, revoke them, or give --force"
-        )
+    if not force:
+        _nobody_stays(found.untold, found, "do not trust the new authority", "Wait until they were linked")
     made = authorities.switch(settings.data_dir)
     _noted(settings, "authority_switched", made)
     text = f"{made.fingerprint} issues from now on."
@@ -115,18 +112,23 @@ def switch(settings: Settings, out: Out, force: bool) -> None:
 def drop(settings: Settings, out: Out, force: bool) -> None:
     """Trust the old authority no more, and remove its key."""
     found, _ = _look(settings, Authorities.load(settings.data_dir))
-    if found.unrenewed and not force:
-        raise Failure(
-            f"{len(found.unrenewed)} of {found.agents} agents have no certificate of the new authority yet, and could "
-            f"not come in any more: {_names(found.unrenewed)}. They renew at two thirds of a certificate's life; wait, "
-            "revoke them, or give --force"
-        )
+    if not force:
+        renewal = "They renew at two thirds of a certificate's life; wait"
+        _nobody_stays(found.unrenewed, found, "have no certificate of the new authority", renewal)
     gone = authorities.drop(settings.data_dir)
     _noted(settings, "authority_dropped", gone)
     out.facts(
         {"fingerprint": gone.fingerprint, "left_behind": list(found.unrenewed)},
         f"{gone.fingerprint} is trusted no more, and its key is gone.",
     )
+
+
+def _nobody_stays(behind: Sequence[str], found: Progress, why: str, remedy: str) -> None:
+    if behind:
+        raise Failure(
+            f"{len(behind)} of {found.agents} agents {why} yet, and could not come in any more: {_names(behind)}. "
+            f"{remedy}, revoke them, or give --force"
+        )
 
 
 def _look(settings: Settings, there: Authorities) -> tuple[Progress, int]:
