@@ -58,6 +58,12 @@ def leased(command: Command) -> bool:
     return command.group is not None and command.effect != "read"
 
 
+def begin_within_s(command: Command, now: float) -> float:
+    """Return within how many seconds an agent that is sent a command now may begin it."""
+    left_s = command.expires_at - now
+    return min(left_s, LEASE_S) if leased(command) else left_s
+
+
 def elsewhere(command: Command, operation: Operation | None, *, away_s: float, said_s: float) -> Elsewhere:
     """
     Decide about a command of a group that is with an agent that is away.
@@ -214,30 +220,34 @@ class Members:
         entry.asked = None
         if message.outcome == "succeeded" or (message.outcome == "failed" and message.error_code == NOT_HAPPENED):
             what = "it happened" if message.outcome == "succeeded" else "it did not happen"
-            self._note(entry, lost, f"{line.agent} found out what came of it: {what}")
+            self._note(entry, lost, "lost", f"{line.agent} found out what came of it: {what}")
             self._router.adopt(entry, line)
             return entry
         forget(link, message.id, message.epoch)
         if message.outcome == "in_doubt":
             # It can't tell, and won't be able to; another agent may.
             entry.unsettled[line.agent] = message.error_message[: limits.MAX_ERROR_CHARS]
-            self._note(entry, lost, f"{line.agent} can't tell what came of it: {entry.unsettled[line.agent]}")
+            self._note(entry, lost, "asked", f"{line.agent} can't tell what came of it: {entry.unsettled[line.agent]}")
         else:
             entry.ask_at = time.monotonic() + ASK_AGAIN_S
         self._router.dispatch(line)
         return None
 
-    def _note(self, entry: Entry, lost: Line, detail: str) -> None:
+    def _note(self, entry: Entry, lost: Line, step: str, detail: str) -> None:
         command = entry.command
-        step = Step(
-            command.id,
-            time.time(),
-            "asked",
-            attempt=command.epoch,
-            agent=lost.agent,
-            detail=detail,
+        self._router.note_step(
+            entry,
+            Step(
+                command.id,
+                time.time(),
+                step,
+                attempt=command.epoch,
+                agent=lost.agent,
+                phase=str(command.state),
+                started_at=command.dispatched_at,
+                detail=detail,
+            ),
         )
-        self._router.note_step(entry, step)
 
 
 def _may_be_asked(line: Line, entry: Entry, now: float) -> bool:

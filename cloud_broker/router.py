@@ -26,7 +26,7 @@ from cloud_broker.deadlines import Deadlines
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.lines import Entry, Line, forget, lane_of
 from cloud_broker.link.conversation import Conversation
-from cloud_broker.members import LEASE_S, Members, leased
+from cloud_broker.members import Members, begin_within_s
 from cloud_broker.queues import Lane, Order, Queue
 from cloud_broker.results import LiveResult, Results
 from cloud_broker.retries import Again, Schedule
@@ -95,7 +95,12 @@ class Router:
                 self._enqueue(entry)
             else:
                 # Settled when its agent is back, or when its time is up.
-                self._fly(entry, self.line_of(command.tenant, command.agent or ""), sent=True)
+                line = self.line_of(command.tenant, command.agent or "")
+                if command.group is not None and line.catalogue is None:
+                    # It may not come back, and others of its group are asked by what is known of it.
+                    agent = await self._store.agent(Scope(command.tenant), line.agent)
+                    line = self.know(agent) if agent is not None else line
+                self._fly(entry, line, sent=True)
         self.background.spawn(self.deadlines.sweep(), "sweep expired commands")
         self.background.spawn(self.members.sweep(), "look after what lost members had")
 
@@ -440,7 +445,7 @@ class Router:
                 id=command.id,
                 epoch=command.epoch,
                 operation=command.operation,
-                expires_in_s=self._begin_within_s(command),
+                expires_in_s=begin_within_s(command, self._now()),
                 credit=limits.STREAM_WINDOW_BYTES,
                 correlation_id=command.correlation_id,
                 traceparent=command.traceparent,
@@ -453,10 +458,6 @@ class Router:
             ),
             command.params,
         )
-
-    def _begin_within_s(self, command: Command) -> float:
-        left_s = command.expires_at - self._now()
-        return min(left_s, LEASE_S) if leased(command) else left_s
 
     def new_result(self, entry: Entry) -> LiveResult:
         """Begin the result of an attempt."""

@@ -11,9 +11,9 @@ from protocol.states import FINAL, CommandState
 
 Phase = Literal["queued", "dispatched", "running"]
 
-_ENDS_AN_ATTEMPT: Final = frozenset({"attempt_failed", "requeued"})
+_ENDS_AN_ATTEMPT: Final = frozenset({"attempt_failed", "requeued", "lost"})
 # Of two things at the same time this one was first.
-_ORDER: Final = ("submitted", "dispatched", "started", "late_answer", "attempt_failed", "requeued", "finished")
+_ORDER: Final = ("submitted", "dispatched", "started", "late_answer", "attempt_failed", "requeued", "lost", "finished")
 
 
 @dataclass(frozen=True, slots=True)

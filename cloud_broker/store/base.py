@@ -190,7 +190,8 @@ class Step:
     Something in a command's life that its own row does not tell: an attempt that did not end it, a late answer…
 
     Attributes:
-        step: ``attempt_failed``, ``requeued``, ``late_answer``, ``cancel_requested``, ``resolved``, ``replayed``.
+        step: ``attempt_failed``, ``requeued``, ``lost``, ``asked``, ``late_answer``, ``cancel_requested``,
+            ``resolved``, ``replayed``.
         attempt: its epoch; 0 where it is about none.
         phase: how far the attempt had come: ``dispatched`` or ``running``; "" where it is about none.
         started_at: when that attempt was sent.

@@ -36,11 +36,11 @@ M = TypeVar("M", bound=AnyMessage)
 OPERATIONS = {"read": "read", "set": "idempotent", "post": "at-most-once", "book": "once"}  # each with its effect
 
 
-def document(connection: str = "erp", **limits_: Any) -> dict[str, Any]:
-    """Return a catalogue of one connection, and an operation for each effect on it."""
+def document(connection: str = "erp", about: dict[str, Any] | None = None, **limits_: Any) -> dict[str, Any]:
+    """Return a catalogue of one connection, and an operation for each effect on it; ``about`` adds to each of them."""
     return {
         "operations": [
-            {"name": name, "connection": connection, "effect": effect, "timeout_s": 1.0, "params": {}}
+            {"name": name, "connection": connection, "effect": effect, "timeout_s": 1.0, "params": {}, **(about or {})}
             for name, effect in OPERATIONS.items()
         ],
         "connections": [{"name": connection, "max_concurrent": 4, **limits_}],
@@ -56,12 +56,18 @@ class Scripted:
     """
 
     def __init__(
-        self, broker: Ring, name: str = "plant-1", journal: str = "j", catalogue: dict[str, Any] | None = None
+        self,
+        broker: Ring,
+        name: str = "plant-1",
+        journal: str = "j",
+        catalogue: dict[str, Any] | None = None,
+        features: Sequence[str] = (),
     ) -> None:
         self.broker = broker
         self.name = name
         self.journal = journal
         self.catalogue = catalogue if catalogue is not None else document()
+        self.features = list(features)
         self.heard: list[Record] = []
         self.conversation: Conversation | None = None
         self._changed = asyncio.Event()
@@ -90,7 +96,7 @@ class Scripted:
             await self._transport.send(greeting)
             return
         own = Limits(max_running=64, remembers=remembers)
-        await self.say(Hello([1], "0", [], own, self.journal, time.time(), position))
+        await self.say(Hello([1], "0", self.features, own, self.journal, time.time(), position))
 
     async def send(self, data: bytes) -> None:
         """Send bytes, whether or not they are a message."""
