@@ -47,7 +47,7 @@ from cloud_broker.retries import Schedule
 from cloud_broker.router import Router
 from cloud_broker.settings import ConfigError, Settings, split_address
 from cloud_broker.store.base import Store
-from cloud_broker.store.open import open_store
+from cloud_broker.store.open import migration, open_store
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.messages import Limits
@@ -100,9 +100,19 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
     """Start a broker; it is stopped when the context is left."""
     trust = Trust.of(settings)
     await asyncio.to_thread(_tidy_authorities, settings)
+    migrated = await asyncio.to_thread(migration, settings, do=True)
     store = open_store(settings)
     await store.open()
     try:
+        if migrated is not None:
+            log.warning(
+                "the store was brought from schema %d to %d; a copy as it was: %s",
+                migrated.found,
+                migrated.wanted,
+                migrated.copy,
+                extra={"event": "store_migrated"},
+            )
+            store.note_soon(start_note.migrated(migrated, "broker", time.time()))
         results = Results(settings.data_dir / "results", settings.limits.inline_bytes, settings.limits.result_bytes)
         retries = settings.retries
         router = Router(store, results, time.time, Schedule(retries.attempts, retries.first, retries.most))

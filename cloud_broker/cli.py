@@ -31,6 +31,7 @@ from cloud_broker.cli_options import (
     plain,
     with_settings,
 )
+from cloud_broker.cli_store import backup, migrate
 from cloud_broker.identity import authorities, tokens
 from cloud_broker.identity.authority import Authority
 from cloud_broker.identity.trust import Trust
@@ -47,6 +48,8 @@ def main() -> None:
 
 main.add_command(agent)
 main.add_command(authority)
+main.add_command(migrate)
+main.add_command(backup)
 
 
 @main.command()

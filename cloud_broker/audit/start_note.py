@@ -8,6 +8,7 @@ from typing import Any, Final
 from cloud_broker import RELEASE
 from cloud_broker.audit.trail import BROKER, Act
 from cloud_broker.settings import Settings
+from cloud_broker.store.schema import Migration
 
 _USER: Final = re.compile(r"(?<=://)[^/@\s]*@")  # of an address, where a password stands
 _OF_A_SECRET: Final = re.compile(r"secret|password|passphrase|token", re.IGNORECASE)
@@ -16,6 +17,11 @@ _OF_A_SECRET: Final = re.compile(r"secret|password|passphrase|token", re.IGNOREC
 def started(settings: Settings, now: float) -> Act:
     """Return the note of a start."""
     return Act(BROKER, "broker", "broker_started", "", now, detail={"release": RELEASE, "settings": facts(settings)})
+
+
+def migrated(migration: Migration, by: str, now: float) -> Act:
+    """Return the note of a store that was brought forward."""
+    return Act(BROKER, by, "store_migrated", "", now, detail={"from": migration.found, "to": migration.wanted})
 
 
 def stopped(now: float) -> Act:

@@ -28,6 +28,8 @@ MAX_TEXT_CHARS: Final = 500  # of what came from outside; a record is a note and
 ACTIONS: Final[Mapping[str, str]] = {
     "broker_started": "The broker started: release, and its settings without secrets.",
     "broker_stopped": "The broker stopped as it was told to.",
+    "store_migrated": "The store of an earlier release was brought forward: from and to which schema.",
+    "backup_made": "A copy of the broker's data folder was made: where.",
     "tenant_created": "A tenant was created.",
     "tenant_suspended": "Nothing new is taken for a tenant.",
     "tenant_resumed": "Commands are taken again.",

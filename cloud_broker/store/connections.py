@@ -16,9 +16,8 @@ from typing import Any, Final, TypeVar
 from cloud_broker.audit import trail as audit
 from cloud_broker.audit.trail import Record
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.settings import ConfigError
 from cloud_broker.store.batches import MAX_BATCH, BatchThread, Task
-from cloud_broker.store.queries import QUERIES, SCHEMA, SCHEMA_VERSION
+from cloud_broker.store.queries import QUERIES
 
 log = logging.getLogger(__name__)
 
@@ -85,37 +84,6 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     connection.execute(QUERIES["read_only"])
     return connection
-
-
-def bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
-    """
-    Make the tables where there are none.
-
-    Raises:
-        ConfigError: a later release wrote this file.
-    """
-    connection.execute(QUERIES["begin"])
-    found: int = connection.execute(QUERIES["schema_version"]).fetchone()[0]
-    if found > SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path}: written by a later release (schema {found}, this one knows {SCHEMA_VERSION}); "
-            "start that release, or restore a backup made by this one"
-        )
-    if found == 0:
-        for statement in _statements(SCHEMA):
-            connection.execute(statement)
-    connection.execute(QUERIES["commit"])
-
-
-def _statements(script: str) -> list[str]:
-    # executescript() would end the transaction first, and two programs may open a new store at once.
-    statements, lines = [], ""
-    for line in script.splitlines(keepends=True):
-        lines += line
-        if sqlite3.complete_statement(lines):
-            statements.append(lines)
-            lines = ""
-    return statements
 
 
 class Writer:

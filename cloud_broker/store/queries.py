@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from importlib import resources
 from typing import Final
 
@@ -31,5 +32,18 @@ def _text(name: str) -> str:
 
 
 SCHEMA: Final = _text("schema.sql")
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+RELEASES: Final = {1: "0.1.0", 2: "0.2.0"}  # the first with each version of the schema
+MIGRATIONS: Final = dict(enumerate(named(_text("migrations.sql")).values(), start=2))  # to each version from the last
 QUERIES: Final = named(_text("queries.sql"))
+
+
+def statements(script: str) -> list[str]:
+    """Return the statements of a script one by one: sqlite3's ``executescript`` would end a transaction first."""
+    found, lines = [], ""
+    for line in script.splitlines(keepends=True):
+        lines += line
+        if sqlite3.complete_statement(lines):
+            found.append(lines)
+            lines = ""
+    return found

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloud_broker.settings import ConfigError
-from cloud_broker.store import records
-from cloud_broker.store.connections import Readers, Writer, bring_up_to_date, connect_to_write
+from cloud_broker.store import records, schema
+from cloud_broker.store.connections import Readers, Writer, connect_to_write
 from cloud_broker.store.queries import QUERIES
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ def _prepare(path: Path) -> None:
     try:
         connection = connect_to_write(path)
         try:
-            bring_up_to_date(connection, path)
+            schema.make_or_check(connection, path)
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as exc:

@@ -186,7 +186,7 @@ async def test_a_store_of_a_later_release_is_refused_and_left_alone(tmp_path: Pa
     connection.close()
     before = path.read_bytes()
 
-    with pytest.raises(ConfigError, match=r"later release \(schema 2, this one knows 1\)"):
+    with pytest.raises(ConfigError, match=r"later release \(schema 3; this is \S+, which knows 2\)"):
         await SqliteStore(path).open()
     assert path.read_bytes() == before
 

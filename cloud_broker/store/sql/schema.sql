@@ -1,4 +1,4 @@
--- What the broker keeps, version 1 (PRAGMA user_version).
+-- What the broker keeps, version 2 (PRAGMA user_version); `migrations.sql` brings older ones here.
 -- Times are seconds since 1970 as REAL; lists and records are JSON text.
 
 CREATE TABLE tenants (
@@ -222,4 +222,4 @@ CREATE TABLE probe (
     at REAL NOT NULL
 );
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
