@@ -20,7 +20,17 @@ from agent import cli as agent_cli
 from agent import settings
 from cloud_broker import cli as broker_cli
 from cloud_broker import settings as broker_settings
-from config.dev import agent_example, asyncapi_page, audit_page, codes, ledger_page, notice, programs, wire
+from config.dev import (
+    agent_example,
+    asyncapi_page,
+    audit_page,
+    check_page,
+    codes,
+    ledger_page,
+    notice,
+    programs,
+    wire,
+)
 from config.dev.markdown import table
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -136,6 +146,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/asyncapi.json": asyncapi_page.page,
     "docs/reference/audit.md": audit_page.page,
     "docs/reference/broker-file.md": broker_file,
+    "docs/reference/check.md": check_page.page,
     "docs/reference/errors.md": codes.page,
     "docs/reference/ledger.md": ledger_page.page,
     "docs/reference/outhaul-agent.md": agent_program,
