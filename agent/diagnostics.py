@@ -62,7 +62,7 @@ IN_IT: Final = {
 NOT_IN_IT: Final = (
     "secrets, keys, certificates, tokens",
     "parameters and results of commands, messages and correlation ids of callers",
-    "statements, connection strings, addresses, paths and whatever else the operator's file says",
+    "what the operator's file says: statements, connection strings, addresses, paths, descriptions",
     "contents and names of files",
 )
 

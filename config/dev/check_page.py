@@ -60,7 +60,9 @@ account of who asks, and a note says so. `--here` tries it with the account of w
 wrong; 3 only the way to the broker failed.
 """
 DIAGNOSTICS: Final = """
-`outhaul-agent diagnostics` puts into one zip what somebody who helps wants to know. It never overwrites a file. Of the operator's file it has the structure, and of the values only those on a list; whatever is not on it is `***`, and
+`outhaul-agent diagnostics` puts into one zip what somebody who helps wants to know. It never overwrites a file.
+
+Of the operator's file it has the structure, and of the values only those on a list; whatever is not on it is `***`, and
 its words are taken out of every other text too, as are the values of secrets. Without the store of secrets the log is
 left out. The zip's `link.txt` is the history of the link.
 """
