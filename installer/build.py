@@ -54,7 +54,13 @@ def freeze(output: Path, wine: str | None = None) -> Path:
         words = ["-m", "PyInstaller", "--noconfirm", "--log-level", "WARN"]
         paths = {"--distpath": output.resolve(), "--workpath": Path(folder)}
         # A cache of PyInstaller's own could hold files of another state.
-        environment = {**os.environ, **reproducible(), "PYINSTALLER_CONFIG_DIR": _path(Path(folder) / "cache", wine)}
+        environment = {
+            **os.environ,
+            **reproducible(),
+            "PYINSTALLER_CONFIG_DIR": _path(Path(folder) / "cache", wine),
+            # Columns of lines, for the marks under a traceback's lines: a fifth of all code, in memory too.
+            "PYTHONNODEBUGRANGES": "1",
+        }
         words += [word for name, path in paths.items() for word in (name, _path(path, wine))]
         command = [*_python(wine), *words, _path(ROOT / "installer" / "agent.spec", wine)]
         _do(command, "PyInstaller", _FREEZE_S, environment)
