@@ -1,6 +1,6 @@
 # What there is to do here; each target installs what it needs. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench faults soak fuzz lint format lock audit build images
+.PHONY: help setup demo test bench faults soak fuzz lint format lock audit build dist images
 
 PY := .venv/bin/python
 ONCE ?=
@@ -11,6 +11,7 @@ MINUTES ?= 10
 RENEWALS ?= 1000
 SERVICE ?= pypi
 WORKERS ?= 3
+REPRODUCE ?=
 BASE ?=
 ENGINE ?= $(shell command -v buildah || command -v docker || echo docker)
 
@@ -67,3 +68,6 @@ images: build ## container images of broker and agent, by buildah or docker; BAS
 	@for program in broker agent; do \
 	  $(ENGINE) build -f installer/container/$$program.Containerfile $(if $(BASE),--build-arg BASE=$(BASE)) \
 	    -t outhaul-$$program . || exit 1; done
+
+dist: setup ## the agent frozen for this system, its packages, bill of materials and digests; REPRODUCE=1 twice, compared
+	@$(PY) -m installer.dist --output dist/linux $(if $(filter-out 0,$(REPRODUCE)),--reproduce)
