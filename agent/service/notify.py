@@ -28,7 +28,7 @@ class SystemdNotifier(Notifier):
         self._stopping = False
 
     def ready(self) -> None:
-        self._say(f"READY=1\nMAINPID={os.getpid()}")
+        self._say("READY=1")
 
     def alive(self) -> None:
         more = f"\nEXTEND_TIMEOUT_USEC={MORE_S * 1_000_000}" if self._stopping else ""
