@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,10 +73,15 @@ class _Steps:
         if not path.exists():
             path.mkdir(mode=mode, parents=True)
             self.done(f"made {path}", path.rmdir)
+        self.rights(path, owner.uid, group, mode)
+
+    def rights(self, path: Path, uid: int, gid: int, mode: int) -> None:
+        """Have a file or a folder belong to somebody."""
         found = path.stat()
-        if (found.st_uid, found.st_gid, found.st_mode & 0o7777) != (owner.uid, group, mode):
-            os.chown(path, owner.uid, group)
-            path.chmod(mode)
+        before = found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
+        if before != (uid, gid, mode):
+            _set_rights(path, uid, gid, mode)
+            self._undo.callback(_set_rights, path, *before)
 
 
 def install(config: Path, account: str | None = None) -> list[str]:
@@ -100,8 +106,8 @@ def install(config: Path, account: str | None = None) -> list[str]:
             steps.folder(CONFIG_DIR, 0o750, unix_accounts.ROOT, runs_as.gid)
             steps.folder(STATE_DIR, 0o700, runs_as, runs_as.gid)
             steps.folder(LOG_DIR, 0o750, runs_as, runs_as.gid)
-            steps.told += unix_accounts.give_state(state_dir, runs_as)
-            steps.told += unix_accounts.let_read(config, runs_as, CONFIG_DIR)
+            _give_state(state_dir, runs_as, steps)
+            _let_read(config, runs_as, steps)
             steps.write(UNITS / UNIT, "" if _packaged() == unit(place) else unit(place))
             steps.write(_drop_in(), folders_drop_in(folders(loaded.settings, loaded.base_dir)))
             if steps.told:
@@ -209,6 +215,38 @@ def _packaged() -> str | None:
 
 def _drop_in() -> Path:
     return UNITS / f"{UNIT}.d" / FOLDERS_DROP_IN
+
+
+def _give_state(state_dir: Path, account: unix_accounts.Account, steps: _Steps) -> None:
+    """Make the agent's own folder, and what root's commands have left in it, the account's."""
+    if not state_dir.exists():
+        steps.folder(state_dir, 0o700, account, account.gid)
+    given = unix_accounts.give_what_root_left(state_dir, account)
+    if given:
+        steps.done(f"gave {state_dir} to {account.name}", lambda: _take_back(given))
+
+
+def _let_read(config: Path, account: unix_accounts.Account, steps: _Steps) -> None:
+    """Let the account read the operator's file; it may hold names of hosts and accounts, so nobody else."""
+    found = config.stat()
+    if unix_accounts.reads(found, account):
+        return
+    if config.parent != CONFIG_DIR:
+        raise ServiceError(
+            f"{config} can't be read by {account.name}; run: chgrp {account.name} {config} && chmod 640 {config}"
+        )
+    steps.rights(config, found.st_uid, account.gid, 0o640)
+    steps.told.append(f"let {account.name} read {config}")
+
+
+def _take_back(given: list[Path]) -> None:
+    for path in given:
+        os.chown(path, 0, 0, follow_symlinks=False)
+
+
+def _set_rights(path: Path, uid: int, gid: int, mode: int) -> None:
+    os.chown(path, uid, gid)
+    path.chmod(mode)
 
 
 def _put_back(path: Path, before: bytes | None, mode: int) -> None:

@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ if sys.platform == "win32":
 
 import pwd
 
+MIN_PARTS: Final = 3  # of the path of a folder that can be an agent's alone: never /var, or /home
 MAKE_S: Final = 60.0  # seconds that useradd may wait for another program's lock
 
 
@@ -78,54 +78,36 @@ def remove(name: str) -> None:
     _do("userdel", name)
 
 
-def give_state(state_dir: Path, account: Account) -> list[str]:
+def give_what_root_left(state_dir: Path, account: Account) -> list[Path]:
     """
-    Make the agent's own folder, and what root's commands have left in it, the account's.
-
-    Returns:
-        What was done, for people.
+    Give the account what is root's in the agent's own folder, the folder included, and return it.
 
     Raises:
         ServiceError: it is somebody else's folder.
-        OSError: it can't be made.
+        OSError: it can't be given.
     """
-    if not state_dir.exists():
-        state_dir.mkdir(mode=0o700, parents=True)
-        os.chown(state_dir, account.uid, account.gid)
-        return [f"made {state_dir}"]
-    there = state_dir.lstat()
-    if there.st_uid not in (0, account.uid) or state_dir.parent == state_dir.parent.parent:
+    if state_dir.lstat().st_uid not in (0, account.uid) or len(state_dir.parts) < MIN_PARTS:
         raise ServiceError(
             f"state_dir: {state_dir} is the folder of somebody else; name a folder that only the agent has"
         )
-    given = 0
-    for path in (state_dir, *_below(state_dir)):
-        # Only what root left there: whoever has the account can't have root give away another's file by a hard link.
-        found = path.lstat()
-        if found.st_uid == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
-            os.chown(path, account.uid, account.gid, follow_symlinks=False)
-            given += 1
-    return [f"gave {state_dir} to {account.name}"] if given else []
+    given = []
+    # By open folders, never by path: who has the account must not have root give away what a link leads to.
+    for where, _, names, opened in os.fwalk(state_dir):
+        for name in (".", *names):
+            there = os.stat(name, dir_fd=opened, follow_symlinks=False)
+            if there.st_uid == 0 and (stat.S_ISDIR(there.st_mode) or there.st_nlink == 1):
+                os.chown(name, account.uid, account.gid, dir_fd=opened, follow_symlinks=False)
+                given.append(Path(where, name))
+    return given
 
 
-def let_read(config: Path, account: Account, config_dir: Path) -> list[str]:
-    """
-    Let the account read the operator's file; it may hold names of hosts and accounts, so nobody else.
-
-    Raises:
-        ServiceError: it may not, and the file is none of ours to change.
-        OSError: it can't be changed.
-    """
-    found = config.stat()
-    if _reads(found, account):
-        return []
-    if config.parent != config_dir:
-        raise ServiceError(
-            f"{config} can't be read by {account.name}; run: chgrp {account.name} {config} && chmod 640 {config}"
-        )
-    os.chown(config, found.st_uid, account.gid)
-    config.chmod(0o640)
-    return [f"let {account.name} read {config}"]
+def reads(found: os.stat_result, account: Account) -> bool:
+    """Return whether the account may read a file."""
+    if found.st_uid == account.uid:
+        return bool(found.st_mode & stat.S_IRUSR)
+    if found.st_gid == account.gid:
+        return bool(found.st_mode & stat.S_IRGRP)
+    return bool(found.st_mode & stat.S_IROTH)
 
 
 def can_run(account: Account, program: Path) -> None:
@@ -143,20 +125,6 @@ def can_run(account: Account, program: Path) -> None:
                 f"{account.name} can't start {program}, as {path} is closed to it; install the agent where all "
                 "accounts may read, such as /opt/outhaul-agent"
             )
-
-
-def _reads(found: os.stat_result, account: Account) -> bool:
-    if found.st_uid == account.uid:
-        return bool(found.st_mode & stat.S_IRUSR)
-    if found.st_gid == account.gid:
-        return bool(found.st_mode & stat.S_IRGRP)
-    return bool(found.st_mode & stat.S_IROTH)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):  # which follows no links
-        for name in (*folders, *files):
-            yield Path(root, name)
 
 
 def _do(program: str, *words: str) -> None:
