@@ -352,7 +352,16 @@ class Attempts:
         running.started, running.paused = True, ""  # a pause that was over before it could begin is no longer said
         self._say(Started(claim.id, claim.epoch, self._journal.position))
         params, place = self.opened(running).params, self._places.get(operation.connection, "")
-        call = Call(claim.id, claim.operation, params, operation.timeout, claim.epoch, claim.fingerprint, place)
+        call = Call(
+            claim.id,
+            claim.operation,
+            params,
+            operation.timeout,
+            claim.epoch,
+            claim.fingerprint,
+            place,
+            running.deadline,
+        )
         pieces = self._connectors[operation.connection].run(call)
         until = time.monotonic() + operation.timeout
         try:

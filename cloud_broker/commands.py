@@ -267,6 +267,12 @@ class Commands:
         """Return how an agent is."""
         return condition(agent, self._router.line(scope, agent.name), time.time(), time.monotonic())
 
+    async def drain(self, scope: Scope, agent: str, *, drained: bool, by: str = "broker") -> None:
+        """Give an agent nothing new, or commands again; what it works on comes to its end."""
+        now = time.time()
+        await self._store.drain_agent(scope, agent, now if drained else None, now, by=by)
+        self._router.drain(scope, agent, drained=drained)
+
     async def _operation(self, scope: Scope, submission: Submission) -> Operation:
         lines = await self._addressees(scope, submission)
         known = [line for line in lines if line.catalogue is not None]

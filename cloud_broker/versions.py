@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from cloud_broker.catalogues import Catalogue, Operation
-from cloud_broker.store.base import Command, CommandError, Finish
+from cloud_broker.catalogues import Catalogue, Operation, operation_digests
+from cloud_broker.store.base import Agent, Command, CommandError, Finish
 from protocol.states import CommandState
 
 
@@ -53,12 +53,21 @@ def changed(command: Command, why: str, now: float) -> Finish:
     return Finish(CommandState.FAILED, now, error=CommandError("policy", "operation_changed", message))
 
 
-def differing(own: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> list[str]:
+def differing(agents: Sequence[Agent]) -> dict[str, list[str]]:
     """
-    Return the operations that an agent has in another version than other agents of its group, or alone, or not at all.
+    Return for each agent the operations that it has in another version than others of its group, or alone, or not.
 
     Args:
-        own: digest of each of its operations, by name; ``others`` those of the other agents.
+        agents: of one tenant; revoked ones, and those that were never linked, are left out.
     """
-    names = {name for digests in (own, *others) for name in digests}
-    return sorted(name for name in names if any(own.get(name) != digests.get(name) for digests in others))
+    groups: dict[str, dict[str, Mapping[str, str]]] = {}
+    for agent in agents:
+        if agent.group is not None and agent.revoked_at is None and agent.catalogue is not None:
+            groups.setdefault(agent.group, {})[agent.name] = operation_digests(agent.catalogue)
+    return {name: _unlike(name, members) for members in groups.values() for name in members}
+
+
+def _unlike(name: str, members: Mapping[str, Mapping[str, str]]) -> list[str]:
+    own = members[name]
+    operations = {operation for digests in members.values() for operation in digests}
+    return sorted(o for o in operations if any(own.get(o) != digests.get(o) for digests in members.values()))

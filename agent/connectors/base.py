@@ -114,6 +114,7 @@ class Call:
         fingerprint: of operation and parameters; tells a repeat of this command from another of the same id.
         place: a word for who works with the ledger: left there before a run, and wanted there by ``find``, which else
             can't tell; "" asks for neither.
+        begin_by: on the clock of ``agent.awake``: later than that it may not begin; 0 sets no time.
     """
 
     command_id: str
@@ -123,6 +124,7 @@ class Call:
     epoch: int = 0
     fingerprint: str = ""
     place: str = ""
+    begin_by: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class Do(Said, frozen=True):
     epoch: int
     fingerprint: str
     place: str = ""
+    begin_by: float = 0.0
 
 
 class GoOn(Said, frozen=True):

@@ -221,7 +221,15 @@ class DriverConnector(Connector):
         finished = session.late = False
         try:
             session.say(
-                pipes.Do(call.command_id, call.operation, call.timeout_s, call.epoch, call.fingerprint, call.place),
+                pipes.Do(
+                    call.command_id,
+                    call.operation,
+                    call.timeout_s,
+                    call.epoch,
+                    call.fingerprint,
+                    call.place,
+                    call.begin_by,
+                ),
                 call.params,
             )
             async for piece in self._pieces(session, call):

@@ -20,11 +20,19 @@ from typing import BinaryIO, Final, NoReturn
 import msgspec
 from pydantic import ConfigDict, TypeAdapter
 
-from agent import discretion
+from agent import awake, discretion
 from agent.connectors import pipes
 from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Piece, Ready, Remark, Rows, RowSet
 from agent.discretion import hushed
-from agent.errors import Cancelled, CommandError, DriverCrashed, OutcomeUnknown, SourceUnavailable, TimedOut
+from agent.errors import (
+    Cancelled,
+    CommandError,
+    DeadlinePassed,
+    DriverCrashed,
+    OutcomeUnknown,
+    SourceUnavailable,
+    TimedOut,
+)
 from agent.leaving import too_many
 from agent.settings import Connection, Operation
 from protocol import framing, limits
@@ -108,6 +116,9 @@ class Worker:
             return b""
         driver = self._opened(name, setup)
         if isinstance(asked, pipes.Do):
+            if asked.begin_by and awake.now() >= asked.begin_by:
+                # The agent may have slept between its own look at the time and its word.
+                raise DeadlinePassed("its time was up before it could start", touched=False)
             self._run(driver, _call(asked, payload))
         elif isinstance(asked, pipes.Find):
             outputs = driver.find(_call(asked, payload))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
 
+from cloud_broker import versions
 from cloud_broker.api import headers
 from cloud_broker.api.approvals import ApprovalView, asked
 from cloud_broker.api.auth import Caller, caller
@@ -66,7 +68,9 @@ async def list_agents(request: Request) -> Response:
     """List a tenant's agents and whether they are there."""
     who = await caller(request, "agents:read")
     there = services(request)
-    return answer(ListView([_view(there, who.scope, agent) for agent in await there.store.agents(who.scope)]))
+    found = await there.store.agents(who.scope)
+    differs = versions.differing(found)
+    return answer(ListView([_view(there, who.scope, agent, differs.get(agent.name, ())) for agent in found]))
 
 
 @router.get(
@@ -82,7 +86,7 @@ async def look(request: Request, name: AgentName) -> Response:
     """Return one agent."""
     who = await caller(request, "agents:read")
     there = services(request)
-    return answer(_view(there, who.scope, await _agent(there, who.scope, name)))
+    return answer(await _shown(there, who.scope, name))
 
 
 @router.get(
@@ -168,7 +172,43 @@ async def revoke(request: Request, name: AgentName) -> Response:
             )
         )
     await there.revoke_agent(who.scope, name, who.key.actor)
-    return answer(_view(there, who.scope, await _agent(there, who.scope, name)))
+    return answer(await _shown(there, who.scope, name))
+
+
+@router.post(
+    "/{name}/drain",
+    **describe(
+        "Drain an agent",
+        scope="agents:write",
+        answers={200: ("It is given nothing new; what it has comes to its end.", AgentView)},
+        problems=[AgentNotFound, StoreUnavailable],
+    ),
+)
+async def drain(request: Request, name: AgentName) -> Response:
+    """Give an agent nothing new, so that it can be stopped; others of its group have its commands."""
+    return await _drained(request, name, drained=True)
+
+
+@router.post(
+    "/{name}/undrain",
+    **describe(
+        "Give an agent commands again",
+        scope="agents:write",
+        answers={200: ("It is given commands again.", AgentView)},
+        problems=[AgentNotFound, StoreUnavailable],
+    ),
+)
+async def undrain(request: Request, name: AgentName) -> Response:
+    """End what ``drain`` began."""
+    return await _drained(request, name, drained=False)
+
+
+async def _drained(request: Request, name: str, *, drained: bool) -> Response:
+    who = await caller(request, "agents:write")
+    there = services(request)
+    await _agent(there, who.scope, name)
+    await there.commands.drain(who.scope, name, drained=drained, by=who.key.actor)
+    return answer(await _shown(there, who.scope, name))
 
 
 async def _replacing(request: Request, there: Services, who: Caller, name: str) -> Approval | None:
@@ -199,5 +239,11 @@ async def _agent(there: Services, scope: Scope, name: str) -> Agent:
     return agent
 
 
-def _view(there: Services, scope: Scope, agent: Agent) -> AgentView:
-    return agent_view(agent, there.commands.agent_condition(scope, agent))
+async def _shown(there: Services, scope: Scope, name: str) -> AgentView:
+    agent = await _agent(there, scope, name)
+    differs = versions.differing(await there.store.agents(scope)) if agent.group is not None else {}
+    return _view(there, scope, agent, differs.get(name, ()))
+
+
+def _view(there: Services, scope: Scope, agent: Agent, differs: Sequence[str]) -> AgentView:
+    return agent_view(agent, there.commands.agent_condition(scope, agent), differs)

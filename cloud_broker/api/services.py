@@ -79,6 +79,9 @@ class CommandsService(Protocol):
     def agent_condition(self, scope: Scope, agent: Agent) -> AgentCondition:
         """Return how an agent is."""
 
+    async def drain(self, scope: Scope, agent: str, *, drained: bool, by: str) -> None:
+        """Give an agent nothing new, or commands again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:

@@ -69,7 +69,7 @@ class CommandView(msgspec.Struct, frozen=True):
     One request to run one operation.
 
     Attributes:
-        waiting_for: while queued: agent, paused, window, rate, order, breaker or retry.
+        waiting_for: while queued: agent, drained, paused, window, rate, order, breaker or retry.
         outcome: the final state, once there is one.
         not_before: while it waits for another try: when that comes at the earliest.
         attempts: how often it was sent to an agent.
@@ -179,6 +179,8 @@ class AgentView(msgspec.Struct, frozen=True):
         system: its operating system, as it last said.
         catalogue_digest: SHA-256 of its catalogue, hex; null before its first link.
         keys: its own public keys as it told them, ``sign`` and ``seal``; null before its first link.
+        drained_at: since when it is given nothing new, as somebody wished; null while it is.
+        differs: operations of which other agents of its group have another version, or none, or which it has not.
     """
 
     tenant: str
@@ -196,6 +198,8 @@ class AgentView(msgspec.Struct, frozen=True):
     revoked_reason: str | None
     catalogue_digest: str | None
     keys: dict[str, str] | None
+    drained_at: str | None
+    differs: list[str]
 
 
 class OperationView(msgspec.Struct, frozen=True):
@@ -338,8 +342,8 @@ def error_view(error: CommandError | None) -> ErrorView | None:
     return None if error is None else ErrorView(error.kind, error.code, error.message, error.source_code)
 
 
-def agent_view(agent: Agent, condition: AgentCondition) -> AgentView:
-    """Return what a caller sees of an agent."""
+def agent_view(agent: Agent, condition: AgentCondition, differs: Sequence[str] = ()) -> AgentView:
+    """Return what a caller sees of an agent; ``differs`` as in the view."""
     return AgentView(
         tenant=agent.tenant,
         name=agent.name,
@@ -359,6 +363,8 @@ def agent_view(agent: Agent, condition: AgentCondition) -> AgentView:
         revoked_reason=agent.revoked_reason or None,
         catalogue_digest=agent.catalogue_digest or None,
         keys=_keys.decode(agent.catalogue).keys if agent.catalogue is not None else None,
+        drained_at=time_or_none(agent.drained_at),
+        differs=list(differs),
     )
 
 

@@ -342,6 +342,16 @@ class Outhaul(AuditCalls, DeadLetterCalls, ApprovalCalls):
         """Return one agent; ``raw`` has all that the broker tells of it."""
         return decode(self._get(f"/v1/agents/{part(name)}"), Agent)
 
+    def drain(self, name: str, *, drained: bool = True) -> Agent:
+        """
+        Let an agent be given nothing new, or commands again, and return it; what it has comes to its end.
+
+        Raises:
+            ProblemError: 404, if there is none.
+        """
+        word = "drain" if drained else "undrain"
+        return decode(self._connection.ask("POST", f"/v1/agents/{part(name)}/{word}").content, Agent)
+
     def operations(self, agent: str) -> list[Operation]:
         """Return what may be run on an agent."""
         return list(self._items(f"/v1/agents/{part(agent)}/operations", {}, Operation))

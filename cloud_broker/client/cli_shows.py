@@ -197,13 +197,26 @@ def _write_command(command: Command, as_json: bool) -> int:
 # --- agents and operations ----------------------------------------------------------------------
 
 
-@click.command()
-@click.argument("name", required=False)
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("words", nargs=-1, metavar="[[drain|undrain] NAME]")
 @as_json
 @connected
-def agents(client: Outhaul, name: str | None, as_json: bool) -> int:
-    """List the agents, or show the one called NAME."""
-    found = client.agents() if name is None else [client.agent(name)]
+def agents(client: Outhaul, words: tuple[str, ...], as_json: bool) -> int:
+    """
+    List the agents, or show the one called NAME.
+
+    `drain NAME` gives that agent nothing new, and lets what it has come to its end, so that its machine can be
+    stopped while other agents of its group go on; `undrain NAME` gives it commands again.
+    """
+    name = words[-1] if words else None
+    if len(words) > 2 or (len(words) == 2 and words[0] not in ("drain", "undrain")):
+        raise WordsError(f"outhaul agents: wants NAME, drain NAME or undrain NAME, found {' '.join(words)!r}")
+    if name is None:
+        found = client.agents()
+    elif len(words) == 2:
+        found = [client.drain(name, drained=words[0] == "drain")]
+    else:
+        found = [client.agent(name)]
     if as_json:
         return write_items(agent.raw for agent in found) if name is None else write(found[0].raw)
     if name is None and not found:
@@ -220,7 +233,10 @@ def agents(client: Outhaul, name: str | None, as_json: bool) -> int:
 
 def _problems(agent: Agent) -> str:
     """Return what keeps an agent from its work, in one line."""
-    return "; ".join([*agent.problems, *(f"{name} {_how(system)}" for name, system in _not_open(agent))])
+    drained = [f"drained since {local(agent.drained_at)}"] if agent.drained_at is not None else []
+    differs = [f"differs from its group in {', '.join(agent.differs)}"] if agent.differs else []
+    not_open = [f"{name} {_how(system)}" for name, system in _not_open(agent)]
+    return "; ".join([*drained, *agent.problems, *not_open, *differs])
 
 
 def _not_open(agent: Agent) -> list[tuple[str, LocalSystem]]:
@@ -243,7 +259,7 @@ def _agent_facts(agent: Agent) -> Iterable[tuple[str, Any]]:
     told = {"problems", "connections"}
     facts = [(key.replace("_", " "), value) for key, value in document.items() if key not in told]
     return [
-        *((key, value) for key, value in facts if value not in (None, "", "links")),
+        *((key, value) for key, value in facts if value not in (None, "", "links", [])),
         *(("problem", problem) for problem in agent.problems),
         *((name, _how(system)) for name, system in _not_open(agent)),
     ]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -18,6 +18,7 @@ from tests.faults.histories import HowOften, Mode, Told, Wish
 
 ASK_AGAIN_S: Final = 0.1  # seconds between two tries of a caller that got no answer
 WAIT_S: Final = 5.0  # seconds that a caller lets the broker keep it waiting
+ONE_AGENT: Final = {"agent": "plant-1"}  # who is asked, where nobody says else
 PATIENCE_S: Final = 60.0  # seconds until a caller gives up: then something is lost
 
 
@@ -149,7 +150,15 @@ def params(work: Work, order_no: str) -> dict[str, Any]:
 class Caller:
     """One program that calls the broker, with the history of what it was told."""
 
-    def __init__(self, url: str, keys: dict[str, str], seed: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        keys: dict[str, str],
+        seed: str,
+        patience_s: float = PATIENCE_S,
+        addressee: Mapping[str, str] = ONE_AGENT,
+    ) -> None:
+        self._addressee = addressee
         self._url, self._keys, self._patience_s = url, keys, patience_s
         self._random = random.Random(seed)  # noqa: S311 - it decides who asks twice
         self._clients: dict[str, httpx2.Client] = {}
@@ -186,7 +195,7 @@ class Caller:
 
     def _submit(self, told: Told) -> None:
         wish = told.wish
-        body: dict[str, Any] = {"agent": "plant-1", "operation": wish.operation, "params": wish.params}
+        body: dict[str, Any] = {**self._addressee, "operation": wish.operation, "params": wish.params}
         body["correlation_id"] = wish.order_no
         if wish.ttl is not None:
             body["ttl"] = wish.ttl

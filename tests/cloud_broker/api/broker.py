@@ -164,6 +164,11 @@ class PlayedCommands:
         """Never there, unless a test says how it is."""
         return self.conditions.get(agent.name) or condition(agent, None, time.time(), time.monotonic())
 
+    async def drain(self, scope: Scope, agent: str, *, drained: bool, by: str) -> None:
+        """Keep it."""
+        now = time.time()
+        await self._store.drain_agent(scope, agent, now if drained else None, now, by=by)
+
 
 @dataclass
 class Broker:

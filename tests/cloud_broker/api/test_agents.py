@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx2
 import pytest
 
 from cloud_broker.conditions import AgentCondition, ConnectionCondition
+from cloud_broker.store.base import Agent
 from cloud_broker.tenants import Scope
 from tests.cloud_broker.api.broker import Broker
 
@@ -100,6 +103,44 @@ async def test_a_revoked_agent_says_so(acme: httpx2.AsyncClient) -> None:
     assert answer.status_code == 200
     assert answer.json()["state"] == "revoked"
     assert (await acme.post("/v1/agents/plant-9/revoke")).json()["agents"] == ["plant-1"]
+
+
+async def test_an_agent_is_drained_and_taken_back_and_both_are_audited(acme: httpx2.AsyncClient) -> None:
+    drained = (await acme.post("/v1/agents/plant-1/drain")).json()
+    assert drained["drained_at"] is not None
+    assert (await acme.post("/v1/agents/plant-1/drain")).json()["drained_at"] == drained["drained_at"]
+    assert (await acme.post("/v1/agents/plant-1/undrain")).json()["drained_at"] is None
+    assert (await acme.post("/v1/agents/nobody/drain")).status_code == 404
+
+    noted = [one["action"] for one in (await acme.get("/v1/audit")).json()["items"] if "drained" in one["action"]]
+    assert noted == ["agent_undrained", "agent_drained"]
+
+
+async def test_a_member_whose_file_differs_from_its_group_says_in_what(
+    acme: httpx2.AsyncClient, broker: Broker
+) -> None:
+    now = time.time()
+    for name, group in (("plant-2", "plants"), ("plant-3", "plants"), ("alone", None)):
+        await broker.store.add_agent(Agent("acme", name, group, "", 0.0, now, own_pki=True))
+    documents = {
+        "plant-1": CATALOGUE,
+        "plant-2": CATALOGUE.replace(b'"later":1', b'"later":1,"description":"in other words"'),
+        "alone": CATALOGUE.replace(b"echo", b"other"),
+    }
+    for name, document in documents.items():
+        await broker.store.put_catalogue(ACME, name, document, name)
+    agents = (await acme.get("/v1/agents")).json()["items"]
+    assert {one["name"] for one in agents if one["differs"]} == set()
+
+    await broker.store.put_catalogue(ACME, "plant-3", CATALOGUE.replace(b'"read"', b'"idempotent"'), "d3")
+    agents = (await acme.get("/v1/agents")).json()["items"]
+    assert {one["name"]: one["differs"] for one in agents} == {
+        "alone": [],
+        "plant-1": ["echo"],
+        "plant-2": ["echo"],
+        "plant-3": ["echo"],
+    }
+    assert (await acme.get("/v1/agents/plant-2")).json()["differs"] == ["echo"]
 
 
 async def test_health_needs_no_key(broker: Broker) -> None:

@@ -370,6 +370,13 @@ def test_the_rows_of_an_earlier_command_are_given_again(here: Here) -> None:
     assert (done.returncode, done.stdout.count("\n")) == (0, 3)
 
 
+def test_an_agent_is_drained_and_taken_back(here: Here) -> None:
+    assert "drained at" in here("agents", "drain", "plant-2").stdout
+    assert "drained since" in here("agents").stdout
+    assert "drained at" not in here("agents", "undrain", "plant-2").stdout
+    assert here("agents", "empty", "plant-2").returncode == 2
+
+
 def test_agents_and_their_operations_are_listed(here: Here) -> None:
     table = here("agents").stdout
     assert "plant-1" in table
