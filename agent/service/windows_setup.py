@@ -108,16 +108,16 @@ def _given(words: Sequence[str]) -> dict[str, str]:
 
 def _token(named: str) -> str:
     """Return the token that was given, whose file is gone then; "" if there is none."""
-    for file in (system_file().with_name(KEPT_TOKEN), Path(named) if named else None):
-        if file is None or (not file.exists() and not named):
-            continue
-        try:
-            text = file.read_text("utf-8-sig").strip()
-            file.unlink()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ServiceError(f"TOKENFILE {file}: can't be read and deleted: {exc}") from exc
-        return text
-    return ""
+    kept = system_file().with_name(KEPT_TOKEN)
+    file = kept if kept.exists() else Path(named) if named else None
+    if file is None:
+        return ""
+    try:
+        text = file.read_text("utf-8-sig").strip()
+        file.unlink()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ServiceError(f"TOKENFILE {file}: can't be read and deleted: {exc}") from exc
+    return text
 
 
 def _starter(config: Path, token: str, back: contextlib.ExitStack) -> str:
