@@ -13,10 +13,12 @@ import fcntl
 import hashlib
 import os
 import platform
+import selectors
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 KEPT: Final = ROOT / ".dev" / "wine"
 MACHINES: Final = ROOT / ".dev" / "wine-machines"  # on the same disk, as they share files with what is kept
 MADE_FROM: Final = ("requirements/agent.txt", "requirements/dev.txt", "config/dev/winpy.sh", "config/dev/winpy")
+
+
+_LOOK_S: Final = 0.1  # seconds between two looks at whether a program has ended
 
 
 class WineError(RuntimeError):
@@ -107,17 +112,13 @@ class Machine:
         """Make its disk: what wine itself put there is shared with others, as nobody changes it."""
         new = template()
         shutil.copytree(new, self._prefix, symlinks=True, copy_function=self._shared)
-        subprocess.run(["wineserver", "--persistent"], env=self._environment, check=True)
+        subprocess.run(["wineserver", "--persistent"], env=self._environment, check=True, stdin=subprocess.DEVNULL)
 
     def _shared(self, source: str, target: str) -> None:
         if "/drive_c/windows/" in source:
             os.link(source, target)
         else:
             shutil.copy2(source, target)
-
-    def path(self, place: str) -> Path:
-        r"""Return where ``C:\...`` lies; Windows does not care for case, so wine's own folders are the ones to name."""
-        return self.disk / place.removeprefix("C:\\").replace("\\", "/")
 
     def run(self, *words: str, stdin: str = "", timeout_s: float = 300.0) -> Answer:
         """
@@ -126,23 +127,21 @@ class Machine:
         Raises:
             WineError: it took longer than ``timeout_s`` seconds.
         """
-        try:
-            # Pipes, never files: a Python for Windows under wine can't start with one as its standard output.
-            done = subprocess.run(
-                ["wine", *words],
-                input=stdin.encode(),
-                capture_output=True,
-                env=self._environment,
-                timeout=timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as exc:
-            raise WineError(f"{' '.join(words[:4])} did not end within {timeout_s:.0f} s") from exc
-        out, err = (text.decode("utf-8", "replace").replace("\r\n", "\n") for text in (done.stdout, done.stderr))
-        return Answer(done.returncode, out, err)
+        with self.begin(*words) as process:
+            with contextlib.suppress(BrokenPipeError):  # it may end without asking
+                if process.stdin is not None:
+                    process.stdin.write(stdin.encode())
+                    process.stdin.close()
+            try:
+                out, err = _said(process, timeout_s)
+            except TimeoutError as exc:
+                process.kill()
+                raise WineError(f"{' '.join(words[:4])} did not end within {timeout_s:.0f} s") from exc
+        return Answer(process.returncode, out, err)
 
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a program of the machine whose end is waited for later."""
+        # Pipes, never files: a Python for Windows under wine can't start with one as its standard output.
         pipe = subprocess.PIPE
         return subprocess.Popen(["wine", *words], stdin=pipe, stdout=pipe, stderr=pipe, env=self._environment)
 
@@ -150,6 +149,32 @@ class Machine:
         """End all of its programs, and see that they are gone."""
         subprocess.run(["wineserver", "--kill"], env=self._environment, check=False, capture_output=True)
         subprocess.run(["wineserver", "--wait"], env=self._environment, check=False, capture_output=True, timeout=60)
+
+
+def _said(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[str, str]:
+    """
+    Return what a program says until it ends.
+
+    The pipes may stay open: services of the machine that it was the first to need have them too.
+    """
+    deadline, said = time.monotonic() + timeout_s, {}
+    with selectors.DefaultSelector() as ready:
+        for pipe in filter(None, (process.stdout, process.stderr)):
+            os.set_blocking(pipe.fileno(), False)
+            ready.register(pipe, selectors.EVENT_READ)
+            said[pipe.fileno()] = b""
+        while True:
+            ended = process.poll() is not None
+            for key, _ in ready.select(0 if ended else _LOOK_S):
+                piece = os.read(key.fd, 65536)
+                said[key.fd] += piece
+                if not piece:
+                    ready.unregister(key.fileobj)
+            if ended and not ready.select(0):
+                out, err = (text.decode("utf-8", "replace").replace("\r\n", "\n") for text in said.values())
+                return out, err
+            if time.monotonic() > deadline:
+                raise TimeoutError
 
 
 @contextlib.contextmanager
