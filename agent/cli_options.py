@@ -31,7 +31,9 @@ def system_file() -> Path:
     """Return where an installed agent has its file."""
     if sys.platform == "win32":
         return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Outhaul" / DEFAULT_FILE
-    return Path("/etc/outhaul-agent") / DEFAULT_FILE
+    place, before = Path("/etc/outhaul-agent") / DEFAULT_FILE, Path("/etc/outhaul") / DEFAULT_FILE
+    # Where 0.1.0 had it.
+    return before if before.is_file() and not place.is_file() else place
 
 
 def find_file(named: Path | None) -> Path:
