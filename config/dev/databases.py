@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -29,6 +29,9 @@ from pathlib import Path
 from typing import IO, Final
 
 import pyodbc
+
+if sys.platform != "win32":  # where only `free_port` is of use
+    import pwd
 
 HOST: Final = "127.0.0.1"
 START_S: Final = 60.0  # seconds until a server must answer; 1 to 3 on a quiet machine
