@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ WORDS: Final = {True: ("ok", "green"), False: ("FAILED", "red"), None: ("note", 
 @click.command()
 @click.argument("operation", required=False)
 @click.option("--here", is_flag=True, help="With this account and in this process, also where an agent runs.")
-@click.option("--stream", is_flag=True, hidden=True, help="A line of JSON for each finding, for the running agent.")
+@click.option("--stream", is_flag=True, help="A line of JSON for each finding, as it is found.")
 @config_option
 @json_option
 def check(operation: str | None, here: bool, stream: bool, config: Path | None, as_json: bool) -> None:
@@ -35,7 +36,7 @@ def check(operation: str | None, here: bool, stream: bool, config: Path | None, 
     and nothing changed. Exit code: 0 all is well, 1 something failed, 2 the file is wrong, 3 only the network failed.
     """
     tell = _tell_line if stream else _keep_quiet if as_json else _tell
-    found = look(find_file(config).absolute(), operation, tell, here=here, by_agent=stream)
+    found = look(find_file(config).absolute(), operation, tell, here=here)
     if as_json:
         show(document(found))
     sys.exit(exit_code(found))
@@ -47,7 +48,6 @@ def look(
     tell: Callable[[Finding], None],
     *,
     here: bool = False,
-    by_agent: bool = False,
 ) -> list[Finding]:
     """
     Try every part with the service's own account, as far as that can be; return what was found.
@@ -56,7 +56,6 @@ def look(
         path: of the operator's file, absolute.
         tell: called with each finding when it is there.
         here: whether this process is to try it.
-        by_agent: whether the running agent started this process.
     """
     from agent.check import account, request, stages
 
@@ -73,7 +72,7 @@ def look(
             except request.Declined as exc:
                 reason = str(exc)
         reason = account.take_on_that_of(state_dir) or reason
-    first = account.told(by_agent=by_agent, reason=reason)
+    first = account.told(by_agent=request.BY_AGENT in os.environ, reason=reason)
     tell(first)
     return [first, *asyncio.run(_tried(stages.everything(path, operation), tell))]
 

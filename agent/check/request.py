@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 FOLDER: Final = "check"
 REQUEST: Final = ".request"
 ANSWER: Final = ".answer"
+BY_AGENT: Final = "OUTHAUL_CHECK_BY_AGENT"  # is in the environment of a check that a running agent started
 LOOK_S: Final = 0.5  # seconds between two looks of the agent
 TAKEN_S: Final = 10.0  # seconds in which an agent takes up what is asked
 SILENCE_S: Final = 180.0  # seconds without a word, after which nothing more is waited for; sources answer within 60
@@ -67,7 +68,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     other: str = ""
 
 
-class Declined(AgentError):
+class Declined(Exception):
     """The running agent does not answer, or has another file; nothing was tried."""
 
 
@@ -127,6 +128,7 @@ class CheckRequests:
             *[*own_program(), "check", "--here", "--stream", "--config", str(self._config), *asked],
             stdin=subprocess.DEVNULL,
             stdout=answer,
+            env={**os.environ, BY_AGENT: "1"},
             creationflags=_NO_WINDOW,
         )
         try:
