@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from bench import commands, fairness, rows, sealing
+from bench import commands, fairness, footprint, rows, sealing
 from bench.figures import Figure, machine, table
 from config.dev.databases import HOST, Postgres, postgres
 from config.dev.demo.pair import AGENT, Pair, pair
@@ -64,10 +64,16 @@ def main() -> None:
         )
         running = stack.enter_context(pair(folder, file, {"erp": database.password}, print))
         figures = measure(running, database, folder, rounds, many_rows, many_commands)
-    print(f"\n{table(figures)}")
+        footprints = small(running, folder, short=words.short)
+    print(f"\n{table(figures)}\n\n{footprint.table(footprints)}")
     if words.output is not None:
         words.output.parent.mkdir(parents=True, exist_ok=True)
-        document = {"machine": machine(), "short": words.short, "figures": [figure.document() for figure in figures]}
+        document = {
+            "machine": machine(),
+            "short": words.short,
+            "figures": [figure.document() for figure in figures],
+            "footprints": footprint.document(footprints),
+        }
         words.output.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
 
@@ -132,6 +138,15 @@ def measure(
             [one.p99_ms for one in calm],
         ),
     ]
+
+
+def small(running: Pair, folder: Path, *, short: bool) -> list[footprint.Footprint]:
+    """Return what an idle agent takes; beside its peer, which takes minutes to install, where there is time."""
+    print("footprint: the frozen agent" if short else f"footprint: the frozen agent, and {footprint.PEER}")
+    found = [footprint.ours(running, folder, 1 if short else 5, 1.0 if short else 10.0)]
+    if not short:
+        found.append(footprint.peer(folder, 3, 10.0))
+    return found
 
 
 def alternated(rounds: int, ours: Callable[[], T], bare: Callable[[], T]) -> tuple[list[T], list[T]]:

@@ -11,7 +11,7 @@ import pytest
 
 from bench.figures import Figure, table
 
-WAIT_S = 240  # seconds; about ten on a quiet machine
+WAIT_S = 900  # seconds; about ten on a quiet machine, and a minute more where the agent is not frozen yet
 
 
 @pytest.mark.slow
@@ -32,6 +32,10 @@ def test_a_short_run_measures_rows_and_commands(tmp_path: Path) -> None:
     for figure in document["figures"]:
         assert min(*figure["ours"], *figure["bare"]) > 0
         assert figure["name"] in done.stdout
+    (agent,) = document["footprints"]
+    assert agent["processes"] == 1
+    assert 0 < agent["disk_mib"] < 60
+    assert 0 < agent["resident_mib"] < 80
 
 
 def test_a_figure_is_the_ratio_of_two_medians() -> None:
