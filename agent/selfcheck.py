@@ -49,12 +49,14 @@ LATE: Final = {
     "cryptography.hazmat.primitives.serialization",
     "platform",
 }
-# The same, each for one system only; the modules of ours that live on one system only are here too.
+# The same, each for one system only.
 OF_A_SYSTEM: Final = {
     "keyring.backends.SecretService": "linux",
     "keyring.backends.Windows": "win32",
     "keyring.backends.macOS": "darwin",
 }
+# How names of our own begin that live on one system only.
+_OURS_OF_A_SYSTEM: Final = {"agent.service.windows": "win32", "agent.service.linux": "linux"}
 _NO_CODECS: Final = {"mbcs", "oem"} if sys.platform != "win32" else set[str]()
 _TIMEOUT_S: Final = 60.0
 _FILE: Final = """
@@ -127,7 +129,7 @@ def _within(package: ModuleType) -> list[str]:
     return [
         found.name
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-        if OF_A_SYSTEM.get(found.name, sys.platform) == sys.platform
+        if not any(found.name.startswith(s) and sys.platform != o for s, o in _OURS_OF_A_SYSTEM.items())
     ]
 
 
