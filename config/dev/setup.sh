@@ -23,6 +23,13 @@ can_make_environments() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.ver
 recent_node() { have node && node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18 ? 1 : 0)'; }
 odbc_driver() { have odbcinst && odbcinst -q -d 2>/dev/null | grep -qFx "[$1]"; }
 
+# Debian's Python is linked to no library of its own, which a frozen program takes along.
+shared_python() {
+    "$1" -c 'import ctypes, sysconfig; v = sysconfig.get_config_var
+try: ctypes.CDLL(v("LIBDIR") + "/" + v("INSTSONAME"))
+except OSError: ctypes.CDLL(v("INSTSONAME"))' 2>/dev/null
+}
+
 find_python() {
     local name
     for name in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
@@ -35,7 +42,12 @@ find_python() {
 }
 
 missing_packages() {
-    find_python >/dev/null || echo python3 python3-venv
+    if find_python >/dev/null; then
+        shared_python "$(find_python)" || echo "lib$("$(find_python)" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')"
+    else
+        echo python3 python3-venv
+    fi
+    have strip && have objdump || echo binutils
     have_postgresql && have psql || echo postgresql
     # Without the package mariadb-server, whose service would start by itself.
     have mariadbd && have mariadb-install-db && have mariadb-tzinfo-to-sql || echo mariadb-server-core mariadb-client
@@ -75,13 +87,14 @@ install_packages() { # package...
 
 system_packages() {
     local missing
-    missing=$(missing_packages)
-    if [[ -n $missing ]]; then
+    for _ in 1 2; do # the second time knows which Python the first has brought
+        missing=$(missing_packages)
+        [[ -n $missing ]] || return 0
         # shellcheck disable=SC2086 # one word each
         install_packages $missing
-        missing=$(missing_packages)
-        [[ -z $missing ]] || fail "still missing after the installation: "$missing
-    fi
+    done
+    missing=$(missing_packages)
+    [[ -z $missing ]] || fail "still missing after the installation: "$missing
 }
 
 # --- what lies in this folder --------------------------------------------------------------------
