@@ -9,6 +9,8 @@ SEED ?=
 ONLY ?=
 MINUTES ?= 10
 RENEWALS ?= 1000
+STANDING ?= 5
+GROUPS ?= 5
 SERVICE ?= pypi
 WORKERS ?= 3
 REPRODUCE ?=
@@ -47,8 +49,10 @@ bench: setup ## rows and commands a second beside the bare drivers; SHORT=1 for 
 faults: setup ## every place with every fault, and what callers, broker, agent and ERP have of it; SEED=n ONLY=k again
 	@$(PY) -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),$(foreach number,$(ONLY),--only $(number)),--large 1073741824)
 
-soak: setup ## both programs killed at random under 20 callers, MINUTES=10; RENEWALS=1000 certificates under faults
+soak: setup ## long runs under faults: 20 callers MINUTES=10, a group GROUPS=5, states STANDING=5 minutes, RENEWALS=1000
 	@$(PY) -m tests.faults --soak $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@$(PY) -m tests.faults --groups $(GROUPS) $(if $(SEED),--seed $(SEED))
+	@$(PY) -m tests.faults --standing $(STANDING)
 	@$(PY) -m tests.faults --renewals $(RENEWALS) $(if $(SEED),--seed $(SEED))
 
 fuzz: setup ## every reader of foreign bytes under atheris, MINUTES=10 for all together; finds in .dev/fuzz/finds

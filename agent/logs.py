@@ -77,6 +77,9 @@ def set_up(settings: Log, base_dir: Path | None = None) -> None:
             ) from exc
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     root = logging.getLogger()
+    for former in root.handlers:
+        if isinstance(former, logging.FileHandler):
+            former.close()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
     # Libraries have their say from warnings on: their details may hold what was sent.

@@ -3,6 +3,8 @@
 
     python -m tests.faults [--seed N] [--only K] [--lanes 2]
     python -m tests.faults --renewals 1000 [--seed N]
+    python -m tests.faults --standing 5
+    python -m tests.faults --groups 5 [--seed N]
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from tests.faults import clocks
 from tests.faults.checker import Violation
 from tests.faults.combinations import ClockJump, Combination, all_combinations
 from tests.faults.erp import erp
+from tests.faults.groups import group_lab, work
 from tests.faults.large import FLAT_BYTES, large_result
 from tests.faults.renewals import renew
 from tests.faults.run import Report, run
 from tests.faults.site import Lab, lab
 from tests.faults.soak import soak
+from tests.faults.standing import HEAD, STATES, stand
 
 KEPT: Final = "kept"  # a file that says: not to be removed
 LARGE_CUTS: Final = 10
@@ -46,10 +50,16 @@ def main() -> int:
     parser.add_argument("--large", type=int, default=None, metavar="BYTES", help="a result of this size besides")
     parser.add_argument("--soak", type=float, default=None, metavar="MINUTES")
     parser.add_argument("--renewals", type=int, default=None, metavar="COUNT", help="of certificates, under faults")
+    parser.add_argument("--standing", type=float, default=None, metavar="MINUTES", help="in every state that lasts")
+    parser.add_argument("--groups", type=float, default=None, metavar="MINUTES", help="agents of one group, and lost")
     asked = parser.parse_args()
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1_000_000)
     if asked.soak is not None:
         return _soak(asked.soak, seed)
+    if asked.standing is not None:
+        return _standing(asked.standing)
+    if asked.groups is not None:
+        return _groups(asked.groups, seed)
     if asked.renewals is not None:
         return _renewals(asked.renewals, seed)
     wanted = [found for found in all_combinations() if asked.only is None or found.number in asked.only]
@@ -129,6 +139,19 @@ def _soak(minutes: float, seed: int) -> int:
     return _tell(report, "soak", seed, time.monotonic() - began)
 
 
+def _groups(minutes: float, seed: int) -> int:
+    print(f"== groups: seed {seed}, {minutes:g} minutes", flush=True)
+    with _folder() as folder, erp(folder / "edi") as systems, group_lab(folder, systems) as made:
+        report = work(made, minutes * 60, seed, lambda line: print(line, flush=True))
+        if report.violations:
+            (folder / KEPT).touch()
+            print(f"what they wrote is in {folder}", flush=True)
+    print("\n" + "\n".join(report.lines()))
+    if report.violations:
+        print(f"  again: make soak SEED={seed}")
+    return 1 if report.violations else 0
+
+
 def _renewals(wanted: int, seed: int) -> int:
     print(f"== renewals: seed {seed}, {wanted} certificates", flush=True)
     began = time.monotonic()
@@ -149,6 +172,23 @@ def _renewals(wanted: int, seed: int) -> int:
     for text in told.locked_out:
         print(f"    {text}\n      again: make soak SEED={seed}")
     return 1 if told.locked_out else 0
+
+
+def _standing(minutes: float) -> int:
+    print(f"== standing: {minutes:g} minutes in each of {len(STATES)} states, side by side", flush=True)
+    with _folder() as folder:
+        slopes = stand(folder, minutes * 60, lambda line: print(line, flush=True))
+        wrong = [(one.who, text) for one in slopes for text in one.wrong]
+        if wrong:
+            (folder / KEPT).touch()
+            print(f"what they wrote is in {folder}", flush=True)
+    print(f"\n{HEAD}")
+    for one in slopes:
+        print(one.line())
+    print(f"\n  {len(wrong)} of them grow")
+    for who, text in wrong:
+        print(f"    {who}: {text}")
+    return 1 if wrong else 0
 
 
 def _tell(report: Report, what: str, seed: int, seconds: float) -> int:

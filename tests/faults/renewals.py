@@ -267,7 +267,7 @@ class Lab:
         until(self._made.ready, "serving")
         for plant in self.plants:
             plant_token = self._let_in(admin, plant.tenant)
-            plant.site.enrol(_at(plant_token, plant.proxy.port))
+            plant.site.enrol(at(plant_token, plant.proxy.port))
             plant.agent.start()
         for plant in self.plants:
             until(plant.linked, f"{plant.tenant} linked")
@@ -293,7 +293,7 @@ class Lab:
                 time.sleep(seconds)  # how long it is suspended
 
 
-def _at(token: str, port: int) -> str:
+def at(token: str, port: int) -> str:
     """Return a token that leads through another proxy."""
     body = token.removeprefix("oht1.")
     content = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
