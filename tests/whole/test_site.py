@@ -245,7 +245,9 @@ def test_check_finds_everything_in_order(served: Whole) -> None:
     findings = json.loads(answer.out)["stages"]
     assert answer.exit_code == 0, [finding for finding in findings if finding["ok"] is False]
     subjects = " ".join(finding["subject"] for finding in findings)
-    for subject in ("link", "connection erp", "connection edi", "connection finance", "secret erp"):
+    assert findings[0]["detail"].endswith("as the running agent")
+    assert {"dns", "tcp", "tls", "upgrade"} <= {finding["stage"] for finding in findings if finding["ok"]}
+    for subject in ("connection erp", "connection edi", "connection finance", "secret erp"):
         assert subject in subjects
 
 
