@@ -30,7 +30,6 @@ _ALERTS: Final = {
     "CERTIFICATE_REVOKED": "it was revoked",
     "ACCESS_DENIED": "it is not let in",
 }
-SKEW_S: Final = 90.0  # seconds between two clocks that are worth a word
 _OURS: Final = "CN=Outhaul authority"  # how the names of our authorities begin
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG: Final = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
@@ -73,7 +72,6 @@ class Shown:
         not_before: seconds since 1970.
         not_after: seconds since 1970.
         known: whether this machine's own list of authorities, or ``link.extra_authorities``, has the issuer.
-        clock: what its clock said beyond ours, in seconds; ``None`` if it did not say.
     """
 
     issuer: str
@@ -81,7 +79,6 @@ class Shown:
     not_before: float
     not_after: float
     known: bool = False
-    clock: float | None = None
 
 
 def explain(exc: Exception, way: Way, *, stage: str, shunned: bool = False) -> LinkError:
@@ -118,7 +115,7 @@ def untrusted(exc: ssl.SSLCertVerificationError, shown: Shown | None, way: Way, 
     # A foreign certificate first: it may be out of its time as well.
     if exc.verify_code in (NOT_YET_VALID, EXPIRED):
         validity = f", valid from {when(shown.not_before)} to {when(shown.not_after)}," if shown else ""
-        return trouble("wrong-time", broker=way.broker, validity=validity, now=when(now), skew=skew(shown))
+        return trouble("wrong-time", broker=way.broker, validity=validity, now=when(now), skew=skew(shown, now))
     if exc.verify_code in WRONG_NAMES:
         names = f" but for {', '.join(shown.names)}" if shown and shown.names else ""
         return trouble("wrong-name", broker=way.broker, host=way.host, names=names)
@@ -130,18 +127,21 @@ def untrusted(exc: ssl.SSLCertVerificationError, shown: Shown | None, way: Way, 
     return trouble("other-authority", broker=way.broker, issuer=shown.issuer)
 
 
-def skew(shown: Shown | None) -> str:
-    """Return by how much this machine's clock differs from the other end's, for people; "" where it does not."""
-    if shown is None or shown.clock is None or abs(shown.clock) < SKEW_S:
+def skew(shown: Shown | None, now: float) -> str:
+    """Return by how much this machine's clock must be wrong, if it is, for people; ``now`` in seconds since 1970."""
+    if shown is None or shown.not_before <= now <= shown.not_after:
         return ""
-    return f", {_span(abs(shown.clock))} {'behind' if shown.clock > 0 else 'ahead of'} the other end's"
+    off_s, which = (shown.not_before - now, "behind") if now < shown.not_before else (now - shown.not_after, "ahead")
+    return f" and would be at least {_span(off_s)} {which}"
 
 
 def page_title(body: bytes) -> str:
     """Return what a web page says of itself: its title, else its first words; "" where it is none."""
     text = body.decode("utf-8", "replace")
-    if "<" not in text:
+    begins = text.find("<")
+    if begins < 0:
         return ""
+    text = text[begins:]  # what stands before is the head of an answer
     titled = _TITLE.search(text)
     return " ".join((titled[1] if titled else _TAG.sub(" ", text)).split())[:SHOWN_CHARS]
 

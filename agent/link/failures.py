@@ -340,13 +340,16 @@ def trouble(name: str, *, retry_after_s: float = 0.0, **facts: object) -> LinkEr
 
 
 def in_general(text: str) -> str:
-    """Return a text of the table as the manual has it: each field in capitals."""
+    """Return a text of the table as the manual has it: each field in capitals, and what is not always said left out."""
     return text.format_map(_Names())
 
 
 class _Names(dict[str, str]):
     def __missing__(self, name: str) -> str:
-        return name.upper()
+        return _IN_GENERAL.get(name, name.upper())
+
+
+_IN_GENERAL: Final = {"known": "", "names": "", "skew": "", "validity": "", "wants": "wants a user and password"}
 
 
 def short(exc: BaseException) -> str:

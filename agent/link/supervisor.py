@@ -200,6 +200,7 @@ class Supervisor:
         facts = {
             "event": "link_lost" if ended.up_s else "link_failed",
             "stage": ended.stage,
+            "trouble": ended.error.trouble if isinstance(ended.error, LinkError) else "",
             "reason": str(ended.error),
             "tries": self._backoff.tries,
             "next_try_s": round(delay_s, 1),

@@ -101,8 +101,8 @@ def read_answer(head: bytes) -> Answer:
     )
 
 
-class _Channel(asyncio.Protocol):
-    """A connection to an HTTP proxy, on which one request follows the other."""
+class Channel(asyncio.Protocol):
+    """A connection on which HTTP is spoken, one request after the other."""
 
     transport: asyncio.Transport
 
@@ -143,10 +143,10 @@ class _Channel(asyncio.Protocol):
         return answer
 
     async def page(self) -> bytes:
-        """Return the page that an answer says will follow; nothing if none does."""
-        with contextlib.suppress(EOFError, OSError):
+        """Return the beginning of a page that is to come, its title included; nothing if none comes."""
+        with contextlib.suppress(EOFError, OSError, ValueError, TimeoutError):
             async with asyncio.timeout(PAGE_S):
-                while not self._got:
+                while b"</title" not in self._got.lower():
                     await self._more()
         return self.early
 
@@ -245,15 +245,15 @@ async def http_tunnel(
         raise
 
 
-async def _channel(proxy: Proxy, tls: ssl.SSLContext | None, trail: Trail | None) -> _Channel:
+async def _channel(proxy: Proxy, tls: ssl.SSLContext | None, trail: Trail | None) -> Channel:
     try:
-        _, channel = await reach(proxy.host, proxy.port, _Channel, trail, tls)
+        _, channel = await reach(proxy.host, proxy.port, Channel, trail, tls)
     except OSError as exc:
         raise proxy_not_reached(proxy.shown, exc) from exc
     return channel
 
 
-def _abort(channel: _Channel | None) -> None:
+def _abort(channel: Channel | None) -> None:
     if channel is not None:
         channel.transport.abort()
 
@@ -272,7 +272,7 @@ def _hung_up(proxy: Proxy, login: Login, exc: Exception) -> LinkError:
     return trouble("proxy-no-proxy", proxy=proxy.shown)
 
 
-async def _let_through(proxy: Proxy, target: Target, channel: _Channel, answer: Answer) -> asyncio.Transport:
+async def _let_through(proxy: Proxy, target: Target, channel: Channel, answer: Answer) -> asyncio.Transport:
     # Some proxies say `text/html` and mean a tunnel; a page comes by itself, and a tunnel waits for us.
     early = await channel.page() if answer.html else channel.early
     if early and early[:1] not in TLS_RECORDS:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -21,15 +20,15 @@ from websockets import ConnectionClosed, InvalidMessage, InvalidStatus, Subproto
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.http11 import Response
 
-from agent.errors import LinkError
+from agent.errors import ConfigError, LinkError
 from agent.identity import held as identity
 from agent.link.base import Dialer, Peer, Transport
-from agent.link.diagnosis import Shown, Way, explain, untrusted
-from agent.link.failures import trouble
+from agent.link.diagnosis import Shown, Way, explain, page_title, untrusted
+from agent.link.failures import NOT_TLS, trouble
 from agent.link.proxy import Proxy
 from agent.link.routes import Routes
 from agent.link.trail import Trail
-from agent.link.tunnel import Target, http_tunnel, reach, socks_tunnel
+from agent.link.tunnel import Channel, Target, http_tunnel, reach, socks_tunnel
 from agent.secrets import SecretStore
 from protocol import limits
 
@@ -38,6 +37,7 @@ DIAL_S: Final = 30.0  # seconds for name, TCP, proxy, TLS and HTTP together
 PROBE_S: Final = 5.0  # seconds to look at a certificate that did not pass
 CLOSE_S: Final = 2.0  # seconds; a peer that does not answer the closing handshake is not waited for
 UNSENT_BYTES: Final = 131_072  # bytes in the socket that have not left yet; more would stand before a small message
+IDLE_S: Final = 3.0  # seconds of silence before a cut that may be the reason for it
 MAX_QUEUE: Final = 4  # messages read ahead; then TCP slows the broker down
 STAGES: Final = ("setup", "dns", "tcp", "proxy", "tls", "certificate", "http", "link")  # of a dial, in their order
 
@@ -91,7 +91,7 @@ class _Dial(connect):
 
     async def open_tcp_connection(self) -> ClientConnection:
         connection = self.factory(self.ws_uri)
-        transport = await self._way()
+        transport = await self.way()
         self._at("tls")
         transport.set_protocol(connection)
         tls = await asyncio.get_running_loop().start_tls(
@@ -107,7 +107,8 @@ class _Dial(connect):
         connection.connection_made(tls)
         return connection
 
-    async def _way(self) -> asyncio.Transport:
+    async def way(self) -> asyncio.Transport:
+        """Return a connection to the broker's port, straight or through the proxy."""
         target = Target(self.ws_uri.host, self.ws_uri.port)
         self.since = time.monotonic()
         if self.via is None:
@@ -139,6 +140,7 @@ class WebsocketTransport(Transport):
     def __init__(self, connection: ClientConnection, peer: Peer) -> None:
         self.peer = peer
         self._connection = connection
+        self._last_word = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<WebsocketTransport {self.peer.url} {self._connection.state.name}>"
@@ -147,13 +149,19 @@ class WebsocketTransport(Transport):
         try:
             await self._connection.send(data)
         except ConnectionClosed as exc:
-            raise LinkError(_end_of(exc)) from exc
+            raise LinkError(_end_of(exc, self._silence_s())) from exc
+        self._last_word = time.monotonic()
 
     async def receive(self) -> bytes:
         try:
-            return await self._connection.recv(decode=False)
+            message = await self._connection.recv(decode=False)
         except ConnectionClosed as exc:
-            raise LinkError(_end_of(exc)) from exc
+            raise LinkError(_end_of(exc, self._silence_s())) from exc
+        self._last_word = time.monotonic()
+        return message
+
+    def _silence_s(self) -> float:
+        return time.monotonic() - self._last_word
 
     async def close(self, reason: str = "") -> None:
         # A close frame has room for 123 bytes of reason.
@@ -293,6 +301,10 @@ async def open_websocket(
         cut = dial.stage == "http" and isinstance(exc, InvalidMessage | ConnectionError)
         cut = cut and not isinstance(exc.__cause__, ssl.SSLError)  # a TLS alert, which tells more than a second look
         shunned = cut and certificate_ends is not None and await second.answers_without_certificate(path)
+        if isinstance(exc, ssl.SSLError) and dial.stage == "tls" and exc.reason in NOT_TLS:
+            page = await second.page()
+            if page:
+                raise trouble("page-for-tls", broker=way.broker, said=page) from exc
         raise explain(exc, way, stage=dial.stage, shunned=shunned) from exc
     if trail is not None:
         trail.http_s = time.monotonic() - dial.since
@@ -350,29 +362,43 @@ class SecondLook:
         return answer is not None and answer.status_code == HTTPStatus.UNAUTHORIZED
 
     async def shown(self, known: Callable[[], ssl.SSLContext]) -> Shown | None:
-        """Return what the other end shows, or ``None`` if it does not show it again."""
-        dial = self._dial(_looking(), "/prove")
-        answer = await self._asked(dial)
-        if not dial.certificate:
-            return None
+        """Return what the other end shows, or ``None`` if it does not show it again; not a word of HTTP is said."""
+        certificate = await self._certificate(_looking())
         with contextlib.suppress(ValueError):
-            shown = await asyncio.to_thread(_read_certificate, dial.certificate)
-            clock = _date_of(answer)
-            return replace(
-                shown,
-                known=await self._is_known(known),
-                clock=None if clock is None else clock - time.time(),
-            )
+            if certificate:
+                shown = await asyncio.to_thread(_read_certificate, certificate)
+                return replace(shown, known=await self._is_known(known))
         return None
 
-    async def _is_known(self, known: Callable[[], ssl.SSLContext]) -> bool:
+    async def page(self) -> str:
+        """Return what a web page that comes in place of TLS says of itself; "" if none comes."""
+        channel = Channel()
         with contextlib.suppress(Exception):
+            async with asyncio.timeout(PROBE_S):
+                transport = await self._dial(_looking(), "/").way()
+                channel.connection_made(transport)
+                transport.set_protocol(channel)
+                transport.write(b"GET / HTTP/1.0\r\n\r\n")
+                try:
+                    return page_title(await channel.page())
+                finally:
+                    transport.abort()
+        return ""
+
+    async def _is_known(self, known: Callable[[], ssl.SSLContext]) -> bool:
+        with contextlib.suppress(ConfigError):
             context = await asyncio.to_thread(known)
             context.check_hostname = False
-            dial = self._dial(context, "/prove")
-            await self._asked(dial)
-            return dial.stage == "http"
+            return bool(await self._certificate(context))
         return False
+
+    async def _certificate(self, context: ssl.SSLContext) -> bytes:
+        """Return the certificate (DER) of who answers; empty if ``context`` does not trust it."""
+        dial = self._dial(context, "/")
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(PROBE_S):
+                (await dial.open_tcp_connection()).transport.abort()
+        return dial.certificate
 
     async def _asked(self, dial: _Dial) -> Response | None:
         try:
@@ -394,14 +420,6 @@ def _looking() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _date_of(answer: Response | None) -> float | None:
-    """Return what the clock of whoever answered said, seconds since 1970; ``None`` if it said nothing."""
-    try:
-        return parsedate_to_datetime(answer.headers["Date"]).timestamp() if answer is not None else None
-    except (KeyError, ValueError):
-        return None
 
 
 def _read_certificate(der: bytes) -> Shown:
@@ -451,9 +469,13 @@ def _peer_of(connection: ClientConnection, url: str, proxy: str) -> Peer:
     )
 
 
-def _end_of(exc: ConnectionClosed) -> str:
+def _end_of(exc: ConnectionClosed, silence_s: float) -> str:
     if exc.rcvd is not None and (exc.rcvd_then_sent or exc.sent is None):
         return f"the broker closed the link ({exc.rcvd.code}{f': {exc.rcvd.reason}' if exc.rcvd.reason else ''})"
     if exc.sent is not None:
         return f"the link was closed here ({exc.sent.code}{f': {exc.sent.reason}' if exc.sent.reason else ''})"
-    return f"the line was cut ({exc.__cause__ or 'end of stream, without a goodbye'})"
+    cut = f"the line was cut ({exc.__cause__ or 'end of stream, without a goodbye'})"
+    if silence_s < IDLE_S:
+        return cut
+    # Whoever cuts idle lines does it after a silence that is always the same.
+    return f"{cut} after {silence_s:.0f} s of silence; if that repeats, set link.heartbeat to half of it"

@@ -29,6 +29,7 @@ from config.dev import (
     ledger_page,
     notice,
     programs,
+    troubles_page,
     wire,
 )
 from config.dev.markdown import table
@@ -149,6 +150,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/check.md": check_page.page,
     "docs/reference/errors.md": codes.page,
     "docs/reference/ledger.md": ledger_page.page,
+    "docs/reference/link.md": troubles_page.page,
     "docs/reference/outhaul-agent.md": agent_program,
     "docs/reference/outhaul-broker.md": broker_program,
     "docs/reference/wire.md": wire.page,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.link.backoff import BASE_S, CAP_S, FLOOR_CAP_S, REFUSED_CAP_S, RETRY_AFTER_CAP_S, Backoff
@@ -16,8 +16,11 @@ HISTORY = st.lists(
     ),
     max_size=60,
 )
+# A machine that does much else is no reason to fail.
+PATIENT = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
+@PATIENT
 @given(HISTORY, st.randoms(use_true_random=False))
 def test_a_wait_is_never_negative_nor_endless(history: list[tuple[float, bool, float]], chance: random.Random) -> None:
     backoff = Backoff(chance.random)
@@ -28,6 +31,7 @@ def test_a_wait_is_never_negative_nor_endless(history: list[tuple[float, bool, f
             assert delay < (REFUSED_CAP_S if refused else CAP_S)
 
 
+@PATIENT
 @given(st.randoms(use_true_random=False), st.integers(0, 200))
 def test_the_ceiling_doubles_up_to_its_cap_and_the_draw_is_from_the_whole_range(
     chance: random.Random, tries: int
