@@ -37,6 +37,12 @@ BROKERS_OWN: Final = {
         "technical or unknown",
         "Its agent is there, but did not tell what came of it, also long after its time was up.",
     ),
+    "operation_changed": (
+        "`failed`",
+        "`failed`",
+        "policy",
+        "While it waited for an agent of its group, the operation was changed in their files: it fits no more.",
+    ),
     "found_not_happened": (
         "`failed`",
         "`failed`",

@@ -127,9 +127,11 @@ class PlainAgent:
         self.between: list[x509.Certificate] = []
 
     @classmethod
-    async def enrolled(cls, folder: Path, services: Services, name: str = "plant-1", url: str = "") -> PlainAgent:
+    async def enrolled(
+        cls, folder: Path, services: Services, name: str = "plant-1", url: str = "", group: str | None = None
+    ) -> PlainAgent:
         """One that showed a token."""
-        text, _ = await services.issue_token(ACME, name, None, 60.0, "test")
+        text, _ = await services.issue_token(ACME, name, group, 60.0, "test")
         body = text.partition(".")[2]
         token = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         made = cls(folder, url or token["url"], [base64.b64decode(token["ca"])])

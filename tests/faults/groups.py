@@ -42,8 +42,8 @@ CALLERS: Final = 12
 EACH: Final = 6  # wishes of one caller at a time
 PATIENCE_S: Final = 300.0  # seconds without an end until a caller takes its command for lost
 EVERY_S: Final = (1.0, 4.0)  # seconds between two faults, drawn from this range
-AWAY_S: Final = (3.0, 15.0)  # seconds that one that is not started at once is away
-STOPPED_S: Final = (1.0, 9.0)  # seconds that one is stopped, and goes on after that as if nothing had been
+AWAY_S: Final = (2.0, 8.0)  # seconds that one that is not started at once is away
+STOPPED_S: Final = (1.0, 6.0)  # seconds that one is stopped, and goes on after that as if nothing had been
 TELL_EVERY_S: Final = 30.0
 LOOK_S: Final = 0.2
 WORKS: Final = (
@@ -141,9 +141,13 @@ class GroupLab:
         return found
 
     def fault(self, rng: random.Random, stop: threading.Event) -> None:
-        """Do something to one member, and leave it as it was."""
+        """Do something to one member while all others are there, and leave it as it was."""
         name, what = rng.choice(MEMBERS), rng.choice(FAULTS)
         member = self.members[name]
+        while any(self.states().get(other) != "online" for other in MEMBERS if other != name):
+            # A group of which all are away is none.
+            if stop.wait(LOOK_S):
+                return
         self.done[what] += 1
         if what == "stopped":
             member.signal(signal.SIGSTOP)
@@ -251,8 +255,6 @@ def _call(lab: GroupLab, number: int, seed: int, until_s: float, told: list[Told
 
 def _lose(lab: GroupLab, rng: random.Random, stop: threading.Event) -> None:
     while not stop.wait(rng.uniform(*EVERY_S)):
-        while set(lab.states().values()) != {"online"} and not stop.wait(LOOK_S):
-            pass  # one at a time: a group of which all are away is none
         lab.fault(rng, stop)
 
 

@@ -106,7 +106,9 @@ class Site:
         file: dict[str, Any] | None = None,
         connector: Callable[[DriverSetup], Connector] = SyntheticConnector,
         journal: Journal | None = None,
+        places: dict[str, str] | None = None,
     ) -> None:
+        self.places = places or {}
         self.settings = Settings.model_validate({**(file or FILE), "agent": name})
         self.name = name
         self.spool_bytes = SPOOL_BYTES
@@ -133,6 +135,7 @@ class Site:
             self.journal,
             SpoolFolder(self._spool, self.spool_bytes),
             seals=Seals(self.key, lambda: ("acme", self.name)),
+            places=self.places,
         )
         self.dispatcher.recover()
 
@@ -159,7 +162,7 @@ class Site:
         self.dispatcher.close()
 
     def conversation(self, transport: MemoryTransport, silence_s: float = limits.SILENCE_S) -> AgentConversation:
-        built = catalogue.build(self.settings, {}, {"seal": self.public})
+        built = catalogue.build(self.settings, {}, {"seal": self.public}, self.places)
         return AgentConversation(
             transport,
             self.dispatcher,
