@@ -27,15 +27,20 @@ LOOK_S: Final = 5.0  # seconds between two looks at whether somebody did somethi
 log = logging.getLogger(__name__)
 
 
-def leave_token(state_dir: Path, text: str) -> None:
+def leave_token(state_dir: Path, text: str) -> Path:
     """
     Leave a token for the service, which enrols with it when it next looks, and deletes it.
+
+    Returns:
+        The file.
 
     Raises:
         OSError: it can't be written there.
     """
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    durable_file.write(state_dir / TOKEN, text.encode(), 0o600)
+    file = state_dir / TOKEN
+    durable_file.write(file, text.encode(), 0o600)
+    return file
 
 
 async def wait_until_ready(config: Path, stop: asyncio.Event, tell: Callable[[str], None]) -> Loaded | None:

@@ -107,8 +107,13 @@ def _try(act: Callable[[], object]) -> None:
         act()
 
 
-def install(config: Path, account: str | None) -> list[str]:
-    """Make the service, or mend it; see ``ServiceManager``."""
+def install(config: Path, account: str | None, agent: str = "") -> list[str]:
+    """
+    Make the service, or mend it; see ``ServiceManager``.
+
+    Args:
+        agent: its name for a file that is not there yet; default: the machine's.
+    """
     if not getattr(sys, "frozen", False):
         raise ServiceError("only the installed program can be a service; install the agent's MSI, or unpack its folder")
     if account is not None and not _NEEDS_NO_PASSWORD.match(account):
@@ -119,7 +124,7 @@ def install(config: Path, account: str | None) -> list[str]:
     try:
         with _told("install"), _Taken() as steps:
             _event_source(steps)
-            _folders(steps, config)
+            _folders(steps, config, agent)
             _service(steps, config, account)
             steps.pop_all()
     except ServiceError as exc:
@@ -134,13 +139,13 @@ def _event_source(steps: _Taken) -> None:
         steps.did(f"Event Log source {change}", windows_events.unregister if change == "made" else None)
 
 
-def _folders(steps: _Taken, config: Path) -> None:
+def _folders(steps: _Taken, config: Path, agent: str) -> None:
     ours = _folder(steps, config.parent) or _is_ours(config.parent)
     if ours:
         _rights(steps, config.parent, windows_rights.FOR_THE_FILE)
     if not config.exists():
-        durable_file.write(config, starter_file().encode(), 0o640)
-        steps.did(f"{config} written, to be filled in", config.unlink)
+        durable_file.write(config, starter_file(agent).encode(), 0o640)
+        steps.did(f"{config} written, with nothing allowed yet", config.unlink)
     for folder in (config.parent / "logs", state_dir_of(config)):
         _folder(steps, folder)
         _rights(steps, folder, windows_rights.FOR_THE_SERVICE)

@@ -35,6 +35,8 @@ if sys.platform != "win32":
 
 HINT_MS: Final = 30_000  # until the next step of a start or a stop
 STEP_S: Final = 2.0  # seconds between two steps of a stop
+WATCH_S: Final = 10.0  # seconds between two looks at whether the agent lives, which it says every 5
+MISSED: Final = 12  # looks without a word in between; then it hangs
 FAILED: Final = 1  # exit code of the service; the manager starts it again
 _OWN_CODE: Final = 1066  # ERROR_SERVICE_SPECIFIC_ERROR: the code beside it is the service's own
 _NOT_BY_THE_MANAGER: Final = 1063
@@ -46,6 +48,9 @@ class ServiceControlManager(Notifier):
     Tells the Service Control Manager how the service is.
 
     Called from the event loop and from the manager's own thread.
+
+    Attributes:
+        heard: that the agent lives was said since this was last set to false; ``None`` before it ever was.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -53,6 +58,7 @@ class ServiceControlManager(Notifier):
         self._lock = threading.Lock()
         self._state = win32service.SERVICE_START_PENDING
         self._step = 0
+        self.heard: bool | None = None
         self._say(self._state)
 
     def ready(self) -> None:
@@ -60,8 +66,12 @@ class ServiceControlManager(Notifier):
             self._say(win32service.SERVICE_RUNNING)
 
     def alive(self) -> None:
+        self.heard = True
+
+    def step(self) -> None:
+        """Ask for more time, where it is stopping."""
         if self._state == win32service.SERVICE_STOP_PENDING:
-            self._say(self._state)  # the next step: so it waits longer
+            self._say(self._state)
 
     def stopping(self) -> None:
         self._say(win32service.SERVICE_STOP_PENDING)
@@ -148,12 +158,32 @@ class Host:
     def SvcRun(self) -> None:
         """Run until the manager wishes it to stop."""
         self._manager.ready()
+        threading.Thread(target=self._watch, name="watch whether it lives", daemon=True).start()
         try:
             code = self._run()
         except BaseException as exc:  # whatever it is, the manager must hear that we ended
             code = FAILED
             _tell_failure(exc)
         self._manager.stopped(code)
+        if code:
+            # pywin32 would say once more that it stopped, and that all was well.
+            os._exit(code)
+
+    def _watch(self) -> None:
+        """
+        End a process whose agent hangs: Windows itself has no watchdog, but starts again what ended.
+
+        Looks are counted, not seconds: a machine that slept is not an agent that hung.
+        """
+        missed = 0
+        while missed < MISSED:
+            threading.Event().wait(WATCH_S)
+            if self._manager.heard is not None:
+                missed = 0 if self._manager.heard else missed + 1
+                self._manager.heard = False
+        _tell_failure(TimeoutError(f"the agent hung for {MISSED * WATCH_S:.0f} s"))
+        self._manager.stopped(FAILED)
+        os._exit(FAILED)
 
     def _run(self) -> int:
         # Only now: what an agent needs takes a second to load, and more under a virus scanner.
@@ -185,7 +215,7 @@ class Host:
         """Ask the manager for time while a stop takes some; as long as the loop lives, and no longer."""
         while True:
             await asyncio.sleep(STEP_S)
-            self._manager.alive()
+            self._manager.step()
 
 
 def _tell_wait(why: str) -> None:

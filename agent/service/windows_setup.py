@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,18 +17,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
-from agent import durable_file
 from agent.cli_options import system_file
 from agent.errors import AgentError, ServiceError
 from agent.service import windows, windows_events
 from agent.service.readiness import leave_token
-from agent.service.starter_file import starter_file, state_dir_of
+from agent.service.starter_file import state_dir_of
 
 if sys.platform != "win32":
     raise ImportError("for Windows only")
 
 KEPT_TOKEN: Final = "install-token"  # noqa: S105 - a file's name; installer/windows/token.c has the same
-_DISABLED: Final = "disabled"
 
 
 def install(words: Sequence[str]) -> list[str]:
@@ -36,15 +35,15 @@ def install(words: Sequence[str]) -> list[str]:
     there = windows.status()
     config = Path(given["configdir"]) / "agent.toml" if given.get("configdir") else Path(there.config or system_file())
     token = _token(given.get("tokenfile", ""))
+    fresh = not config.parent.exists()
     with contextlib.ExitStack() as back:
-        done = []
-        if token and not config.exists():
-            done.append(_starter(config, token, back))
-        done += windows.install(config, given.get("account") or None)
+        if fresh:
+            back.callback(shutil.rmtree, config.parent, ignore_errors=True)
+        done = windows.install(config, given.get("account") or None, _agent(token) if token else "")
         if not there.installed:
             back.callback(windows.uninstall)
         if token:
-            leave_token(state_dir_of(config), token)
+            back.callback(leave_token(state_dir_of(config), token).unlink, missing_ok=True)
             done.append("the token was left for the service")
         if not there.installed or there.enabled:
             windows.start()
@@ -120,14 +119,10 @@ def _token(named: str) -> str:
     return text
 
 
-def _starter(config: Path, token: str, back: contextlib.ExitStack) -> str:
+def _agent(token: str) -> str:
     from agent.identity.enrolment import parse_token
 
-    agent = parse_token(token).agent
-    config.parent.mkdir(parents=True, exist_ok=True)
-    durable_file.write(config, starter_file(agent).encode(), 0o640)
-    back.callback(config.unlink, missing_ok=True)
-    return f"{config} written for {agent}"
+    return parse_token(token).agent
 
 
 def _note(step: str, lines: list[str]) -> None:
