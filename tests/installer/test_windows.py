@@ -1,0 +1,242 @@
+"""
+The whole of it for Windows, under wine: the MSI, the service, enrolment, ODBC, a stop under load, repair, upgrade,
+removal. What comes of it is printed; what wine can't show is in docs/explanation/windows.md.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from config.dev.databases import Postgres
+from config.dev.wine import Machine, environment, machine, template, windows_python
+from installer import cached
+from installer.windows import msi
+from tests.waiting import until_so
+from tests.whole.site import Broker, Caller, broker
+
+BUILD_S: Final = 1200  # seconds that the first test may wait for Python and program, on a machine that does much else
+MSI_S: Final = 300  # seconds that one installation may take there; some five on a quiet machine
+NEXT: Final = "0.2.0"
+PROGRAM: Final = "Program Files/Outhaul Agent"
+DATA: Final = "ProgramData/Outhaul"
+EVENTS: Final = r"HKLM\SYSTEM\CurrentControlSet\Services\EventLog\Application\OuthaulAgent"
+SERVICE: Final = r"HKLM\SYSTEM\CurrentControlSet\Services\OuthaulAgent"
+SITE: Final = """
+agent = "plant-1"
+state_dir = "state"
+[link]
+proxy = "none"
+[connections.erp]
+type = "odbc"
+connection_string = "{connection}"
+[operations.answer]
+connection = "erp"
+sql = "SELECT 42 AS answer, 'Größe €' AS text, 1.50::numeric(5,2) AS price"
+effect = "read"
+[operations.book]
+connection = "erp"
+sql = "INSERT INTO windows_bookings VALUES (:name)"
+effect = "at-most-once"
+[operations.book.params]
+name = {{ type = "string" }}
+[operations.slow]
+connection = "erp"
+sql = "SELECT 'done' AS word FROM pg_sleep(6)"
+effect = "read"
+"""
+
+pytestmark = pytest.mark.timeout(BUILD_S)
+
+
+class Windows:
+    """One Windows machine, and what an administrator does there."""
+
+    def __init__(self, wine: Machine) -> None:
+        self.wine = wine
+        self.program = wine.disk / PROGRAM
+        self.data = wine.disk / DATA
+
+    def msiexec(self, *words: str) -> int:
+        began = time.monotonic()
+        code = self.wine.run("msiexec", *words, "/qn", timeout_s=MSI_S).exit_code
+        _show(f"msiexec {' '.join(words)}", f"{code} after {time.monotonic() - began:.1f} s", *self._noted())
+        return code
+
+    def agent(self, *words: str, stdin: str = "") -> str:
+        answer = self.wine.run(r"C:\Program Files\Outhaul Agent\outhaul-agent.exe", *words, stdin=stdin)
+        _show(f"outhaul-agent {' '.join(words)}", *answer.text.splitlines()[:12])
+        assert answer.exit_code == 0, f"{answer.text}\n{self.log()}"
+        return answer.out
+
+    def facts(self, *words: str) -> Any:
+        return json.loads(self.agent(*words, "--json"))
+
+    def service(self) -> dict[str, Any]:
+        answer = self.wine.run(r"C:\Program Files\Outhaul Agent\outhaul-agent.exe", "service", "status", "--json")
+        found: dict[str, Any] = json.loads(answer.out)
+        return found
+
+    def value(self, key: str, name: str) -> str:
+        """Return what the registry has; "" if nothing."""
+        out = self.wine.run("reg", "query", key, "/v", name).out
+        lines = [line for line in out.splitlines() if line.strip().startswith(name)]
+        return lines[0].split(None, 2)[2].strip() if lines else ""
+
+    def has(self, key: str) -> bool:
+        return self.wine.run("reg", "query", key).exit_code == 0
+
+    def log(self) -> str:
+        logs = sorted((self.data / "logs").glob("*.log"))
+        return "\n".join(f"--- {path.name}\n{path.read_text('utf-8')[-6000:]}" for path in logs)
+
+    def _noted(self) -> list[str]:
+        file = self.data / "logs" / "setup.log"
+        return file.read_text("utf-8").splitlines()[-12:] if file.exists() else []
+
+
+def _show(what: str, *lines: str) -> None:
+    print(f"\n$ {what}", *(f"  {line}" for line in lines), sep="\n")  # noqa: T201 - the proof is in the test's log
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """This release's MSI, and that of a later one, made from the same program."""
+    folder = tmp_path_factory.mktemp("packages")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(template()).items():
+            patch.setenv(name, value)
+        frozen = cached.frozen(str(windows_python()))
+    later = folder / "later"
+    shutil.copytree(frozen, later)
+    (later / "VERSION").write_text(f"{NEXT}\n")
+    (later / "NEW").write_text("comes with the later one\n")
+    return msi.build(frozen, folder), msi.build(later, folder)
+
+
+@pytest.fixture
+def windows() -> Iterator[Windows]:
+    """A fresh machine."""
+    with machine() as wine:
+        yield Windows(wine)
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Caller]]:
+    """A broker on Linux, with a tenant."""
+    with broker(tmp_path_factory.mktemp("broker")) as made, made.tenant("acme") as caller:
+        yield made, caller
+
+
+def test_an_agent_on_windows_from_its_msi_to_its_removal(
+    packages: tuple[Path, Path], windows: Windows, serving: tuple[Broker, Caller], postgres: Postgres
+) -> None:
+    made, caller = serving
+    this, later = packages
+    postgres.execute_script("CREATE TABLE windows_bookings (name text PRIMARY KEY)")
+
+    # Installed by one command, with a token in a file, which is gone then.
+    token = made.token("acme", "plant-1")
+    (windows.wine.disk / "token.txt").write_text(token)
+    assert windows.msiexec("/i", _path(this), r"TOKENFILE=C:\token.txt", "/l*v", r"C:\install.log") == 0, windows.log()
+    assert not (windows.wine.disk / "token.txt").exists()
+    until_so(lambda: caller.agent().get("state") == "online", 120)
+    assert not (windows.data / "state" / "token").exists()
+    assert token not in _everything_kept(windows)
+    status = windows.service()
+    assert (status["installed"], status["enabled"], status["running"]) == (True, True, True)
+    assert status["account"] == r"NT SERVICE\OuthaulAgent"
+    assert windows.value(SERVICE, "FailureActions")
+    assert "EventCreate.exe" in windows.value(EVENTS, "EventMessageFile")
+
+    # The operator says what may be done; a command runs through ODBC.
+    connection = postgres.odbc(password="{secret:erp}")
+    (windows.data / "agent.toml").write_text(SITE.format(connection=connection), "utf-8")
+    windows.agent("secret", "set", "erp", stdin=postgres.password)
+    _restart(windows, caller)
+    answered = caller.run("answer")
+    assert answered["state"] == "succeeded", (answered, windows.log())
+    _show("the answer of `answer`", *map(str, caller.rows(answered)))
+    assert caller.rows(answered) == [{"answer": 42, "text": "Größe €", "price": "1.50"}]
+    booked = caller.run("book", {"name": "one"}, headers={"Idempotency-Key": "windows-1"})
+    assert booked["state"] == "succeeded", booked
+
+    # Stopped while a command runs: it comes to its end within the grace, and the service ends in order.
+    running = caller.submit("slow").json()
+    until_so(lambda: caller.get(f"/v1/commands/{running['id']}").json()["state"] == "running", 60)
+    began = time.monotonic()
+    windows.agent("service", "stop")
+    took_s = time.monotonic() - began
+    _show("the stop under load", f"{took_s:.1f} s", *windows.log().splitlines()[-6:])
+    assert windows.service()["state"] == "stopped"
+    assert caller.final(running)["state"] == "succeeded"
+
+    # Repaired: what was lost or bent comes back, and it runs.
+    (windows.program / "_internal" / "base_library.zip").unlink()
+    windows.wine.run("reg", "add", EVENTS, "/v", "EventMessageFile", "/d", "nonsense", "/f")
+    assert windows.msiexec("/fa", _path(this)) == 0, windows.log()
+    assert "EventCreate.exe" in windows.value(EVENTS, "EventMessageFile")
+    until_so(lambda: caller.agent().get("state") == "online", 120)
+
+    # Upgraded: the operator's file, the certificate and the journal stay; what was done is known.
+    before = {entry["id"] for entry in windows.facts("journal", "list")}
+    assert booked["id"] in before
+    assert windows.msiexec("/i", _path(later)) == 0, windows.log()
+    assert (windows.program / "VERSION").read_text().strip() == NEXT
+    assert (windows.program / "NEW").exists()
+    assert windows.service()["running"]
+    until_so(lambda: caller.agent().get("state") == "online", 120)
+    assert before <= {entry["id"] for entry in windows.facts("journal", "list")}
+    again = caller.run("book", {"name": "one"}, headers={"Idempotency-Key": "windows-1"})
+    assert again["id"] == booked["id"]
+    assert caller.run("answer")["state"] == "succeeded"
+    # An older one does not go over it.
+    assert windows.msiexec("/i", _path(this)) != 0
+    assert windows.service()["running"]
+
+    # Removed: program, service and Event Log source go, the agent's data stay.
+    assert windows.msiexec("/x", _path(later)) == 0, windows.log()
+    assert not windows.program.exists()
+    assert not windows.has(SERVICE)
+    assert not windows.has(EVENTS)
+    assert (windows.data / "agent.toml").exists()
+    assert (windows.data / "state" / "secrets.vault").exists()
+    until_so(lambda: caller.agent().get("state") != "online", 120)
+
+
+def test_a_token_on_the_command_line_is_in_no_log_and_a_wrong_one_leaves_nothing(
+    packages: tuple[Path, Path], windows: Windows, serving: tuple[Broker, Caller]
+) -> None:
+    made, caller = serving
+    this, _ = packages
+    assert windows.msiexec("/i", _path(this), "TOKEN=nonsense", "/l*v", r"C:\install.log") != 0
+    assert not windows.has(SERVICE)
+    assert not windows.has(EVENTS)
+    assert not list(windows.data.glob("*token*"))
+    token = made.token("acme", "plant-2")
+    assert windows.msiexec("/i", _path(this), f"TOKEN={token}", "/l*v", r"C:\install.log") == 0, windows.log()
+    until_so(lambda: caller.agent("plant-2").get("state") == "online", 120)
+    assert token not in _everything_kept(windows)
+
+
+def _restart(windows: Windows, caller: Caller) -> None:
+    windows.agent("service", "stop")
+    windows.agent("service", "start")
+    until_so(lambda: caller.agent().get("state") == "online", 120)
+
+
+def _path(package: Path) -> str:
+    return "Z:" + str(package).replace("/", "\\")
+
+
+def _everything_kept(windows: Windows) -> str:
+    """Return what an installation wrote down: its log, the registry, our own files."""
+    found = [*windows.wine.disk.parent.glob("*.reg"), windows.wine.disk / "install.log", *windows.data.rglob("*")]
+    text = "\n".join(path.read_bytes().decode("latin-1") for path in found if path.is_file())
+    return text + text.replace("\0", "")  # the log is UTF-16
