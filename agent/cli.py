@@ -32,6 +32,7 @@ from agent.cli_options import (
 )
 from agent.cli_selfcheck import selfcheck
 from agent.cli_service import service
+from agent.cli_upgrade import upgrade
 from agent.errors import (
     AgentError,
     ConfigError,
@@ -40,6 +41,7 @@ from agent.errors import (
     SecretError,
     ServiceNotAllowed,
     TokenRefused,
+    UpgradeNotAllowed,
 )
 from agent.service.base import Nobody
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 EXIT_CODES: Final[tuple[tuple[type[AgentError], int], ...]] = (
     (TokenRefused, NOT_ALLOWED),
     (ServiceNotAllowed, NOT_ALLOWED),
+    (UpgradeNotAllowed, NOT_ALLOWED),
     (ConfigError, WRONG_WORDS),
     (LinkError, NOT_REACHABLE),
     (EnrolmentError, FAILED),
@@ -76,7 +79,7 @@ cli.add_command(identity_command)
 cli.add_command(journal)
 cli.add_command(ledger)
 cli.add_command(service)
-for command in (check, diagnostics, status, pause, resume, selfcheck):
+for command in (check, diagnostics, status, pause, resume, selfcheck, upgrade):
     cli.add_command(command)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from agent import RELEASE
 from agent.cli_options import FAILED, config_option, json_option, load, show, user
 from agent.errors import AgentError, ConfigError
 from protocol.plain_text import plain
@@ -112,6 +113,31 @@ def resolve(command_id: str, happened: bool | None, note: str, config: Path | No
         running = entry.completed is None and lock.held(state_dir)
         more = "; the agent takes it up now, unless the command is still under way" if running else ""
         click.echo(f"{command_id}: kept that it {'happened' if happened else 'did not happen'}{more}", err=True)
+
+
+@journal.command("put-back")
+@click.option("--release", default=RELEASE, show_default=True, help="As this release left it.")
+@config_option
+@json_option
+def put_back(release: str, config: Path | None, as_json: bool) -> None:
+    """Put the copy that was kept before an upgrade in the journal's place, to go back to the earlier release.
+
+    The agent must not run. What was under way is in doubt then: the broker sends none of it again.
+    """
+    from agent.journal import copies
+    from agent.journal.file import FOLDER
+    from agent.journal.lock import FolderLock
+
+    state_dir = _state_dir(config)
+    lock = FolderLock(state_dir)
+    try:
+        aside = copies.put_back(state_dir / FOLDER, release)
+    finally:
+        lock.release()
+    if as_json:
+        show({"release": release, "put_aside": str(aside)})
+    else:
+        click.echo(f"the journal is as release {release} left it; the one that was there: {aside}", err=True)
 
 
 @journal.command()

@@ -6,6 +6,9 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
     * SecretError                                       secret_unavailable
     * EnrolmentError                                    enrolment_failed
         * TokenRefused                                  token_refused
+    * JournalOfLaterRelease                             journal_of_later_release
+    * UpgradeError                                      upgrade_failed
+        * UpgradeNotAllowed                             upgrade_not_allowed
     * ServiceError                                      service_error
         * ServiceNotAllowed                             service_not_allowed
     * LinkError                                         link_lost             retryable
@@ -70,6 +73,24 @@ class SecretError(AgentError):
     """A secret is missing, or the store that keeps them can't be opened."""
 
     code = "secret_unavailable"
+
+
+class UpgradeError(AgentError):
+    """Another release could not be put in this one's place; the text says what runs now."""
+
+    code = "upgrade_failed"
+
+
+class UpgradeNotAllowed(UpgradeError):
+    """A package must not be installed: nobody who is trusted signed it, or it is for another place or time."""
+
+    code = "upgrade_not_allowed"
+
+
+class JournalOfLaterRelease(AgentError):
+    """The journal has a format that a later release made; the text names both and what to do."""
+
+    code = "journal_of_later_release"
 
 
 class EnrolmentError(AgentError):

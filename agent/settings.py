@@ -544,6 +544,14 @@ class FileTrigger(Model):
 Trigger = Annotated[TableTrigger | FileTrigger, Field(discriminator="type")]
 
 
+class Upgrade(Model):
+    """Which packages `outhaul-agent upgrade` installs."""
+
+    trusted_keys: tuple[Annotated[str, Field(pattern=SIGNER_KEY)], ...] = Field(
+        (), description="Public keys of those who make your packages: `ed25519:` and 32 bytes in base64."
+    )
+
+
 class Settings(Model):
     """The whole file."""
 
@@ -556,6 +564,7 @@ class Settings(Model):
     policy: Policy = Field(default_factory=Policy, description="Who may have what run.")
     secrets: Secrets = Field(default_factory=Secrets, description="Where secrets live.")
     log: Log = Field(default_factory=Log, description="What is told.")
+    upgrade: Upgrade = Field(default_factory=Upgrade, description="Which packages are installed.")
     connections: dict[Name, Connection] = Field(default_factory=dict, description="Local systems.")
     operations: dict[Name, Operation] = Field(default_factory=dict, description="What may be run.")
     triggers: dict[Name, Trigger] = Field(default_factory=dict, description="What is watched.")

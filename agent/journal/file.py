@@ -13,8 +13,9 @@ from typing import Final
 
 import msgspec
 
+from agent import RELEASE
 from agent.errors import ConfigError, JournalUnavailable
-from agent.journal import reading, records
+from agent.journal import copies, reading, records
 from agent.journal.base import Anchor, Claim, Entry, Journal, Resolution, Shown
 from agent.journal.disk import Disk
 from agent.journal.lock import FolderLock
@@ -69,6 +70,7 @@ class FileJournal(Journal):
 
         Raises:
             ConfigError: another agent runs with this folder, or it can't be read at all.
+            JournalOfLaterRelease: a later release wrote it in a format that this one does not know.
         """
         loop = asyncio.get_running_loop()
         opened: list[FileJournal] = []
@@ -290,6 +292,8 @@ def _open(state_dir: Path, remembers: int, disk: Disk, told: Callable[[], None])
                 "commands": list(damage.ids),
             },
         )
+    if found.chain and found.release != RELEASE and found.version == records.VERSION:
+        copies.keep_if_possible(disk, folder, found.release)
     journal_log = Log(disk, folder, found)
     writer = Writer(
         journal_log,
@@ -321,6 +325,9 @@ def _renewal(disk: Disk, folder: Path, found: Reading) -> Renewal | None:
     """Return what has to be done before the journal that was found can be gone on with."""
     if found.damages or not found.mark:
         return Renewal(_new_mark(), lambda: _set_aside(disk, folder, found))
+    if found.version < records.VERSION:
+        # Without a copy it stays as it is: there would be no way back.
+        return Renewal(found.mark, lambda: copies.keep(disk, folder, found.release))
     try:
         # What an earlier run wrote may be in the system's memory only; from here on it is relied on.
         file = disk.append_to(folder / reading.segment_name(found.chain[-1]))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from agent import RELEASE
 from agent.journal import frames, records
 from agent.journal.disk import Appender, Disk
 from agent.journal.reading import HEAD, PLACE_BITS, SNAPSHOT, Reading, place, segment_name
@@ -190,7 +191,7 @@ class Log:
         number = self._highest
         path = self._folder / segment_name(number)
         new = path.with_suffix(".new")
-        head = records.Head(records.VERSION, previous, self.position + 1, mark, self.stands[1])
+        head = records.Head(records.VERSION, previous, self.position + 1, mark, self.stands[1], RELEASE)
         try:
             self._disk.make_folder(self._folder)
             self._disk.remove(new)

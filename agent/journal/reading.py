@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from agent import RELEASE
+from agent.errors import JournalOfLaterRelease
 from agent.journal import frames, records
 from agent.journal.disk import Disk
 from agent.journal.frames import Bad, Frame
@@ -19,7 +21,9 @@ from agent.journal.frames import Bad, Frame
 SNAPSHOT: Final = 1 << 63  # in the sequence of a record that repeats what was known when its segment was begun
 HEAD: Final = 0  # sequence of a segment's first record; events count from 1
 HEAD_BYTES: Final = 4096  # bytes; more than any head has
+PUT_BACK: Final = "put-back"  # a file whose being there says that the journal is a copy of an earlier moment
 INCOMPLETE: Final = "of what was known before, the end is missing"
+FIRST_RELEASE: Final = "0.1.0"  # which did not write down what it is
 PLACE_BITS: Final = 40  # of a place in the log are the offset in its segment; the others its number
 _SEGMENT: Final = re.compile(r"(\d{6,12})\.log")
 _COMMAND: Final = re.compile(rb"[a-z]{2,8}_[0-9a-hjkmnp-tv-z]{26}")  # as ``protocol.ids`` makes them
@@ -55,7 +59,7 @@ class Segment:
     One file of the log.
 
     Attributes:
-        head: its first record; ``None`` if that is damaged, or of another version.
+        head: its first record; ``None`` if that is damaged.
         unusable: why nothing in it can be used; "" if it can.
     """
 
@@ -77,6 +81,8 @@ class Reading:
     Attributes:
         index: what is known.
         mark: as the newest segment has it; "" if there is none.
+        release: of the program that began the newest segment; "" if there is none.
+        version: of the format of the oldest.
         position: how many events were ever written.
         head: the chain up to and with the last of them.
         base: sequence of the last event that was let go when the log was written anew.
@@ -87,12 +93,14 @@ class Reading:
         size: bytes of the chain's segments.
         count: records in them.
         damages: in order; if there is any, ``mark`` must change.
-        unusable: names of files that can't be read, or are of another version.
+        unusable: names of files that can't be read, or say that all is to be doubted.
         torn: bytes at the end that a stopped write left.
     """
 
     index: records.Index
     mark: str = ""
+    release: str = ""
+    version: int = records.VERSION
     position: int = 0
     head: bytes = frames.BEGINNING
     base: int = 0
@@ -127,6 +135,7 @@ def read(disk: Disk, folder: Path, index: records.Index, *, whole: bool = False)
 
     Raises:
         OSError: the folder can't be read.
+        JournalOfLaterRelease: a later release wrote it in a format that this one does not know.
     """
     reading = Reading(index)
     segments: dict[int, Segment] = {}
@@ -136,7 +145,18 @@ def read(disk: Disk, folder: Path, index: records.Index, *, whole: bool = False)
             segments[number] = _load(disk, folder / name, number)
         elif name.endswith(".new"):
             reading.leftovers.append(name)
+        elif name == PUT_BACK:
+            what = "the journal was put back from a copy; what happened after that is not in it"
+            reading.damages.append(Damage(name, 0, 0, what))
+            reading.unusable.append(name)
+    for segment in segments.values():
+        if segment.head is not None and segment.head.version > records.VERSION:
+            raise _later(folder, segment.head)
     chain = _chain(segments, reading)
+    heads = [segment.head for segment in chain if segment.head is not None]
+    if heads:
+        reading.release = heads[-1].release or FIRST_RELEASE
+        reading.version = min(head.version for head in heads)
     reading.highest = max(segments, default=0)
     reading.chain = [segment.number for segment in chain]
     reading.leftovers += [segments[number].name for number in sorted(segments.keys() - set(reading.chain))]
@@ -155,9 +175,15 @@ def _load(disk: Disk, path: Path, number: int) -> Segment:
         return Segment(number)
     if not isinstance(head, records.Head):
         return Segment(number)
-    if head.version != records.VERSION:
-        return Segment(number, unusable=f"it is of another version of the agent ({head.version})")
     return Segment(number, head)
+
+
+def _later(folder: Path, head: records.Head) -> JournalOfLaterRelease:
+    return JournalOfLaterRelease(
+        f"{folder}: written by release {head.release or 'unknown'}, in format {head.version}; this is {RELEASE}, which "
+        f"knows format {records.VERSION}. Nothing was changed. Start release {head.release} again; or, to stay with "
+        f"{RELEASE}, put the copy that was kept of its journal in the place of this one: outhaul-agent journal put-back"
+    )
 
 
 def _chain(segments: dict[int, Segment], reading: Reading) -> list[Segment]:

@@ -12,7 +12,7 @@ from agent.journal.signatures import Shows
 from protocol.limits import REMEMBERS
 from protocol.messages import Completed
 
-VERSION: Final = 1  # of the log; a program that finds another one doesn't guess
+VERSION: Final = 1  # of the log; an earlier one is written anew in this one, a later one is refused
 ANCHORS: Final = 1_000  # of the broker's audit trail that are kept; one a minute at most comes
 SMALL_OUTPUT_BYTES: Final = 4096  # bytes; outputs up to this size are remembered after the broker has them
 
@@ -26,11 +26,12 @@ class Head(Record, frozen=True, tag="head"):
     The first record of a segment.
 
     Attributes:
-        version: of the log.
+        version: of the log. Every release can read this record, whatever comes after it.
         previous: number of the segment before it; 0 if it begins with all that was known, so that none is needed.
         base: sequence of its first event. What earlier segments have from there on was never answered for: void.
         mark: of the journal.
         chain: up to and with the event before ``base``.
+        release: of the program that began it; "" is 0.1.0, which did not say.
     """
 
     version: int
@@ -38,6 +39,7 @@ class Head(Record, frozen=True, tag="head"):
     base: int
     mark: str
     chain: bytes
+    release: str = ""
 
 
 class Complete(Record, frozen=True, tag="complete"):

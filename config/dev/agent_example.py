@@ -16,7 +16,7 @@ _HEAD: Final = """
 #
 # Try it with: outhaul-agent check --config FILE
 """
-_FILTERED: Final = frozenset({"link", "policy", "secrets", "log", "connections", "operations", "triggers"})
+_FILTERED: Final = frozenset({"link", "policy", "secrets", "log", "upgrade", "connections", "operations", "triggers"})
 
 TABLES: Final[tuple[Table | str, ...]] = (
     _HEAD,

@@ -43,6 +43,7 @@ AGENT_FILE: Final[tuple[tuple[str, tuple[type[BaseModel], ...]], ...]] = (
     ("[policy.trusted_signers.NAME], or [[policy.trusted_signers.NAME]] for several", (settings.SignerKey,)),
     ("[secrets]", (settings.Secrets,)),
     ("[log]", (settings.Log,)),
+    ("[upgrade]", (settings.Upgrade,)),
     (
         "[connections.NAME]",
         (settings.OdbcConnection, settings.FileConnection, settings.SoapConnection, settings.SyntheticConnection),

@@ -20,9 +20,9 @@ WAIT_S = 60  # seconds that a command may take in a test before something is wro
 
 
 class Broker:
-    """One broker with its data folder."""
+    """One broker with its data folder; ``words`` start it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, words: Sequence[str] = ("outhaul-broker",)) -> None:
         self.folder = folder
         self.api_port, self.link_port = free_port(), free_port()
         self.file = folder / "broker.toml"
@@ -31,14 +31,19 @@ class Broker:
             f'data_dir = "data"\n[api]\nlisten = "127.0.0.1:{self.api_port}"\n'
             f'[link]\nlisten = "127.0.0.1:{self.link_port}"\n'
         )
-        self.program = Program(["outhaul-broker", "serve", "--config", str(self.file)], folder / "broker.log")
+        self.become(words)
+
+    def become(self, words: Sequence[str]) -> None:
+        """Be another release from now on; it must not run."""
+        self._words = words
+        self.program = Program([*words, "serve", "--config", str(self.file)], self.folder / "broker.log")
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.api_port}"
 
     def cli(self, *words: str) -> Answer:
-        return run(["outhaul-broker", *words, "--config", str(self.file)])
+        return run([*self._words, *words, "--config", str(self.file)])
 
     def facts(self, *words: str) -> Any:
         answer = self.cli(*words, "--json")
@@ -76,7 +81,7 @@ class Caller(httpx2.Client):
         super().__init__(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=WAIT_S + 10)
         self.key = key
 
-    def submit(self, operation: str, params: Any = None, *, agent: str = "plant-1", **more: Any) -> httpx2.Response:
+    def submit(self, operation: str, params: Any = None, *, agent: str | None = "plant-1", **more: Any) -> httpx2.Response:
         headers = more.pop("headers", {})
         body = {"agent": agent, "operation": operation, "params": params or {}, **more}
         return self.post("/v1/commands", json=body, headers=headers)
@@ -115,8 +120,12 @@ class AgentSite:
         self.agent = agent
         self.file = folder / "agent.toml"
         self.write(text)
+        self.become(words)
+
+    def become(self, words: Sequence[str]) -> None:
+        """Be another release from now on; it must not run."""
         self._words = words
-        self.program = Program([*words, "run", "--config", str(self.file)], folder / "agent.log")
+        self.program = Program([*words, "run", "--config", str(self.file)], self.folder / "agent.log")
 
     def write(self, text: str) -> None:
         self.file.write_text(f'agent = "{self.agent}"\nstate_dir = "state"\n{text}', encoding="utf-8")

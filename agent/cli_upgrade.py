@@ -1,0 +1,258 @@
+"""``outhaul-agent upgrade``: another release in the place of this one, and back where it doesn't come up."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from agent import RELEASE
+from agent.cli_options import FAILED, config_option, find_file, json_option, show
+from agent.errors import UpgradeError, UpgradeNotAllowed
+
+if TYPE_CHECKING:
+    from agent.config_file import Loaded
+    from agent.upgrade.report import Report
+    from agent.upgrade.side_by_side import SideBySide
+    from agent.upgrade.signature import Signature
+
+ARCHIVES: Final = (".tar.xz", ".tar")
+GRACE_S, STEADY_S = 180, 15
+_HAND_OVER: Final = {".deb": "apt install ./{}", ".rpm": "dnf install ./{}", ".msi": "msiexec /i {} /qn"}
+_RELEASE: Final = re.compile(r"\d+\.\d+\.\d+")
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option("--status", "only_status", is_flag=True, help="Only tell what became of the last one.")
+@click.option("--verify", "only_verify", is_flag=True, help="Only tell who signed PACKAGE, and what it is.")
+@click.option("--allow-downgrade", is_flag=True, help="Also install an earlier release than this one.")
+@click.option(
+    "--grace",
+    type=click.IntRange(1, 86_400),
+    default=GRACE_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds that it has to come up.",
+)
+@click.option(
+    "--steady",
+    type=click.IntRange(0, 86_400),
+    default=STEADY_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds that it has to stay up.",
+)
+@click.option("--no-wait", is_flag=True, help="Return when it is installed; a process of its own watches it.")
+@click.option("--watch", "orders", hidden=True)
+@config_option
+@json_option
+def upgrade(
+    package: Path | None,
+    only_status: bool,
+    only_verify: bool,
+    allow_downgrade: bool,
+    grace: int,
+    steady: int,
+    no_wait: bool,
+    orders: str | None,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Put the release in PACKAGE in the place of this one, and take it back if it does not come up.
+
+    PACKAGE is the plain archive, with PACKAGE.sig beside it; it needs no network. The new program is tried before
+    anything is changed. Then a process of its own watches it: unless the agent is linked again within the grace, if it
+    was before, or runs, the release that was there runs again.
+    """
+    if orders is not None:
+        _watch(orders)
+        return
+    loaded = _load(config)
+    if only_status:
+        _tell(_report(loaded), as_json)
+        return
+    if package is None:
+        raise click.UsageError("name the PACKAGE; or use --status")
+    signed = _verified(package, loaded)
+    if only_verify:
+        facts = {"package": str(package), "release": signed.release, "system": signed.system, "key": signed.key}
+        if as_json:
+            show(facts)
+        else:
+            click.echo(f"{package.name}: release {signed.release} for {signed.system}, signed by {signed.key}")
+        return
+    _later(signed, allow_downgrade)
+    try:
+        side = _installed(package, signed, loaded)
+    except PermissionError as exc:
+        raise UpgradeNotAllowed(f"{exc.filename}: {exc.strerror}; run this as who installed the agent, root") from exc
+    except OSError as exc:
+        raise UpgradeError(f"{exc.filename}: {exc.strerror}; {RELEASE} is as it was") from exc
+    _begin(side, signed.release, loaded, grace, steady)
+    if no_wait:
+        click.echo(f"{signed.release} is installed and being watched; outhaul-agent upgrade --status", err=True)
+        return
+    _tell(_ended(loaded), as_json)
+
+
+# --- before: nothing is changed -----------------------------------------------------------------------
+
+
+def _load(config: Path | None) -> Loaded:
+    # Not as the agent's account, as other commands do: that one must not be able to change its own program.
+    from agent import config_file
+
+    return config_file.load(find_file(config).absolute())
+
+
+def _state_dir(loaded: Loaded) -> Path:
+    return (loaded.base_dir / loaded.settings.state_dir).absolute()
+
+
+def _verified(package: Path, loaded: Loaded) -> Signature:
+    from agent.upgrade import signature
+
+    if not package.is_file():
+        raise click.UsageError(f"{package}: there is no such file")
+    found = signature.read(package)
+    signature.verify(package, found, loaded.settings.upgrade.trusted_keys)
+    return found
+
+
+def _later(signed: Signature, allow_downgrade: bool) -> None:
+    from agent.upgrade.signature import order
+
+    if order(signed.release) == order(RELEASE):
+        raise UpgradeError(f"{RELEASE} runs here already")
+    if order(signed.release) < order(RELEASE) and not allow_downgrade:
+        raise UpgradeNotAllowed(
+            f"{signed.release} is earlier than {RELEASE}, which runs here; what was mended since comes back with it. "
+            "If you want that: --allow-downgrade"
+        )
+
+
+def _installed(package: Path, signed: Signature, loaded: Loaded) -> SideBySide:
+    """Have the release beside the one that runs, after it was tried; raises ``OSError`` too."""
+    from agent.upgrade import signature
+    from agent.upgrade.side_by_side import SideBySide, own_program
+
+    side = SideBySide.of(own_program())
+    if side is None or not package.name.endswith(ARCHIVES):
+        word = _HAND_OVER.get(package.suffix, "outhaul-agent upgrade {}, where releases stand side by side")
+        raise UpgradeError(
+            f"{package.name} is genuine, and nothing was changed: this program ({own_program()}) does not stand in "
+            f"versions/{RELEASE} beside a link `current`, as the plain archive does; what put it there has to replace "
+            f"it: {word.format(package.name)}"
+        )
+    if not _RELEASE.fullmatch(side.current):
+        raise UpgradeError(f"{side.root}: `current` leads to {side.current}, which should be the name of a release")
+    try:
+        copy = side.take(package)
+        # Once more, of what nobody else can change between this look and its use.
+        signature.verify(copy, signed, loaded.settings.upgrade.trusted_keys)
+        side.unpack(copy, signed.release)
+    finally:
+        side.clear()
+    try:
+        _try(side.program(signed.release), loaded)
+    except UpgradeError:
+        side.remove(signed.release)
+        raise
+    return side
+
+
+def _try(program: Path, loaded: Loaded) -> None:
+    """See whether a release can run here at all, and reads the operator's file."""
+    from agent.upgrade.watcher import TRY_S, clean_environment
+
+    for words in (["selfcheck"], ["operations", "--config", str(loaded.path), "--json"]):
+        try:
+            done = subprocess.run(  # noqa: S603 - a release that a trusted key signed
+                [str(program), *words],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=clean_environment(),
+                check=False,
+                timeout=TRY_S,
+            )
+            said, failed = (done.stderr or done.stdout).strip(), done.returncode != 0
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            said, failed = str(exc), True
+        if failed:
+            raise UpgradeError(
+                f"the new program does not work here, and nothing was changed: {words[0]}: {said[-800:] or 'failed'}"
+            )
+
+
+# --- after: the watcher does the rest -----------------------------------------------------------------
+
+
+def _begin(side: SideBySide, release: str, loaded: Loaded, grace: int, steady: int) -> None:
+    from agent import status
+    from agent.journal import lock
+    from agent.upgrade import report, watcher
+
+    state_dir = _state_dir(loaded)
+    before = side.current
+    running = status.read(state_dir) if lock.held(state_dir) else None
+    if running is None:
+        side.switch(release)
+        report.write(state_dir, report.Report("done", before, release, time.time()))
+        return
+    report.write(state_dir, report.Report("installing", before, release, time.time()))
+    linked = running.linked_since is not None
+    watcher.start(
+        watcher.Orders(
+            root=str(side.root),
+            before=before,
+            after=release,
+            config=str(loaded.path),
+            state_dir=str(state_dir),
+            linked=linked,
+            grace_s=float(grace),
+            steady_s=float(steady),
+        )
+    )
+
+
+def _watch(text: str) -> None:
+    import msgspec
+
+    from agent.upgrade import watcher
+
+    watcher.watch(msgspec.json.decode(text, type=watcher.Orders))
+
+
+def _report(loaded: Loaded) -> Report | None:
+    from agent.upgrade import report
+
+    return report.read(_state_dir(loaded))
+
+
+def _ended(loaded: Loaded) -> Report | None:
+    while (found := _report(loaded)) is not None and found.state in ("installing", "watching"):
+        time.sleep(0.2)  # the watcher answers by a file
+    return found
+
+
+def _tell(found: Report | None, as_json: bool) -> None:
+    if as_json:
+        show(None if found is None else facts(found))
+    else:
+        click.echo("there was no upgrade yet" if found is None else found.text)
+    if found is not None and found.state in ("failed", "stuck"):
+        sys.exit(FAILED)
+
+
+def facts(found: Report) -> dict[str, Any]:
+    """Return a report as ``--json`` shows it."""
+    at = datetime.fromtimestamp(found.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"state": found.state, "before": found.before, "after": found.after, "at": at, "why": found.why or None}

@@ -1,0 +1,165 @@
+"""
+The process that puts another release in place, looks whether it comes up, and puts the old one back if it doesn't.
+
+It is the old release's program, and outlives the agent and whoever asked for the upgrade. What it is to do it is told
+by who started it, never by a file in the agent's folder; from there it reads only how the agent says that it is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent import status
+from agent.errors import AgentError, JournalOfLaterRelease
+from agent.journal import lock, reading
+from agent.journal.disk import Disk
+from agent.journal.file import FOLDER
+from agent.journal.records import Index
+from agent.service.base import ServiceManager
+from agent.upgrade import report
+from agent.upgrade.report import Report, State
+from agent.upgrade.side_by_side import SideBySide
+from agent.upgrade.trial import Trial, Verdict
+
+LOOK_S: Final = 0.2  # seconds between two looks at how the agent says that it is
+END_S: Final = 900.0  # seconds that what runs has to come to its end
+TRY_S: Final = 600.0  # seconds that a command of a release may take
+PUT_BACK_TRIES: Final = 5  # while the agent that is started again and again holds its folder for a moment
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """
+    What a watcher is to do.
+
+    Attributes:
+        root: folder with the releases side by side.
+        before: the release that is current.
+        after: the release that is to be.
+        config: the operator's file.
+        state_dir: of the agent.
+        linked: whether the agent is linked now.
+        grace_s: seconds that a release has to come up.
+        steady_s: seconds that it has to stay up.
+    """
+
+    root: str
+    before: str
+    after: str
+    config: str
+    state_dir: str
+    linked: bool
+    grace_s: float
+    steady_s: float
+
+
+def start(orders: Orders) -> None:
+    """Start the watcher, so that it outlives this process and its terminal."""
+    program = SideBySide(Path(orders.root)).program(orders.before)
+    subprocess.Popen(  # noqa: S603 - our own program and words
+        [str(program), "upgrade", "--watch", msgspec.json.encode(orders).decode()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=orders.root,
+        env=clean_environment(),
+        start_new_session=True,
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """Return our environment without what a frozen program needs for itself and no other one may have."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("_PYI_", "LD_LIBRARY_PATH"))}
+    if before := os.environ.get("LD_LIBRARY_PATH_ORIG"):
+        kept["LD_LIBRARY_PATH"] = before
+    return kept
+
+
+def watch(orders: Orders) -> None:
+    """Do what is ordered; the report says how it ended."""
+    side, state_dir = SideBySide(Path(orders.root)), Path(orders.state_dir)
+
+    def tell(state: State, why: str = "") -> None:
+        report.write(state_dir, Report(state, orders.before, orders.after, time.time(), why))
+
+    tell("watching")
+    verdict = _tried(side, orders, orders.after)
+    if verdict.up:
+        side.keep_only(orders.before, orders.after)
+        tell("done")
+        return
+    back = _tried(side, orders, orders.before)
+    side.remove(orders.after)
+    tell("failed" if back.up else "stuck", verdict.why)
+
+
+def _tried(side: SideBySide, orders: Orders, release: str) -> Verdict:
+    """Have a release run in the place of the other, and see whether it comes up."""
+    state_dir = Path(orders.state_dir)
+    manager = service()
+    try:
+        since, began = time.time(), time.monotonic()
+        side.switch(release)
+        if manager is not None:
+            manager.stop()
+        else:
+            _end(state_dir)
+        if release == orders.before:
+            _have_journal_of(side.program(release), orders)
+        trial = Trial(since, orders.linked, orders.grace_s + time.monotonic() - began, orders.steady_s)
+        if manager is not None:
+            manager.start()
+        while (verdict := trial.judge(status.read(state_dir), time.time())) is None:
+            time.sleep(LOOK_S)  # nobody tells when the agent writes its file
+        return verdict
+    except (AgentError, OSError, subprocess.SubprocessError) as exc:
+        return Verdict(False, f"it can't be started: {exc}")
+
+
+def _have_journal_of(program: Path, orders: Orders) -> None:
+    """Put the journal's copy back, where a later release changed its format and the earlier one is to run again."""
+    for _ in range(PUT_BACK_TRIES):
+        try:
+            reading.read(Disk(), Path(orders.state_dir) / FOLDER, Index())
+            return
+        except JournalOfLaterRelease:
+            # As a program of its own: that one acts with the rights of the agent's account, whose folder it is.
+            words = [str(program), "journal", "put-back", "--config", orders.config]
+            subprocess.run(words, capture_output=True, env=clean_environment(), check=False, timeout=TRY_S)  # noqa: S603 - our own program and words
+
+
+def service() -> ServiceManager | None:
+    """Return the service manager that runs the agent; ``None`` if another program keeps it running, or nobody does."""
+    if sys.platform == "win32":
+        return None  # releases stand side by side on POSIX systems only
+    # Of Linux only.
+    from agent.service import linux
+
+    return linux if linux.status().running else None
+
+
+def _end(state_dir: Path) -> None:
+    """Ask the agent to end, and wait for it; whoever keeps it running starts it again, as what is current then."""
+    running = status.read(state_dir) if lock.held(state_dir) else None
+    if running is None or not _is_the_agents(running.pid, state_dir):
+        return
+    os.kill(running.pid, signal.SIGTERM)
+    deadline = time.monotonic() + END_S
+    while _is_the_agents(running.pid, state_dir) and time.monotonic() < deadline:
+        time.sleep(LOOK_S)  # it is no child of ours, so that no wait() tells
+
+
+def _is_the_agents(pid: int, state_dir: Path) -> bool:
+    """Whether a process is there and has the account whose folder it is: its file could name any other."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0] != "Z" and os.stat(f"/proc/{pid}").st_uid in (state_dir.stat().st_uid, os.getuid())
+    except OSError:
+        return False
