@@ -73,5 +73,6 @@ images: build ## container images of broker and agent, by buildah or docker; BAS
 	  $(ENGINE) build -f installer/container/$$program.Containerfile $(if $(BASE),--build-arg BASE=$(BASE)) \
 	    -t outhaul-$$program . || exit 1; done
 
-dist: setup ## the agent frozen for this system, its packages, bill of materials and digests; REPRODUCE=1 twice, compared
+dist: setup ## the agent frozen, for Windows under wine, its packages, bill of materials and digests; REPRODUCE=1 twice, compared
 	@$(PY) -m installer.dist --output dist/linux $(if $(filter-out 0,$(REPRODUCE)),--reproduce)
+	@if command -v wine >/dev/null; then $(PY) -m config.dev.msi dist/windows; fi

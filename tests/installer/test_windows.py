@@ -15,8 +15,8 @@ from typing import Any, Final
 import pytest
 
 from config.dev.databases import Postgres
-from config.dev.wine import Machine, environment, machine, template, windows_python
-from installer import cached
+from config.dev.msi import frozen as frozen_for_windows
+from config.dev.wine import Machine, machine
 from installer.windows import msi
 from tests.waiting import until_so
 from tests.whole.site import Broker, Caller, broker
@@ -109,10 +109,7 @@ def _show(what: str, *lines: str) -> None:
 def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """This release's MSI, and that of a later one, made from the same program."""
     folder = tmp_path_factory.mktemp("packages")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(template()).items():
-            patch.setenv(name, value)
-        frozen = cached.frozen(str(windows_python()))
+    frozen = frozen_for_windows()
     later = folder / "later"
     shutil.copytree(frozen, later)
     (later / "VERSION").write_text(f"{NEXT}\n")
