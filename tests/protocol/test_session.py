@@ -281,6 +281,15 @@ def test_a_side_with_nothing_to_say_beats() -> None:
     assert [r.message for r in decode(pair.agent.next_message(pair.now))] == [Beat()]
 
 
+def test_who_announces_a_shorter_silence_beats_as_often_itself() -> None:
+    """It may know of a line that is cut when it is silent; the other side is held to it by the greeting."""
+    agent = Session(Side.AGENT, Limits(silence_s=18.0), now=0.0)
+    agent.greet(HELLO)
+    agent.next_message(0.0)
+    agent.receive(encode(Record(WELCOME)), 0.0)
+    assert agent.beat_s == 18.0 / limits.BEATS_IN_SILENCE == 8.0
+
+
 def test_a_peer_that_can_bear_no_silence_gets_no_storm_of_beats() -> None:
     broker = Session(Side.BROKER, WELCOME.limits, now=0.0)
     hello = Hello(versions=[1], release="0", features=[], limits=Limits(silence_s=0.0), journal="b", time=0.0)
