@@ -32,8 +32,8 @@ def system_file() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Outhaul" / DEFAULT_FILE
     place, before = Path("/etc/outhaul-agent") / DEFAULT_FILE, Path("/etc/outhaul") / DEFAULT_FILE
-    # Where 0.1.0 had it.
-    return before if before.is_file() and not place.is_file() else place
+    # Where 0.1.0 had it. By os.path, which says "no" of what lies in a folder that is closed to this account.
+    return before if os.path.isfile(before) and not os.path.isfile(place) else place
 
 
 def find_file(named: Path | None) -> Path:
