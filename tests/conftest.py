@@ -23,12 +23,15 @@ ASYNCIO_DEBUG: Final = "PYTHONASYNCIODEBUG"
 WANTED_DEBUG: Final = os.environ.get(ASYNCIO_DEBUG)
 # What waits for others, for as long as they like. Small files are read where they are needed.
 BLOCKING: Final = ("time.", "socket.", "ssl.", "sqlite3.", "threading.")
-PROGRAMS: Final = tuple(Path(__file__).parent / name for name in ("whole", "faults", "adversary", "config", "bench"))
+PROGRAMS: Final = tuple(
+    Path(__file__).parent / name for name in ("installer", "whole", "faults", "adversary", "config", "bench")
+)
 AS_AT_A_SITE: Final = (
     Path(__file__).parent / "whole",
     Path(__file__).parent / "config",
     Path(__file__).parent / "bench",
     Path(__file__).parent / "faults",
+    Path(__file__).parent / "installer",
 )
 
 
