@@ -69,7 +69,7 @@ def wxs(frozen: Path, release: str) -> str:
     digest = hashlib.sha256(b"".join(str(file).encode() + (frozen / file).read_bytes() for file in files)).hexdigest()
     given = {
         "release": windows_version(release),
-        "product": _guid(f"product {release}"),
+        "product": product_code(release),
         "package": _guid(f"package {digest}"),
         # The same for all releases: by it one finds the other.
         "upgrade": _guid("upgrade"),
@@ -79,6 +79,11 @@ def wxs(frozen: Path, release: str) -> str:
     }
     text = (HERE / "agent.wxs").read_text("utf-8")
     return re.sub(r"@(\w+)@", lambda match: given[match[1]], text)
+
+
+def product_code(release: str) -> str:
+    """Return the id by which Windows Installer knows a release that is installed."""
+    return _guid(f"product {release}")
 
 
 def windows_version(release: str) -> str:
