@@ -45,8 +45,8 @@ inserts one of state `void` if there is none, which waits for the lost transacti
 
 The agent's account needs `SELECT`, `INSERT` and `UPDATE` on the table, and no `DELETE`. A row has a few hundred bytes
 and the outputs. Rows of the operation `(agent)` say which agents work with this ledger, for
-[groups](../explanation/delivery.md#groups). Other rows may be deleted once nobody can ask for them any more: longer ago than the broker keeps commands,
-and no sooner than 90 days.
+[groups](../explanation/delivery.md#groups). Other rows may be deleted once nobody can ask for them any more: longer
+ago than the broker keeps commands, and no sooner than 90 days.
 """
 REFUSED: Final = (
     (
