@@ -318,7 +318,7 @@ async def test_what_no_other_member_can_tell_waits_for_the_lost_one(
 ) -> None:
     monkeypatch.setattr("cloud_broker.deadlines.AWAY_S", 0.0)
     async with group(broker, "a", "b", settled_by=settled_by) as there:
-        command, lost, other = await begun(broker, there, "post", ttl_s=1.5)
+        command, lost, other = await begun(broker, there, "post", ttl_s=2.5)
         await lost.cut()
         ended = await broker.final(command)
         assert "Run" not in other.kinds()
@@ -331,7 +331,7 @@ async def test_what_no_other_member_can_tell_waits_for_the_lost_one(
 async def test_one_that_can_not_tell_is_asked_once_and_quoted(broker: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud_broker.deadlines.AWAY_S", 0.0)
     async with group(broker, "a", "b") as there:
-        command, lost, other = await begun(broker, there, "book", ttl_s=1.5)
+        command, lost, other = await begun(broker, there, "book", ttl_s=2.5)
         await lost.cut()
         run = await other.hear(Run)
         said = Completed(
@@ -413,7 +413,7 @@ async def test_a_broker_that_died_meanwhile_asks_again(broker: Ring) -> None:
 async def test_a_member_of_another_version_is_not_asked(broker: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud_broker.deadlines.AWAY_S", 0.0)
     async with group(broker, "a") as (lost,):
-        command = await ask(broker, "book", ttl_s=1.5)
+        command = await ask(broker, "book", ttl_s=2.5)
         await lost.begin()
         other = Scripted(broker, "b", "j-b", catalogue(version="2"), features=[GROUPS])
         await other.link()
