@@ -43,8 +43,10 @@ def package(
         release: another one, to try an upgrade.
 
     Raises:
-        PackageError: nfpm failed.
+        PackageError: there is no program, or nfpm failed.
     """
+    if not frozen.is_dir():
+        raise PackageError(f"{frozen} is no folder; make it with: python -m installer.build --output DIR")
     output.mkdir(parents=True, exist_ok=True)
     made = []
     with tempfile.TemporaryDirectory(prefix="outhaul-package-") as folder:
