@@ -149,8 +149,10 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
     from agent import pauses, status
     from agent.identity.own_identity import find
     from agent.journal import lock
+    from agent.upgrade import report
 
     state_dir = _state_dir(loaded)
+    upgrade = report.read(state_dir)
     running = lock.held(state_dir)
     written = status.read(state_dir) if running else None
     identity = find(loaded)
@@ -162,6 +164,7 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
         "certificate": None
         if identity is None
         else {"tenant": identity.tenant, "serial": identity.serial, "not_after": _time(identity.not_after)},
+        "upgrade": None if upgrade is None else {"state": upgrade.state, "told": upgrade.text},
         "paused": [
             {
                 "connection": one.connection or None,
@@ -213,6 +216,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         if certificate is None
         else f"certificate: {certificate['serial']} of tenant {certificate['tenant']}, until {certificate['not_after']}"
     )
+    if facts["upgrade"] is not None and facts["upgrade"]["state"] != "done":
+        yield facts["upgrade"]["told"]
     for problem in facts["problems"]:
         yield f"problem: {problem}"
     for one in facts["paused"]:

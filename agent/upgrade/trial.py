@@ -44,13 +44,14 @@ class Trial:
     _pids: set[int] = field(default_factory=set)
     _up_since: float | None = None
 
-    def judge(self, status: Status | None, now: float) -> Verdict | None:
+    def judge(self, status: Status | None, now: float, *, runs: bool = True) -> Verdict | None:
         """
         Return the verdict, ``None`` while there is none.
 
         Args:
             status: as the agent wrote it last, also that of an earlier one.
             now: seconds since 1970.
+            runs: whether an agent's process is there now, as what it wrote outlives it.
         """
         ours = status if status is not None and status.started_at >= self.since - BEGUN_S else None
         if ours is not None and ours.pid not in self._pids:
@@ -58,8 +59,8 @@ class Trial:
             self._up_since = None
         if len(self._pids) > CRASHES:
             return Verdict(False, f"it ended {CRASHES} times within {now - self.since:.0f} s")
-        up = ours is not None and now - ours.at < STALE_S and (ours.linked_since is not None or not self.linked_before)
-        if up:
+        answers = runs and ours is not None and now - ours.at < STALE_S
+        if answers and ours is not None and (ours.linked_since is not None or not self.linked_before):
             self._up_since = self._up_since or now
             return Verdict(True) if now - self._up_since >= self.steady_s else None
         self._up_since = None

@@ -7,6 +7,7 @@ by who started it, never by a file in the agent's folder; from there it reads on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -26,11 +27,13 @@ from agent.journal.records import Index
 from agent.service.base import ServiceManager
 from agent.upgrade import report
 from agent.upgrade.report import Report, State
-from agent.upgrade.side_by_side import SideBySide
+from agent.upgrade.side_by_side import PROGRAM, SideBySide
 from agent.upgrade.trial import Trial, Verdict
 
 LOOK_S: Final = 0.2  # seconds between two looks at how the agent says that it is
-END_S: Final = 900.0  # seconds that what runs has to come to its end
+END_S: Final = 120.0  # seconds that what runs has to come to its end; a service manager knows its own
+PROC: Final = Path("/proc")
+PROGRAM_WORDS: Final = 3  # first of a command line, one of which is the program: it may be an interpreter's
 TRY_S: Final = 600.0  # seconds that a command of a release may take
 PUT_BACK_TRIES: Final = 5  # while the agent that is started again and again holds its folder for a moment
 
@@ -110,15 +113,17 @@ def _tried(side: SideBySide, orders: Orders, release: str) -> Verdict:
         if manager is not None:
             manager.stop()
         else:
-            _end(state_dir)
+            _end(side, state_dir)
         if release == orders.before:
             _have_journal_of(side.program(release), orders)
         trial = Trial(since, orders.linked, orders.grace_s + time.monotonic() - began, orders.steady_s)
         if manager is not None:
             manager.start()
-        while (verdict := trial.judge(status.read(state_dir), time.time())) is None:
+        while True:
+            verdict = trial.judge(status.read(state_dir), time.time(), runs=lock.held(state_dir))
+            if verdict is not None:
+                return verdict
             time.sleep(LOOK_S)  # nobody tells when the agent writes its file
-        return verdict
     except (AgentError, OSError, subprocess.SubprocessError) as exc:
         return Verdict(False, f"it can't be started: {exc}")
 
@@ -145,21 +150,30 @@ def service() -> ServiceManager | None:
     return linux if linux.status().running else None
 
 
-def _end(state_dir: Path) -> None:
-    """Ask the agent to end, and wait for it; whoever keeps it running starts it again, as what is current then."""
-    running = status.read(state_dir) if lock.held(state_dir) else None
-    if running is None or not _is_the_agents(running.pid, state_dir):
-        return
-    os.kill(running.pid, signal.SIGTERM)
-    deadline = time.monotonic() + END_S
-    while _is_the_agents(running.pid, state_dir) and time.monotonic() < deadline:
-        time.sleep(LOOK_S)  # it is no child of ours, so that no wait() tells
+def _end(side: SideBySide, state_dir: Path) -> None:
+    """Have the agent end, also one that hangs; whoever keeps it running starts what is current then."""
+    running = [pid for pid in _of_proc() if _is_the_agents(pid, side, state_dir)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + END_S
+        while running and time.monotonic() < deadline:
+            time.sleep(LOOK_S)  # they are no children of ours, so that no wait() tells
+            running = [pid for pid in running if _is_the_agents(pid, side, state_dir)]
 
 
-def _is_the_agents(pid: int, state_dir: Path) -> bool:
-    """Whether a process is there and has the account whose folder it is: its file could name any other."""
+def _of_proc() -> list[int]:
+    return [int(path.name) for path in PROC.iterdir() if path.name.isdecimal()]
+
+
+def _is_the_agents(pid: int, side: SideBySide, state_dir: Path) -> bool:
+    """Whether a process runs the agent out of our folder, under the account whose state_dir it is, or ours."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0] != "Z" and os.stat(f"/proc/{pid}").st_uid in (state_dir.stat().st_uid, os.getuid())
+        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+        owner = (PROC / str(pid)).stat().st_uid
+        ours = owner in (state_dir.stat().st_uid, os.getuid())
     except OSError:
         return False
+    programs = [Path(os.fsdecode(word)) for word in words[:PROGRAM_WORDS]]
+    return ours and b"run" in words and any(path.name == PROGRAM and side.root in path.parents for path in programs)

@@ -62,6 +62,13 @@ def test_what_the_one_before_wrote_says_nothing() -> None:
     )
 
 
+def test_who_ended_after_its_last_word_is_not_up() -> None:
+    one = trial()
+    assert one.judge(said(START + 2), START + 2) is None
+    assert one.judge(said(START + 2), START + 13, runs=False) is None
+    assert one.judge(said(START + 14), START + 14) is None
+
+
 def test_words_of_long_ago_are_none() -> None:
     one = trial()
     assert one.judge(said(START + 2), START + 2) is None
