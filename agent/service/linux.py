@@ -157,7 +157,13 @@ def status() -> ServiceStatus:
     """As in ``ServiceManager``."""
     if not _systemd_runs():
         return ServiceStatus(installed=False, detail="systemd does not run here")
-    facts = _facts()
+    try:
+        facts = _facts()
+    except ServiceError as exc:
+        if os.geteuid() == 0:
+            raise
+        # Without D-Bus, as on small systems.
+        raise ServiceNotAllowed(f"systemd answers only root here; run it again with sudo ({exc})") from exc
     if facts["LoadState"] != "loaded":
         return ServiceStatus(installed=False, state=facts["LoadState"])
     words = facts["ExecStart"].partition("argv[]=")[2].partition(" ;")[0].split(" --config ")
