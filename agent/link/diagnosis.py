@@ -33,6 +33,7 @@ _ALERTS: Final = {
 _OURS: Final = "CN=Outhaul authority"  # how the names of our authorities begin
 _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG: Final = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+LOOK_AGAIN_S: Final = 900.0  # seconds for which what was seen of who is not trusted is taken for true
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,28 @@ class Shown:
     not_before: float
     not_after: float
     known: bool = False
+
+
+class Looks:
+    """
+    What was lately seen of who is not trusted.
+
+    To look costs two connections and the machine's whole list of authorities, and a trouble that lasts is dialled into
+    again and again.
+    """
+
+    def __init__(self) -> None:
+        self._trouble = ""
+        self._until = 0.0
+        self._shown: Shown | None = None
+
+    def lately(self, trouble: str, now: float) -> Shown | None:
+        """Return what was seen with the same trouble; ``None`` if it is time to look again."""
+        return self._shown if trouble == self._trouble and now < self._until else None
+
+    def keep(self, trouble: str, shown: Shown | None, now: float) -> None:
+        """Keep what was seen."""
+        self._trouble, self._shown, self._until = trouble, shown, now + LOOK_AGAIN_S
 
 
 def explain(exc: Exception, way: Way, *, stage: str, shunned: bool = False) -> LinkError:

@@ -6,12 +6,13 @@ import os
 import ssl
 import sys
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from agent.errors import ConfigError
+from agent.link.diagnosis import Looks
 from agent.link.proxy import Proxy, exempt, parse
 from agent.secrets import SecretStore, resolve_url
 from agent.settings import Link
@@ -38,12 +39,14 @@ class Routes:
         no_proxy: hosts that are dialled without one, as in ``proxy.exempt``.
         urls: of the broker, in place of the one in the token; none takes that.
         extra_authorities: PEM file with authorities of the company's own, for proxies that speak TLS.
+        looks: what was lately seen of who is not trusted.
     """
 
     proxy: str = "system"
     no_proxy: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     extra_authorities: Path | None = None
+    looks: Looks = field(default_factory=Looks, compare=False, repr=False)
 
     @classmethod
     def of(cls, link: Link, base_dir: Path = Path()) -> Routes:

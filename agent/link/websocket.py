@@ -23,7 +23,7 @@ from websockets.http11 import Response
 from agent.errors import ConfigError, LinkError
 from agent.identity import held as identity
 from agent.link.base import Dialer, Peer, Transport
-from agent.link.diagnosis import Shown, Way, explain, page_title, untrusted
+from agent.link.diagnosis import Looks, Shown, Way, explain, page_title, untrusted
 from agent.link.failures import NOT_TLS, trouble
 from agent.link.proxy import Proxy
 from agent.link.routes import Routes
@@ -247,6 +247,7 @@ async def open_any(
                     timeout_s=timeout_s,
                     proxy_tls=proxy_tls,
                     known=routes.trust,
+                    looks=routes.looks,
                 )
             except LinkError as exc:
                 failures.append(exc)
@@ -263,6 +264,7 @@ async def open_websocket(
     timeout_s: float = DIAL_S,
     proxy_tls: ssl.SSLContext | None = None,
     known: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    looks: Looks | None = None,
     trail: Trail | None = None,
 ) -> WebsocketTransport:
     """
@@ -274,6 +276,7 @@ async def open_websocket(
         timeout_s: for all of it.
         proxy_tls: whom to trust as a proxy that speaks TLS; by default whom this machine trusts.
         known: returns whom this machine trusts, only to tell who inspects.
+        looks: keeps what was seen of who is not trusted, for who dials again and again.
         trail: is filled in.
 
     Raises:
@@ -296,7 +299,12 @@ async def open_websocket(
     try:
         connection = await dial
     except ssl.SSLCertVerificationError as exc:
-        raise untrusted(exc, await second.shown(known), way, time.time()) from exc
+        looks, why = looks or Looks(), f"{url} {way.proxy} {exc.verify_message}"
+        shown = looks.lately(why, time.monotonic())
+        if shown is None:
+            shown = await second.shown(known)
+            looks.keep(why, shown, time.monotonic())
+        raise untrusted(exc, shown, way, time.time()) from exc
     except Exception as exc:  # the libraries below raise much; `explain` puts each into a sentence
         cut = dial.stage == "http" and isinstance(exc, InvalidMessage | ConnectionError)
         cut = cut and not isinstance(exc.__cause__, ssl.SSLError)  # a TLS alert, which tells more than a second look

@@ -248,6 +248,17 @@ async def test_an_inspection_is_called_by_its_name(tmp_path: Path, site: Site) -
     assert site.there.peers == []
 
 
+async def test_who_inspects_is_looked_at_once_while_the_trouble_lasts(tmp_path: Path, site: Site) -> None:
+    _, context = _company(tmp_path)
+    async with OddProxy(inspects=context) as proxy:
+        routes = Routes(proxy.url)
+        first = await site.fails(routes)
+        looked = len(proxy.seen)
+        assert looked > 1
+        assert str(await site.fails(routes)) == str(first)
+        assert len(proxy.seen) == looked + 1
+
+
 @pytest.mark.parametrize(
     ("days", "words"),
     [(800, "and would be at least 799 days behind"), (-800, "and would be at least 435 days ahead")],
