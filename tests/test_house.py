@@ -27,6 +27,7 @@ DEFERRED: Final = {
     "agent.cli_journal": "other commands start without what reads the journal",
     "agent.cli_selfcheck": "it loads every part of the program, which no other command does",
     "agent.cli_service": "a table: the service manager of the system it runs on",
+    "agent.cli_upgrade": "`--help` and `run` start without what only an upgrade needs",
     "agent.cli_options": "pydantic takes longer to load than `--help` should take",
     "agent.identity.keys": "cryptography is needed to open keys, not to show their public halves",
     "agent.link.login": "NTLM's and Negotiate's library costs 17 MiB, and most proxies ask for neither",
@@ -41,6 +42,8 @@ DEFERRED: Final = {
     "agent.identity.renewal": "cryptography's X.509 is large, and needed once in a certificate's life",
     "agent.sealing": "cryptography's HPKE and AES are needed only where a caller seals",
     "agent.signatures": "cryptography is needed only where callers sign",
+    "agent.upgrade.signature": "cryptography is needed only to verify a package",
+    "agent.upgrade.watcher": "a table: the service manager of the system it runs on",
     "agent.logs": "who writes to standard error needs nothing of files that follow each other",
     "agent.secrets": "a table: loads the store that the file names, and no other",
     "agent.secrets.keyring_store": "a table: loads the back end of the system it runs on",
@@ -72,7 +75,8 @@ IMPLEMENTATIONS: Final = {
         "agent.cli_journal",
         "agent.diagnostics",
         "agent.selfcheck",
-    },  # the latter reads the same folder
+        "agent.upgrade.watcher",
+    },  # all but the first read the same folder
     # All but the first dial without the stages.
     "agent.link.websocket": {
         "agent.identity.renewal",

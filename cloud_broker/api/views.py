@@ -10,6 +10,7 @@ import msgspec
 
 from cloud_broker.callers.keys import state
 from cloud_broker.conditions import AgentCondition
+from cloud_broker.releases import outdated
 from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Resolution, RowSetInfo, Tenant
 from protocol.signing import signature_digest
 from protocol.states import FINAL, CommandState
@@ -176,6 +177,7 @@ class AgentView(msgspec.Struct, frozen=True):
         problems: why it takes no commands though it is there; then it is degraded.
         connections: its local systems by name; none while it is away.
         version: of its program, as it last said.
+        outdated: whether that is an earlier release than the broker's own.
         system: its operating system, as it last said.
         catalogue_digest: SHA-256 of its catalogue, hex; null before its first link.
         keys: its own public keys as it told them, ``sign`` and ``seal``; null before its first link.
@@ -190,6 +192,7 @@ class AgentView(msgspec.Struct, frozen=True):
     problems: list[str]
     connections: dict[str, ConnectionView]
     version: str | None
+    outdated: bool
     system: str | None
     certificate: CertificateView
     enrolled_at: str
@@ -355,6 +358,7 @@ def agent_view(agent: Agent, condition: AgentCondition, differs: Sequence[str] =
             for name, connection in condition.connections.items()
         },
         version=agent.release or None,
+        outdated=outdated(agent.release),
         system=agent.system or None,
         certificate=_certificate(agent),
         enrolled_at=time_text(agent.enrolled_at),

@@ -224,11 +224,15 @@ def agents(client: Outhaul, words: tuple[str, ...], as_json: bool) -> int:
     elif name is None:
         tables().facts(
             ["name", "state", "group", "version", "last seen", "problems"],
-            [(a.name, a.state, a.group, a.version, local(a.last_seen_at), _problems(a)) for a in found],
+            [(a.name, a.state, a.group, _release(a), local(a.last_seen_at), _problems(a)) for a in found],
         )
     else:
         tables().pairs(_agent_facts(found[0]))
     return DONE
+
+
+def _release(agent: Agent) -> str | None:
+    return f"{agent.version} (outdated)" if agent.outdated else agent.version
 
 
 def _problems(agent: Agent) -> str:

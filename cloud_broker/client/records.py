@@ -254,6 +254,7 @@ class Agent(Record, frozen=True, kw_only=True):
         problems: why it takes no commands though it is there; then it is ``degraded``.
         keys: its own public keys, ``sign`` and ``seal``, as the broker tells them.
         connections: its local systems by name, each ``open``, ``paused``, ``shut`` or left alone by a ``breaker``.
+        outdated: whether its release is earlier than the broker's.
         drained_at: since when it is given nothing new, as somebody wished.
         differs: operations of which other agents of its group have another version, or none, or which it has not.
     """
@@ -266,6 +267,7 @@ class Agent(Record, frozen=True, kw_only=True):
     connections: dict[str, LocalSystem] = {}
     group: str | None = None
     version: str | None = None
+    outdated: bool = False
     last_seen_at: datetime | None = None
     drained_at: datetime | None = None
     differs: list[str] = []

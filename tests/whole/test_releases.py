@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -238,3 +239,24 @@ def test_this_agent_works_with_the_broker_before_which_becomes_this_broker_with_
             assert pair.caller.get(f"/v1/commands/{one['id']}").json()["state"] == one["state"]
     assert (pair.broker.folder / "data" / "broker.db.schema-1").exists()
     assert pair.broker.facts("verify-audit")["ok"]
+    is_restored_from_a_copy_made_while_it_serves(pair)
+
+
+def is_restored_from_a_copy_made_while_it_serves(pair: Pair) -> None:
+    big = pair.caller.run("rows", {"count": 50_000, "width": 8})
+    copy = pair.folder / "copy"
+    begun = pair.begun(0.5)
+    assert pair.broker.facts("backup", str(copy))["files"] > 4
+    assert pair.broker.cli("backup", str(copy)).exit_code == 1, "none is overwritten"
+    pair.ended(begun)
+    pair.broker.kill()
+    shutil.rmtree(pair.broker.folder / "data")
+    copy.rename(pair.broker.folder / "data")
+
+    pair.broker.start()
+    until_so(lambda: pair.caller.agent()["state"] == "online", 60)
+    assert pair.ended(begun)["state"] == "succeeded", "the journal tells what the copy did not have"
+    assert len(pair.caller.rows(big)) == 50_000
+    assert pair.broker.facts("verify-audit")["ok"]
+    assert pair.caller.run("order", {"no": "6"})["state"] == "succeeded"
+    assert pair.orders() == ["1", "2", "3", "4", "5", "6"]

@@ -7,7 +7,9 @@ import time
 import httpx2
 import pytest
 
+from cloud_broker import RELEASE
 from cloud_broker.conditions import AgentCondition, ConnectionCondition
+from cloud_broker.releases import outdated
 from cloud_broker.store.base import Agent
 from cloud_broker.tenants import Scope
 from tests.cloud_broker.api.broker import Broker
@@ -28,10 +30,18 @@ async def test_agents_are_listed_with_version_and_certificate(acme: httpx2.Async
     assert agent["name"] == "plant-1"
     assert agent["group"] == "plants"
     assert agent["state"] == "offline"
-    assert agent["version"] == "0.1.0"
+    assert (agent["version"], agent["outdated"]) == ("0.1.0", True)
     assert agent["last_seen_at"] == "1970-01-01T00:16:40.000000Z"
     assert agent["certificate"]["serial"] == "0a"
     assert (await acme.get("/v1/agents/plant-1")).json() == agent
+
+
+@pytest.mark.parametrize(
+    ("release", "earlier"),
+    [("", False), ("0.1.9", True), (RELEASE, False), ("0.10.0", False), ("99.0.0", False), ("a fork", False)],
+)
+def test_an_agent_is_outdated_where_its_release_is_earlier_than_the_brokers(release: str, earlier: bool) -> None:
+    assert outdated(release) is earlier
 
 
 async def test_an_agent_that_complains_is_degraded_and_says_why(acme: httpx2.AsyncClient, broker: Broker) -> None:
