@@ -211,7 +211,7 @@ async def test_a_certificate_is_renewed_and_the_one_before_is_refused(tmp_path: 
         assert (await made.known()).serial == serial
         # Nothing of the old one is left, and nothing that is under way.
         left = {path.name for path in (site.state / "identity").iterdir()}
-        assert left == {"current", "lineage", "keys.json", serial}
+        assert left == {"current", "lineage", "keys.json", "lock", serial}
         loaded = load(before.folder / "agent.toml")
         with pytest.raises(LinkRefused, match=r"replaced by a newer one|ran out|run out"):
             await WebsocketDialer(before.state, Routes("none"), open_store(loaded.settings, before.folder)).connect()
