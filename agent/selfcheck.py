@@ -57,7 +57,11 @@ OF_A_SYSTEM: Final = {
     "keyring.backends.macOS": "darwin",
 }
 # How names of our own begin that live on one system only.
-_OURS_OF_A_SYSTEM: Final = {"agent.service.windows": "win32", "agent.service.linux": "linux"}
+_OURS_OF_A_SYSTEM: Final = {  # and those whose names begin so
+    "agent.service.windows": "win32",
+    "agent.service.linux": "linux",
+    "agent.service.unix": "linux",
+}
 _NO_CODECS: Final = {"mbcs", "oem"} if sys.platform != "win32" else set[str]()
 _TIMEOUT_S: Final = 60.0
 _FILE: Final = """
