@@ -15,6 +15,7 @@ SERVICE ?= pypi
 WORKERS ?= 3
 REPRODUCE ?=
 BASE ?=
+KEY ?=
 ENGINE ?= $(shell command -v buildah || command -v docker || echo docker)
 
 help: ## this list
@@ -73,6 +74,8 @@ images: build ## container images of broker and agent, by buildah or docker; BAS
 	  $(ENGINE) build -f installer/container/$$program.Containerfile $(if $(BASE),--build-arg BASE=$(BASE)) \
 	    -t outhaul-$$program . || exit 1; done
 
-dist: setup ## the agent frozen, for Windows under wine, its packages, bill of materials and digests; REPRODUCE=1 twice, compared
+dist: setup ## the agent frozen, for Windows under wine, its packages, bill of materials and digests; REPRODUCE=1 twice, compared; KEY=file signs
 	@$(PY) -m installer.dist --output dist/linux $(if $(filter-out 0,$(REPRODUCE)),--reproduce)
 	@if command -v wine >/dev/null; then $(PY) -m config.dev.msi dist/windows; fi
+	@$(if $(KEY),$(PY) -m installer.sign --key $(KEY) dist/linux/*.deb dist/linux/*.rpm dist/linux/*.tar.xz)
+	@$(if $(KEY),for msi in dist/windows/*.msi; do [ ! -e "$$msi" ] || $(PY) -m installer.sign --key $(KEY) --system windows-x86_64 "$$msi"; done)

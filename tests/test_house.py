@@ -43,7 +43,6 @@ DEFERRED: Final = {
     "agent.sealing": "cryptography's HPKE and AES are needed only where a caller seals",
     "agent.signatures": "cryptography is needed only where callers sign",
     "agent.upgrade.signature": "cryptography is needed only to verify a package",
-    "agent.upgrade.watcher": "a table: the service manager of the system it runs on",
     "agent.logs": "who writes to standard error needs nothing of files that follow each other",
     "agent.secrets": "a table: loads the store that the file names, and no other",
     "agent.secrets.keyring_store": "a table: loads the back end of the system it runs on",

@@ -27,6 +27,7 @@ from agent.service.unit import (
     folders_drop_in,
     unit,
 )
+from agent.upgrade.side_by_side import CURRENT, PROGRAM, SideBySide
 
 if sys.platform == "win32":
     raise ImportError("for Linux only")
@@ -208,6 +209,9 @@ def _program() -> tuple[str, ...]:
     program = Path(sys.executable) if frozen else Path(sys.executable).with_name(NAME)
     if COMMAND.exists() and COMMAND.resolve() == program.resolve():
         return (str(COMMAND),)
+    if (side := SideBySide.of(program)) is not None:
+        # An upgrade changes where the link leads to, and no unit.
+        program = side.root / CURRENT / PROGRAM
     return (str(program),) if program.exists() else (sys.executable, "-m", "agent")
 
 

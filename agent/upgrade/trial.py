@@ -31,12 +31,14 @@ class Trial:
     A release on trial.
 
     Attributes:
+        release: which one.
         since: when it was started, seconds since 1970.
         linked_before: whether the one before it was linked; if it was not, running is enough.
         grace_s: seconds that it has to come up.
         steady_s: seconds that it has to stay up.
     """
 
+    release: str
     since: float
     linked_before: bool
     grace_s: float
@@ -59,7 +61,7 @@ class Trial:
             self._up_since = None
         if len(self._pids) > CRASHES:
             return Verdict(False, f"it ended {CRASHES} times within {now - self.since:.0f} s")
-        answers = runs and ours is not None and now - ours.at < STALE_S
+        answers = runs and ours is not None and ours.release == self.release and now - ours.at < STALE_S
         if answers and ours is not None and (ours.linked_since is not None or not self.linked_before):
             self._up_since = self._up_since or now
             return Verdict(True) if now - self._up_since >= self.steady_s else None
@@ -71,6 +73,8 @@ class Trial:
     def _why(self, status: Status | None) -> str:
         if status is None:
             return f"it did not start within {self.grace_s:.0f} s"
+        if status.release != self.release:
+            return f"{status.release} was started in its place: the service does not start what `current` leads to"
         if not self.linked_before:
             return f"it did not stay up within {self.grace_s:.0f} s"
         said = f": {status.link_error}" if status.link_error else ""

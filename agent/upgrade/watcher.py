@@ -30,6 +30,11 @@ from agent.upgrade.report import Report, State
 from agent.upgrade.side_by_side import PROGRAM, SideBySide
 from agent.upgrade.trial import Trial, Verdict
 
+if sys.platform == "win32":
+    raise ImportError("for Linux only")
+
+from agent.service import linux
+
 LOOK_S: Final = 0.2  # seconds between two looks at how the agent says that it is
 END_S: Final = 120.0  # seconds that what runs has to come to its end; a service manager knows its own
 PROC: Final = Path("/proc")
@@ -116,7 +121,7 @@ def _tried(side: SideBySide, orders: Orders, release: str) -> Verdict:
             _end(side, state_dir)
         if release == orders.before:
             _have_journal_of(side.program(release), orders)
-        trial = Trial(since, orders.linked, orders.grace_s + time.monotonic() - began, orders.steady_s)
+        trial = Trial(release, since, orders.linked, orders.grace_s + time.monotonic() - began, orders.steady_s)
         if manager is not None:
             manager.start()
         while True:
@@ -142,11 +147,6 @@ def _have_journal_of(program: Path, orders: Orders) -> None:
 
 def service() -> ServiceManager | None:
     """Return the service manager that runs the agent; ``None`` if another program keeps it running, or nobody does."""
-    if sys.platform == "win32":
-        return None  # releases stand side by side on POSIX systems only
-    # Of Linux only.
-    from agent.service import linux
-
     return linux if linux.status().running else None
 
 

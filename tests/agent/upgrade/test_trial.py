@@ -10,11 +10,19 @@ from agent.upgrade.trial import CRASHES, Trial, Verdict
 START = 1_000.0
 
 
-def said(at: float, *, pid: int = 7, linked: bool = True, started_at: float = START + 1, error: str = "") -> Status:
+def said(
+    at: float,
+    *,
+    pid: int = 7,
+    linked: bool = True,
+    started_at: float = START + 1,
+    error: str = "",
+    release: str = "0.3.0",
+) -> Status:
     return Status(
         at=at,
         pid=pid,
-        release="0.3.0",
+        release=release,
         started_at=started_at,
         link="connected" if linked else "waiting",
         linked_since=at if linked else None,
@@ -26,7 +34,7 @@ def said(at: float, *, pid: int = 7, linked: bool = True, started_at: float = ST
 
 
 def trial(*, linked_before: bool = True) -> Trial:
-    return Trial(START, linked_before, grace_s=60.0, steady_s=10.0)
+    return Trial("0.3.0", START, linked_before, grace_s=60.0, steady_s=10.0)
 
 
 def test_a_release_that_stays_linked_comes_up() -> None:
@@ -60,6 +68,15 @@ def test_what_the_one_before_wrote_says_nothing() -> None:
     assert one.judge(said(START + 60, started_at=START - 5_000), START + 60) == Verdict(
         False, "it did not start within 60 s"
     )
+
+
+def test_the_old_release_in_its_place_is_not_the_new_one() -> None:
+    one = trial()
+    for now in (START + 5, START + 30):
+        assert one.judge(said(now, release="0.2.0"), now) is None
+    verdict = one.judge(said(START + 60, release="0.2.0"), START + 60)
+    assert verdict is not None
+    assert verdict.why.startswith("0.2.0 was started in its place")
 
 
 def test_who_ended_after_its_last_word_is_not_up() -> None:
