@@ -81,7 +81,9 @@ class Caller(httpx2.Client):
         super().__init__(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=WAIT_S + 10)
         self.key = key
 
-    def submit(self, operation: str, params: Any = None, *, agent: str | None = "plant-1", **more: Any) -> httpx2.Response:
+    def submit(
+        self, operation: str, params: Any = None, *, agent: str | None = "plant-1", **more: Any
+    ) -> httpx2.Response:
         headers = more.pop("headers", {})
         body = {"agent": agent, "operation": operation, "params": params or {}, **more}
         return self.post("/v1/commands", json=body, headers=headers)
