@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockingError
 
-from cloud_broker.store.connections import bring_up_to_date
+from cloud_broker.store.schema import make_or_check
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ async def test_our_code_that_waits_on_the_event_loop_fails_its_test(
     tmp_path: Path, connection: sqlite3.Connection
 ) -> None:
     with pytest.raises(BlockingError, match="sqlite3"):
-        bring_up_to_date(connection, tmp_path)
+        make_or_check(connection, tmp_path)
 
 
 def test_without_an_event_loop_it_may_wait(tmp_path: Path, connection: sqlite3.Connection) -> None:
-    bring_up_to_date(connection, tmp_path)
+    make_or_check(connection, tmp_path)
 
 
 async def test_a_tests_own_code_may_wait() -> None:

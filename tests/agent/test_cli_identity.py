@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agent.check import certificate
+from agent.check.identity import certificate
 from agent.cli import cli
 from agent.errors import EnrolmentError
 from agent.identity import authorities
