@@ -260,6 +260,11 @@ def main() -> NoReturn:
         from agent.connectors.worker import main as work
 
         work()
+    if sys.platform != "win32" and sys.argv[1:2] == ["watch-upgrade"]:
+        # Started by `upgrade`, to outlive it.
+        from agent.upgrade.watcher import main as watch
+
+        watch(sys.argv[2])
     if sys.platform == "win32" and sys.argv[1:3] == ["service", "host"]:
         # Started by the Service Control Manager, which does not wait for long: before all that other commands need.
         from agent.service.windows_host import main as be_the_service

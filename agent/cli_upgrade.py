@@ -50,7 +50,6 @@ _RELEASE: Final = re.compile(r"\d+\.\d+\.\d+")
     help="Seconds that it has to stay up.",
 )
 @click.option("--no-wait", is_flag=True, help="Return when it is installed; a process of its own watches it.")
-@click.option("--watch", "orders", hidden=True)
 @config_option
 @json_option
 def upgrade(
@@ -61,7 +60,6 @@ def upgrade(
     grace: int,
     steady: int,
     no_wait: bool,
-    orders: str | None,
     config: Path | None,
     as_json: bool,
 ) -> None:
@@ -71,9 +69,6 @@ def upgrade(
     anything is changed. Then a process of its own watches it: unless the agent is linked again within the grace, if it
     was before, or runs, the release that was there runs again.
     """
-    if orders is not None:
-        _watch(orders)
-        return
     loaded = _load(config)
     if only_status:
         _tell(_report(loaded), as_json)
@@ -221,14 +216,6 @@ def _begin(side: SideBySide, release: str, loaded: Loaded, grace: int, steady: i
             steady_s=float(steady),
         )
     )
-
-
-def _watch(text: str) -> None:
-    import msgspec
-
-    from agent.upgrade import watcher
-
-    watcher.watch(msgspec.json.decode(text, type=watcher.Orders))
 
 
 def _report(loaded: Loaded) -> Report | None:

@@ -4,11 +4,11 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
 * AgentError                                            agent_error
     * ConfigError                                       config_invalid
     * SecretError                                       secret_unavailable
-    * EnrolmentError                                    enrolment_failed
-        * TokenRefused                                  token_refused
-    * JournalOfLaterRelease                             journal_of_later_release
     * UpgradeError                                      upgrade_failed
         * UpgradeNotAllowed                             upgrade_not_allowed
+    * JournalOfLaterRelease                             journal_of_later_release
+    * EnrolmentError                                    enrolment_failed
+        * TokenRefused                                  token_refused
     * ServiceError                                      service_error
         * ServiceNotAllowed                             service_not_allowed
     * LinkError                                         link_lost             retryable

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -35,6 +35,7 @@ if sys.platform == "win32":
 
 from agent.service import linux
 
+WORD: Final = "watch-upgrade"  # of the program's words, for itself only
 LOOK_S: Final = 0.2  # seconds between two looks at how the agent says that it is
 END_S: Final = 120.0  # seconds that what runs has to come to its end; a service manager knows its own
 PROC: Final = Path("/proc")
@@ -72,7 +73,7 @@ def start(orders: Orders) -> None:
     """Start the watcher, so that it outlives this process and its terminal."""
     program = SideBySide(Path(orders.root)).program(orders.before)
     subprocess.Popen(  # noqa: S603 - our own program and words
-        [str(program), "upgrade", "--watch", msgspec.json.encode(orders).decode()],
+        [str(program), WORD, msgspec.json.encode(orders).decode()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -80,6 +81,12 @@ def start(orders: Orders) -> None:
         env=clean_environment(),
         start_new_session=True,
     )
+
+
+def main(text: str) -> NoReturn:
+    """Be the watcher that ``start`` starts."""
+    watch(msgspec.json.decode(text, type=Orders))
+    sys.exit()
 
 
 def clean_environment() -> dict[str, str]:

@@ -54,6 +54,11 @@ TABLES: Final[tuple[Table | str, ...]] = (
     Table("secrets", settings.Secrets),
     Table("log", settings.Log, samples={"file": "/var/log/outhaul-agent/agent.log"}),
     Table(
+        "upgrade",
+        settings.Upgrade,
+        samples={"trusted_keys": ["ed25519:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]},
+    ),
+    Table(
         "connections.erp",
         settings.OdbcConnection,
         {
