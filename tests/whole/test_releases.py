@@ -21,7 +21,7 @@ from tests.waiting import until_so
 from tests.whole.site import AgentSite, Broker, Caller
 
 pytestmark = pytest.mark.timeout(400)  # it starts a dozen programs, on a machine that may do much else
-LIFE: Final = "20s"  # of certificates, so that one is renewed meanwhile
+LIFE: Final = "30s"  # of a certificate that is renewed meanwhile
 FILE: Final = """
 [link]
 proxy = "none"
@@ -140,6 +140,10 @@ def made(folder: Path, broker_words: tuple[str, ...], agent_words: tuple[str, ..
         with broker.tenant("acme") as caller:
             try:
                 agent.enrol(broker.token("acme", "plant-1", "--group", "plants"))
+                # Of its first certificate only: an agent asks for no two within a minute.
+                broker.program.stop()
+                broker.file.write_text(text.replace(LIFE, "1h"))
+                broker.start()
                 agent.start(caller)
                 yield Pair(broker, agent, caller, line, folder)
             finally:
@@ -189,7 +193,7 @@ def works(pair: Pair) -> None:
     pair.broker.start()
     assert caller.run("order", {"no": "2"})["state"] == "succeeded"
     assert pair.orders() == ["1", "2"]
-    until_so(lambda: caller.agent()["certificate"]["serial"] != first, 60)
+    until_so(lambda: caller.agent()["certificate"]["serial"] != first, 120)
     assert caller.run("orders", agent=None, group="plants")["state"] == "succeeded"
 
 
@@ -214,10 +218,24 @@ def test_the_agent_before_works_with_this_broker_and_becomes_this_agent_with_its
     assert pair.orders() == ["1", "2", "3"]
     assert pair.agent.cli("journal", "verify").exit_code == 0
     assert (pair.agent.folder / "state" / f"journal.backup-{old.release}").is_dir()
+    back_again(pair, old)
     assert "journal_damaged" not in pair.agent.program.log.read_text("utf-8")
 
 
-def test_this_agent_works_with_the_broker_before_which_becomes_this_broker_with_its_store(old_broker: Pair) -> None:
+def back_again(pair: Pair, old: Previous) -> None:
+    """The agent before runs again with all that this one left."""
+    pair.agent.program.stop()
+    pair.agent.become(old.words("outhaul-agent"))
+    pair.agent.start(pair.caller)
+    until_so(lambda: pair.caller.agent()["version"] == old.release)
+    assert pair.caller.agent()["outdated"]
+    assert pair.caller.run("order", {"no": "4"})["state"] == "succeeded"
+    assert pair.orders() == ["1", "2", "3", "4"]
+
+
+def test_this_agent_works_with_the_broker_before_which_becomes_this_broker_with_its_store(
+    old_broker: Pair, old: Previous
+) -> None:
     pair = old_broker
     works(pair)
     pair.agent.program.stop()
@@ -238,6 +256,8 @@ def test_this_agent_works_with_the_broker_before_which_becomes_this_broker_with_
         if one["finished_at"]:
             assert pair.caller.get(f"/v1/commands/{one['id']}").json()["state"] == one["state"]
     assert (pair.broker.folder / "data" / "broker.db.schema-1").exists()
+    late = run([*old.words("outhaul-broker"), "tenant", "list", "--config", str(pair.broker.file)])
+    assert "written by a later release" in late.text
     assert pair.broker.facts("verify-audit")["ok"]
     is_restored_from_a_copy_made_while_it_serves(pair)
 
