@@ -61,7 +61,8 @@ def previous() -> Previous:
         KEPT.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(dir=KEPT))
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            archive.extractall(new, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # there is none before Python 3.11.4
+            archive.extractall(new)  # noqa: S202 - git's own
         try:
             os.rename(new, folder)
         except OSError:  # another worker was first

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from agent import durable_file
@@ -91,7 +91,11 @@ class SideBySide:
                 members = archive.getmembers()
                 if sum(member.size for member in members) > MAX_BYTES:
                     raise UpgradeNotAllowed(f"{package.name}: is too large to be a release of the agent")
-                archive.extractall(folder, members, filter="tar")
+                for member in members:
+                    _fit(member, package.name)
+                # Each was looked at; Python before 3.11.4 has no filters.
+                archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
+                archive.extractall(folder, members)  # noqa: S202 - see above
         except tarfile.TarError as exc:
             raise UpgradeNotAllowed(f"{package.name}: is no archive of the agent ({exc})") from exc
         made = folder / PROGRAM
@@ -142,3 +146,19 @@ def _sync(path: Path) -> None:
     if not path.is_symlink():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def _fit(member: tarfile.TarInfo, package: str) -> None:
+    """
+    Have a member as it may be unpacked: within the folder, readable by all and writable by its owner only.
+
+    Raises:
+        UpgradeNotAllowed: it is none of a file, a folder and a link, or leads out of the folder.
+    """
+    place = PurePosixPath(member.name)
+    leads_to = place.parent / member.linkname if member.issym() else PurePosixPath(member.linkname)
+    ways = [place, leads_to] if member.issym() or member.islnk() else [place]
+    plain = member.isfile() or member.isdir() or member.issym() or member.islnk()
+    if not plain or any(way.is_absolute() or os.path.normpath(way).startswith("..") for way in ways):
+        raise UpgradeNotAllowed(f"{package}: has {member.name!r}, which is not within its folder; don't use it")
+    member.mode = (member.mode | 0o444) & 0o755

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib import metadata
 from typing import Any, Final
 
 import msgspec
 
+from agent import RELEASE
 from config.dev.markdown import summary
 from config.dev.wire import MESSAGES, PARTS_OF_MESSAGES, meanings
 from protocol import limits
@@ -61,7 +61,7 @@ def document() -> dict[str, Any]:
         "asyncapi": "3.0.0",
         "info": {
             "title": "Outhaul link",
-            "version": metadata.version("outhaul"),
+            "version": RELEASE,
             "description": ABOUT,
             "license": {"name": "Apache-2.0"},
         },
