@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,12 @@ def works(caller: Caller) -> None:
     assert caller.run("echo", {"text": "hello"})["state"] == "succeeded"
 
 
+def hurried(folder: Path) -> tuple[str, ...]:
+    """Return the agent with the lab's timers, which would else take at most one certificate a minute."""
+    (folder / "lab").mkdir()
+    return (sys.executable, "-m", "tests.faults.program", str(folder / "lab"), "agent")
+
+
 async def test_an_agent_follows_its_broker_to_another_authority_by_itself(
     tmp_path: Path, there: tuple[Broker, Caller]
 ) -> None:
@@ -50,7 +57,7 @@ async def test_an_agent_follows_its_broker_to_another_authority_by_itself(
     with broker.file.open("a") as file:
         file.write('[certificates]\nlife = "6s"\n')
     broker.start()
-    with agent(AgentSite(tmp_path / "agent", SITE), broker, caller):
+    with agent(AgentSite(tmp_path / "agent", SITE, words=hurried(tmp_path)), broker, caller):
         first = certificate(caller)
         await until_seen(lambda: certificate(caller)["serial"] != first["serial"], 30)
         broker.facts("authority", "add")
@@ -88,7 +95,7 @@ async def test_an_agent_that_slept_past_the_end_is_back_by_itself(tmp_path: Path
     with broker.file.open("a") as file:
         file.write('[certificates]\nlife = "4s"\n')
     broker.start()
-    site = AgentSite(tmp_path / "agent", SITE)
+    site = AgentSite(tmp_path / "agent", SITE, words=hurried(tmp_path))
     with agent(site, broker, caller):
         site.program.stop()
         before = certificate(caller)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent import errors
+from agent.check.remedies import with_remedy
 from agent.connectors.base import Call, Outputs
 from agent.connectors.odbc.driver import OdbcDriver
 from agent.connectors.odbc.ledger_tables import LEDGER_TABLES, script
@@ -60,7 +61,8 @@ def run(driver: OdbcDriver, wanted: Call) -> None:
 
 
 def problems(driver: OdbcDriver) -> list[str]:
-    return [f"{finding.subject}: {finding.detail}; {finding.fix}" for finding in driver.check() if finding.ok is False]
+    found = [*driver.check(), *(finding for name in driver.setup.operations for finding in driver.check(name))]
+    return [f"{one.subject}: {one.detail}; {one.fix}" for one in map(with_remedy, found) if one.ok is False]
 
 
 # --- work that ends its transaction ---------------------------------------------------------------------

@@ -45,6 +45,7 @@ MEMBERS = [
     "sealed",
     "seal_to",
     "signed",
+    "signature_sha256",
     "proof",
     "links",
 ]
