@@ -12,6 +12,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 readonly SOURCES=$here/winpy PY=${PY:-$here/../../.venv/bin/python} CC=x86_64-w64-mingw32-gcc PANDA3D=1.10.16
 UV=${UV:-$here/../../.venv/bin/uv}
+# As pip does: whom this machine trusts, where a company has an authority of its own.
+export UV_SYSTEM_CERTS=1
 place=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 work=$(mktemp -d)

@@ -470,7 +470,7 @@ def test_no_secret_went_over_the_link(scene: Scene) -> None:
 
 
 def test_no_secret_was_in_a_command_line_or_an_environment(scene: Scene) -> None:
-    assert {kind for seen in scene.processes for kind in leaks(scene, seen)} == set()
+    assert {kind for seen in tuple(scene.processes) for kind in leaks(scene, seen)} == set()
 
 
 def test_no_crash_left_memory_behind(scene: Scene) -> None:

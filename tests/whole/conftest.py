@@ -29,9 +29,9 @@ END $$;
 CREATE OR REPLACE PROCEDURE hang() LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); END $$;
 """
 MARIADB = """
-CREATE TABLE orders (order_no varchar(20) PRIMARY KEY, customer varchar(20), total decimal(12,2));
+CREATE OR REPLACE TABLE orders (order_no varchar(20) PRIMARY KEY, customer varchar(20), total decimal(12,2));
 DELIMITER //
-CREATE PROCEDURE create_order(IN customer varchar(20), INOUT total decimal(12,2), OUT order_no varchar(20))
+CREATE OR REPLACE PROCEDURE create_order(IN customer varchar(20), INOUT total decimal(12,2), OUT order_no varchar(20))
 BEGIN
   IF customer = 'BLOCKED' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'customer is blocked'; END IF;
   SELECT concat('SO-', count(*) + 1) INTO order_no FROM orders;
@@ -40,7 +40,7 @@ BEGIN
   SELECT 1 AS n, 'one' AS word UNION ALL SELECT 2, 'two';
   SELECT 3.50 AS price;
 END //
-CREATE PROCEDURE hang() BEGIN DO SLEEP(600); END //
+CREATE OR REPLACE PROCEDURE hang() BEGIN DO SLEEP(600); END //
 DELIMITER ;
 """
 
