@@ -148,10 +148,10 @@ def _measured(
             while ready not in log.read_text("utf-8", errors="replace"):
                 if process.poll() is not None or time.perf_counter() - began > CONNECT_S:
                     raise RuntimeError(f"{name} is not connected; its log:\n{log.read_text('utf-8')[-2000:]}")
-                time.sleep(0.002)
+                time.sleep(0.002)  # between two looks at its log
             times.append(time.perf_counter() - began)
             if number == starts - 1:
-                time.sleep(idle_s)
+                time.sleep(idle_s)  # idle is what is measured
                 family = [process.pid, *processes.descendants(process.pid)]
                 resident, own = sum(map(_resident, family)), _own(family)
     return Footprint(name, _disk(installed), 1000 * statistics.median(times), resident, own, len(family))

@@ -125,7 +125,7 @@ class Members:
         """Look now and then, for good."""
         while True:
             self.look(time.monotonic())
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S)  # time itself is what changes: leases and pauses run out
 
     def look(self, now: float) -> None:
         """Decide about every command of a group whose agent is away, on the monotonic clock."""

@@ -98,7 +98,7 @@ class CheckRequests:
                     await self._answer(path)
             except OSError as exc:
                 log.warning("%s: a check can't be answered: %s", self._folder, exc, extra={"event": "no_check"})
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S)  # who asks leaves a file, which no system tells alike
 
     def _asked(self) -> list[Path]:
         try:
@@ -205,7 +205,7 @@ def _findings(file: IO[bytes]) -> Iterator[Finding]:
         if not said:
             if time.monotonic() > deadline:
                 raise AgentError(f"the running agent has found nothing more for {SILENCE_S:g} s; see its log")
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S)  # as above: the answer grows in a file
 
 
 def _make_folder(folder: Path, state_dir: Path) -> None:

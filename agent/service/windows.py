@@ -290,7 +290,7 @@ def start() -> None:
                 raise ServiceError(f"the service {_ended(now)}; see the Event Log (source {SERVICE})")
             if time.monotonic() > deadline:
                 raise ServiceError(f"the service does not run after {START_S:.0f} s; see the Event Log")
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # the service manager answers who asks, and tells nobody
 
 
 def stop() -> None:
@@ -332,7 +332,7 @@ def _wait_until_stopped(service: Any) -> None:
                 f"the service has not moved for {STILL_S:.0f} s while it stops; what runs is told in logs\\agent.log. "
                 "Wait, or end outhaul-agent.exe in the task manager, which is the same as a crash"
             )
-        time.sleep(_LOOK_S)
+        time.sleep(_LOOK_S)  # the service manager answers who asks, and tells nobody
 
 
 def _process(pid: int) -> Any:

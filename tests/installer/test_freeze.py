@@ -19,8 +19,8 @@ from agent import RELEASE
 from config.dev.databases import MariaDB, Postgres
 from config.dev.finance import FinanceService, finance_service
 from tests.waiting import until_so
-from tests.whole.conftest import MARIADB, POSTGRES, SITE, Whole
-from tests.whole.site import AgentSite, agent, broker, children
+from tests.whole.conftest import Whole, whole
+from tests.whole.site import children
 
 # What every glibc system has; the C++ runtime and unixODBC must be the one that the drivers of the ERP use.
 _OF_THE_SYSTEM: Final = re.compile(
@@ -43,25 +43,9 @@ def site(
     finance: FinanceService,
 ) -> Iterator[Whole]:
     """The frozen agent with every kind of connection, started with an empty environment; enrolled and online."""
-    folder = tmp_path_factory.mktemp("frozen")
-    postgres.execute_script(POSTGRES)
-    mariadb.execute_script(MARIADB)
-    (folder / "agent" / "edi").mkdir(parents=True)
-    text = SITE.format(
-        postgres=postgres.odbc(password="{secret:erp}"),
-        mariadb=mariadb.odbc(password="{secret:shop}"),
-        wsdl=finance.wsdl,
-        endpoint=finance.url,
-    )
-    with broker(folder / "broker") as made:
-        caller = made.tenant("acme")
-        words = ("/usr/bin/env", "-i", "PATH=", str(frozen / "outhaul-agent"))
-        site = AgentSite(folder / "agent", text, words=words)
-        site.secret("erp", postgres.password)
-        site.secret("shop", mariadb.password)
-        site.secret("finance", "finance-word")
-        with caller, agent(site, made, caller):
-            yield Whole(made, site, caller, finance, postgres, mariadb)
+    words = ("/usr/bin/env", "-i", "PATH=", str(frozen / "outhaul-agent"))
+    with whole(tmp_path_factory.mktemp("frozen"), postgres, mariadb, finance, words) as made:
+        yield made
 
 
 def test_a_frozen_program_is_whole(frozen: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -186,12 +188,15 @@ def finance() -> Iterator[FinanceService]:
         yield service
 
 
-@pytest.fixture(scope="session")
-def served(
-    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, mariadb: MariaDB, finance: FinanceService
+@contextlib.contextmanager
+def whole(
+    folder: Path,
+    postgres: Postgres,
+    mariadb: MariaDB,
+    finance: FinanceService,
+    words: Sequence[str] = ("outhaul-agent",),
 ) -> Iterator[Whole]:
-    """A broker and an agent with every kind of connection; tests leave both running."""
-    folder = tmp_path_factory.mktemp("whole")
+    """A broker and an agent with every kind of connection, enrolled and online; ``words`` start the agent."""
     postgres.execute_script(POSTGRES)
     mariadb.execute_script(MARIADB)
     (folder / "agent" / "edi").mkdir(parents=True)
@@ -203,9 +208,18 @@ def served(
     )
     with broker(folder / "broker") as made:
         caller = made.tenant("acme")
-        site = AgentSite(folder / "agent", text)
+        site = AgentSite(folder / "agent", text, words=words)
         site.secret("erp", postgres.password)
         site.secret("shop", mariadb.password)
         site.secret("finance", "finance-word")
         with caller, agent(site, made, caller):
             yield Whole(made, site, caller, finance, postgres, mariadb)
+
+
+@pytest.fixture(scope="session")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, mariadb: MariaDB, finance: FinanceService
+) -> Iterator[Whole]:
+    """A broker and an agent with every kind of connection; tests leave both running."""
+    with whole(tmp_path_factory.mktemp("whole"), postgres, mariadb, finance) as made:
+        yield made

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cloud_broker import members
 from cloud_broker.catalogues import Operation, read
 from cloud_broker.store.base import Command
 from protocol.messages import GROUPS, Accepted, Cancel, Completed, Condition, Held, Resume, Run, Started
+from tests.waiting import until
 from tests.whole.ring import SCOPE, Ring, ring
 from tests.whole.scripted import Scripted, document
 
@@ -76,19 +77,13 @@ async def first(members_: Sequence[Scripted]) -> tuple[Scripted, Run]:
                     if isinstance(message, Run):
                         del member.heard[number]
                         return member, message
-            await asyncio.sleep(0.002)
-
-
-async def true(said: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not said():  # noqa: ASYNC110 - nobody tells it
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002)  # between two looks at them all
 
 
 async def gone(broker: Ring, *names: str) -> None:
     """Wait until the broker has noticed that members are lost."""
     lines = [line for name in names if (line := broker.router.line(SCOPE, name)) is not None]
-    await true(lambda: all(line.link is None for line in lines))
+    await until(lambda: all(line.link is None for line in lines))
 
 
 async def held_back_by(broker: Ring, member: Scripted, condition: Condition) -> None:
@@ -96,7 +91,7 @@ async def held_back_by(broker: Ring, member: Scripted, condition: Condition) -> 
     line = broker.router.line(SCOPE, member.name)
     assert line is not None
     await member.say(condition)
-    await true(lambda: bool(line.paused or line.shut or line.problems))
+    await until(lambda: bool(line.paused or line.shut or line.problems))
 
 
 async def drain(broker: Ring, member: Scripted, *, drained: bool) -> None:
@@ -126,7 +121,7 @@ async def test_commands_go_to_the_member_with_the_least_to_do(broker: Ring) -> N
     async with group(broker, "a", "b", "c") as there:
         for _ in range(6):
             await ask(broker, "read")
-        await true(lambda: sum(member.kinds().count("Run") for member in there) == 6)
+        await until(lambda: sum(member.kinds().count("Run") for member in there) == 6)
         assert [member.kinds().count("Run") for member in there] == [2, 2, 2]
 
 
