@@ -249,6 +249,9 @@ class Attempts:
         self._say(Accepted(claim.id, claim.epoch))
         running.operation = operation
         lost = msgspec.structs.replace(self.opened(running), epoch=run.settles)
+        # What is asked knows the command by its id and parameters. With which signature the lost agent was given it
+        # only the broker says, and a proof must not.
+        running.claim = msgspec.structs.replace(running.claim, signature_sha256=None)
         running.waiting = True  # nothing runs: whoever wants no answer any more may have it stopped
         try:
             found = await Inquiry(lost, self._settings, self._connectors, self.gates, Elsewhere(run.place)).answer()

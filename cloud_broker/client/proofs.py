@@ -136,7 +136,10 @@ def _with_request(found: Verified, command: Command, sent: Sent, own: CommandCla
     for member, what in _REQUEST.items():
         signed, yours = found.claims.get(member), wanted.get(member)
         if signed is None:
-            silent = f"{what}: the proof does not tell of it; so it is with agents of earlier releases"
+            silent = (
+                f"{what}: the proof does not tell of it; so it is with agents of earlier releases, "
+                "and with the signature where another agent of the group told what became of it"
+            )
             (unproved if yours is None else problems).append(silent)
         elif yours is not None and signed != yours:
             problems.append(f"{what}: not what you sent; this is the proof of another request")

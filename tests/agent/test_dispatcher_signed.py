@@ -31,12 +31,16 @@ SETTINGS = Settings.model_validate(
     {
         "agent": "plant-1",
         "state_dir": "state",
-        "policy": {"require_signature": ["act", "read"], "trusted_signers": {"web-shop": SHOP.public}},
+        "policy": {"require_signature": ["act", "read", "verified"], "trusted_signers": {"web-shop": SHOP.public}},
         "connections": {"probe": {"type": "synthetic"}},
         "operations": {
             "act": {"connection": "probe", "synthetic": "echo", "effect": "at-most-once"},
             "read": {"connection": "probe", "synthetic": "echo", "effect": "read"},
             "free": {"connection": "probe", "synthetic": "echo", "effect": "at-most-once"},
+            "verified": {"connection": "probe", "synthetic": "rows", "effect": "at-most-once", "verify": "seen"}
+            | {"params": {"count": {"type": "integer"}}},
+            "seen": {"connection": "probe", "synthetic": "rows", "effect": "read"}
+            | {"params": {"count": {"type": "integer"}}},
         },
     }
 )
@@ -77,7 +81,8 @@ class Plant:
         key = more.pop("key", "order-4711")
         now = int(time.time())
         signature = more.pop("signature", sign(operation, key, now, now + 600))
-        run = Run(command_id, epoch, operation, 60.0, 0, idempotency_key=key, signature=signature)
+        settles = more.pop("settles", 0)
+        run = Run(command_id, epoch, operation, 60.0, 0, idempotency_key=key, signature=signature, settles=settles)
         self.dispatcher.offer(run, more.pop("params", PARAMS))
         ended = await self.ended(command_id)
         if more.pop("acknowledged", True):
@@ -175,6 +180,17 @@ async def test_a_refusal_names_its_request_too(plant: Plant) -> None:
     refused = await plant.run("cmd_1", signature="e30.e30.e30")
     assert refused.error_code == "signature_invalid"
     assert said(refused)["signature_sha256"] == signing.signature_digest("e30.e30.e30")
+
+
+async def test_what_is_settled_for_a_lost_agent_is_proved_without_a_signature(plant: Plant) -> None:
+    """A broker could give another signed command of the same parameters the lost one's id."""
+    params, now = b'{"count":1}', int(time.time())
+    signature = sign("verified", "k", now, now + 600, params)
+    ended = await plant.run("cmd_1", "verified", epoch=2, settles=1, key="k", signature=signature, params=params)
+    assert ended.outcome == "succeeded", ended
+    proof = said(ended)
+    assert proof["params_sha256"] == signing.params_digest(params)
+    assert "signature_sha256" not in proof
 
 
 async def test_an_end_of_a_journal_of_before_does_not_say_what_is_not_known(plant: Plant) -> None:
