@@ -9,10 +9,19 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bench.figures import Figure, Lab, alternated
 from config.dev.demo.pair import AGENT, Pair
 
 CALLERS = 32
 OK = b"HTTP/1.1 200"
+
+
+def measure(lab: Lab) -> list[Figure]:
+    """Return how many commands are submitted, run and waited for."""
+    rounds, count = (1, 100) if lab.short else (5, 5_000)
+    ours, alone = alternated(rounds, lambda: through_outhaul(lab.running, count), lambda: bare(lab.folder, count))
+    beside = f"SQLite {sqlite3.sqlite_version}, two commits each"
+    return [Figure(f"commands with their results, {CALLERS} callers", "commands/s", ours, alone, beside)]
 
 
 def through_outhaul(pair: Pair, count: int) -> float:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from bench.figures import Figure, Goal, Lab, alternated
 from config.dev.demo.pair import AGENT, Pair
 from config.dev.demo.programs import Program, must
 
@@ -51,6 +52,27 @@ class Latency:
 
     p50_ms: float
     p99_ms: float
+
+
+def measure(lab: Lab) -> list[Figure]:
+    """Return what a submission takes while another tenant asks for all that it can get."""
+    rounds, count = (1, 100) if lab.short else (5, 500)
+    with quiet(lab.running) as key:
+        flooded, calm = alternated(
+            rounds, lambda: beside_a_flood(lab.running, key, count), lambda: alone(lab.running, key, count)
+        )
+    name, beside = "a submission during another tenant's flood", "none"
+    return [
+        Figure(
+            f"{name}: p50",
+            "ms",
+            [one.p50_ms for one in flooded],
+            [one.p50_ms for one in calm],
+            beside,
+            Goal("at most", 1.2),
+        ),
+        Figure(f"{name}: p99", "ms", [one.p99_ms for one in flooded], [one.p99_ms for one in calm], beside),
+    ]
 
 
 @contextlib.contextmanager

@@ -1,35 +1,66 @@
-"""What was measured, and how it is shown: one table, one JSON document."""
+"""What was measured, with what it is held against and what was wanted: one table, one JSON document, one page."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from config.dev.databases import Postgres
+from config.dev.demo.pair import Pair
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What was wanted: of the ratio of ours to the peer's, or of ours where there is no peer."""
+
+    way: Literal["at least", "at most"]
+    value: float
+
+    def met(self, found: float) -> bool:
+        """Whether a figure is as wanted."""
+        return found >= self.value if self.way == "at least" else found <= self.value
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """
-    One thing measured with Outhaul and bare, in turns.
+    One thing measured.
 
     Attributes:
         unit: of all values, such as ``rows/s``.
         ours: a value for each round.
-        bare: the same, without Outhaul.
+        peer: the same of what it is held against, in turns in the same run; empty where the goal is absolute.
+        beside: what that is, with its version.
+        goal: ``None`` where nothing was promised.
     """
 
     name: str
     unit: str
     ours: Sequence[float]
-    bare: Sequence[float]
+    peer: Sequence[float] = ()
+    beside: str = ""
+    goal: Goal | None = None
 
     @property
-    def ratio(self) -> float:
-        """The median of ours beside the median of bare; only ratios of one run may be compared."""
-        return statistics.median(self.ours) / statistics.median(self.bare)
+    def ratio(self) -> float | None:
+        """The median of ours beside the peer's; only ratios of one run may be compared."""
+        if not self.peer or not (peer := statistics.median(self.peer)):
+            return None
+        return statistics.median(self.ours) / peer
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is as wanted; ``None`` where nothing was."""
+        if self.goal is None:
+            return None
+        return self.goal.met(statistics.median(self.ours) if self.ratio is None else self.ratio)
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -37,11 +68,44 @@ class Figure:
             "name": self.name,
             "unit": self.unit,
             "ours": list(self.ours),
-            "bare": list(self.bare),
             "median_ours": statistics.median(self.ours),
-            "median_bare": statistics.median(self.bare),
+            "beside": self.beside or None,
+            "peer": list(self.peer),
+            "median_peer": statistics.median(self.peer) if self.peer else None,
             "ratio": self.ratio,
+            "goal": None if self.goal is None else {"way": self.goal.way, "value": self.goal.value},
+            "met": self.met,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """
+    What every subject is measured with.
+
+    Attributes:
+        running: broker and agent, with the operations of `bench.__main__`.
+        database: the agent's, for who reads it without an agent.
+        folder: for files of the run; wiped after it.
+        short: whether only to show that it works, in some seconds.
+        peers: where the programs that ours are held against are installed when they are first wanted.
+    """
+
+    running: Pair
+    database: Postgres
+    folder: Path
+    short: bool
+    peers: Path
+
+
+def alternated(rounds: int, ours: Callable[[], T], peer: Callable[[], T]) -> tuple[list[T], list[T]]:
+    """Run both in turns, so that what the machine does besides meets both alike; the first of each is not counted."""
+    ours(), peer()
+    found: tuple[list[T], list[T]] = ([], [])
+    for _ in range(rounds):
+        found[0].append(ours())
+        found[1].append(peer())
+    return found
 
 
 def machine() -> dict[str, Any]:
@@ -49,19 +113,34 @@ def machine() -> dict[str, Any]:
     return {"python": platform.python_version(), "system": platform.platform(), "processors": os.cpu_count()}
 
 
+HEAD = ("", "unit", "outhaul", "peer", "", "ratio", "goal", "met", "range of outhaul")
+
+
+def cells(figure: Figure) -> tuple[str, ...]:
+    """Return a figure as a row under `HEAD`."""
+    peer = number(statistics.median(figure.peer)) if figure.peer else ""
+    goal = "" if figure.goal is None else f"{figure.goal.way} {figure.goal.value:g}"
+    met = "" if figure.met is None else "yes" if figure.met else "NO"
+    span = f"{number(min(figure.ours))} to {number(max(figure.ours))}" if len(figure.ours) > 1 else ""
+    ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+    ours = number(statistics.median(figure.ours))
+    return (figure.name, figure.unit, ours, peer, figure.beside, ratio, goal, met, span)
+
+
 def table(figures: Sequence[Figure]) -> str:
     """Return the figures as a table for people."""
-    lines = [("", "unit", "outhaul", "bare", "ratio", "range of outhaul")]
-    for figure in figures:
-        ours, bare = statistics.median(figure.ours), statistics.median(figure.bare)
-        span = f"{_number(min(figure.ours))} to {_number(max(figure.ours))}"
-        lines.append((figure.name, figure.unit, _number(ours), _number(bare), f"{figure.ratio:.2f}", span))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    lines = [HEAD, *map(cells, figures)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    right = {2, 3, 5}
     return "\n".join(
-        "  ".join(cell.rjust(width) if column > 1 else cell.ljust(width) for column, (cell, width) in enumerate(row))
-        for row in (list(zip(line, widths, strict=True)) for line in lines)
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
     )
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+def number(value: float) -> str:
+    """Return a value as people read it."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"

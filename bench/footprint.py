@@ -13,22 +13,21 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from bench.figures import Figure, Lab
+from bench.peers import installed
 from config.dev.databases import free_port
 from config.dev.demo import processes
 from config.dev.demo.pair import TENANT, Pair
 from config.dev.demo.programs import must
-from config.dev.locked import ROOT
 from installer.cached import frozen
 
 PEER: Final = "salt==3008.5"
-PEERS: Final = ROOT / ".dev" / "peers"
 CONNECT_S: Final = 120.0  # seconds that a start may take before something is wrong
 STOP_S: Final = 20.0
 
@@ -80,6 +79,28 @@ class Footprint:
     processes: int
 
 
+def measure(lab: Lab) -> list[Figure]:
+    """Return what an idle agent takes; beside its peer, which takes minutes to install, where there is time."""
+    agent = ours(lab.running, lab.folder, 1 if lab.short else 5, 1.0 if lab.short else 10.0)
+    minion = None if lab.short else peer(lab.folder, 3, 10.0)
+    return [
+        Figure(
+            f"idle agent: {name}",
+            unit,
+            [getattr(agent, field)],
+            [] if minion is None else [getattr(minion, field)],
+            "" if minion is None else PEER,
+            goal,
+        )
+        for name, unit, field, goal in (
+            ("on the disk", "MiB", "disk_mib", None),
+            ("start to connected", "ms", "start_ms", None),
+            ("resident", "MiB", "resident_mib", None),
+            ("processes", "", "processes", None),
+        )
+    ]
+
+
 def ours(running: Pair, folder: Path, starts: int, idle_s: float) -> Footprint:
     """Measure the frozen agent at the broker of the benchmarks."""
     program = frozen()
@@ -98,7 +119,7 @@ def ours(running: Pair, folder: Path, starts: int, idle_s: float) -> Footprint:
 
 def peer(folder: Path, starts: int, idle_s: float) -> Footprint:
     """Measure Salt's minion at a master of its own."""
-    place = _installed()
+    place = installed(PEER)
     ports = {"publish": free_port(), "answers": free_port()}
     for name, text in (("master", _MASTER), ("minion", _MINION)):
         (folder / name).mkdir()
@@ -106,35 +127,6 @@ def peer(folder: Path, starts: int, idle_s: float) -> Footprint:
     minion = [str(place / "bin" / "salt-minion"), "-c", str(folder / "minion"), "-l", "info"]
     with _started([str(place / "bin" / "salt-master"), "-c", str(folder / "master"), "-l", "info"], folder / "m.log"):
         return _measured("salt-minion", place, minion, folder, _PEERS_READY, starts, idle_s)
-
-
-def table(found: Sequence[Footprint]) -> str:
-    """Return them as a table for people."""
-    lines = [
-        f"{'idle agent':<16}{'disk MiB':>10}{'connected ms':>14}{'resident MiB':>14}{'own MiB':>10}{'processes':>11}"
-    ]
-    for one in found:
-        own = "?" if one.own_mib is None else f"{one.own_mib:.1f}"
-        lines.append(
-            f"{one.name:<16}{one.disk_mib:>10.1f}{one.start_ms:>14,.0f}{one.resident_mib:>14.1f}{own:>10}"
-            f"{one.processes:>11}"
-        )
-    return "\n".join(lines)
-
-
-def document(found: Sequence[Footprint]) -> list[dict[str, Any]]:
-    """Return them as JSON values."""
-    return [asdict(one) for one in found]
-
-
-def _installed() -> Path:
-    place = PEERS / PEER
-    if not (place / "whole").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
-        install = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input", PEER]
-        subprocess.run([str(place / "bin" / "python"), *install], check=True)
-        (place / "whole").touch()
-    return place
 
 
 def _measured(

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pyodbc
 
+from bench.figures import Figure, Goal, Lab, alternated
 from config.dev.demo.pair import AGENT, Pair
 
 # A row as an ERP has them: a key, a text, money, a time, a flag; about 150 bytes of JSON.
@@ -38,6 +39,26 @@ class Passage:
     rows: int
     first_s: float
     all_s: float
+
+
+def measure(lab: Lab) -> list[Figure]:
+    """Return how fast rows come, and when the first one does."""
+    rounds, count = (1, 2_000) if lab.short else (5, 200_000)
+    ours, alone = alternated(
+        rounds, lambda: through_outhaul(lab.running, "lines", count), lambda: bare(lab.database.odbc(), count)
+    )
+    beside = f"pyodbc {pyodbc.version}"
+    return [
+        Figure(
+            "rows, PostgreSQL to HTTP",
+            "rows/s",
+            [count / one.all_s for one in ours],
+            [count / one.all_s for one in alone],
+            beside,
+            Goal("at least", 0.9),
+        ),
+        Figure("first row at the caller", "ms", [1000 * one.first_s for one in ours], goal=Goal("at most", 100)),
+    ]
 
 
 def through_outhaul(pair: Pair, operation: str, count: int) -> Passage:

@@ -5,9 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 
+from bench.figures import Figure, Lab, alternated
 from bench.rows import WAIT_S, Passage, checked
 from cloud_broker.client.api import Outhaul
 from config.dev.demo.pair import AGENT, Pair
+
+
+def measure(lab: Lab) -> list[Figure]:
+    """Return how fast sealed rows come."""
+    rounds, count = (1, 2_000) if lab.short else (5, 200_000)
+    ours, open_ = alternated(
+        rounds, lambda: sealed(lab.running, "lines", count), lambda: clear(lab.running, "lines", count)
+    )
+    return [
+        Figure(
+            "rows sealed by the agent and opened by the client",
+            "rows/s",
+            [count / one.all_s for one in ours],
+            [count / one.all_s for one in open_],
+            "the same in clear",
+        )
+    ]
 
 
 def sealed(pair: Pair, operation: str, count: int) -> Passage:
