@@ -13,17 +13,7 @@ from cloud_broker.api import headers
 from cloud_broker.api.approvals import ApprovalView, asked
 from cloud_broker.api.auth import caller
 from cloud_broker.api.bodies import Body, answer, read
-from cloud_broker.api.commands import (
-    IDEMPOTENCY_KEY,
-    MAX_PAGE,
-    MAX_TEXT_CHARS,
-    CommandId,
-    checked_cursor,
-    checked_signature,
-    checked_ttl,
-    seconds,
-    view,
-)
+from cloud_broker.api.commands import IDEMPOTENCY_KEY, MAX_PAGE, CommandId, checked_cursor, seconds, view
 from cloud_broker.api.dead_letter_views import (
     DeadLetterView,
     ReplayPlanView,
@@ -35,6 +25,7 @@ from cloud_broker.api.dead_letter_views import (
 )
 from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import services
+from cloud_broker.api.submissions import MAX_TEXT_CHARS, checked_signature, checked_ttl
 from cloud_broker.api.views import CommandView, ListView
 from cloud_broker.errors import (
     AgentNotFound,
