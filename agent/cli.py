@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
+import msgspec
 
 from agent import RELEASE
 from agent.cli_check import check
@@ -164,7 +165,7 @@ def operations(config: Path | None, as_json: bool) -> None:
     entries = catalogue.build(loaded.settings, {})["operations"]
     if as_json:
         own = ("version", "allow", "columns", "mask", "max_rows", "pin")
-        settings = {name: operation.model_dump(mode="json") for name, operation in loaded.settings.operations.items()}
+        settings = {name: msgspec.to_builtins(operation) for name, operation in loaded.settings.operations.items()}
         show([{**entry, **{key: settings[entry["name"]].get(key) for key in own}} for entry in entries])
         return
     width = max((len(entry["name"]) for entry in entries), default=0)
@@ -183,9 +184,9 @@ def config_group() -> None:
 @config_group.command("schema")
 def config_schema() -> None:
     """Print the file's JSON Schema, for editors."""
-    from agent.settings import Settings
+    from agent import config_errors
 
-    show({"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()})
+    show(config_errors.schema())
 
 
 @cli.group()

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+from msgspec.structs import replace
+
 from agent.connectors.odbc.self_commits import ending_statement
 from agent.connectors.odbc.statements import StatementError, Syntax, parse
 from agent.leaving import Leaving
@@ -72,7 +75,7 @@ def problems(settings: Settings) -> list[Problem]:
     found: list[Problem] = []
     for name, connection in settings.connections.items():
         place: Path = ("connections", name)
-        found += _secrets(place, connection.model_dump())
+        found += _secrets(place, msgspec.to_builtins(connection))
         if isinstance(connection, OdbcConnection) and _CLEAR_PASSWORD.search(connection.connection_string):
             found.append(((*place, "connection_string"), _CLEAR))
         if isinstance(connection, SoapConnection):
@@ -195,7 +198,7 @@ def _connection(place: Path, name: str, settings: Settings, who: str, types: tup
 
 def _param(place: Path, param: Param, procedure: bool) -> Iterator[Problem]:
     for key, types in _USES.items():
-        if key in param.model_fields_set and getattr(param, key) is not None and param.type not in types:
+        if getattr(param, key) is not None and param.type not in types:
             yield (*place, key), f"means nothing for type {param.type}; it is for {', '.join(types)}"
             return
     if param.direction != "in" and not procedure:
@@ -210,7 +213,7 @@ def _param(place: Path, param: Param, procedure: bool) -> Iterator[Problem]:
         except ValueError as exc:
             yield (*place, "pattern"), str(exc)
             return
-    bare = param.model_copy(update={"min": None, "max": None, "nullable": False})
+    bare = replace(param, min=None, max=None, nullable=False)
     for key in ("min", "max"):
         bound = getattr(param, key)
         if bound is not None and not _reads(bare, bound):
@@ -221,14 +224,14 @@ def _param(place: Path, param: Param, procedure: bool) -> Iterator[Problem]:
     except ValueError:
         yield place, f"no value can be both from {param.min!r} and up to {param.max!r}"
         return
-    if None not in (param.min, param.max) and not _reads(param.model_copy(update={"max": None}), param.max):
+    if None not in (param.min, param.max) and not _reads(replace(param, max=None), param.max):
         yield (*place, "max"), f"wants at least min, which is {param.min!r}, found {param.max!r}"
     elif param.min_length is not None and param.max_length is not None and param.min_length > param.max_length:
         yield (
             (*place, "max_length"),
             f"wants at least min_length, which is {param.min_length}, found {param.max_length}",
         )
-    elif "default" in param.model_fields_set and not _reads(param, param.default):
+    elif param.has_default and not _reads(param, param.default):
         yield (*place, "default"), f"wants {wants(param)}, found {param.default!r}"
 
 

@@ -151,7 +151,7 @@ class _Decoder:
             self._content = CONTENT[operation.format.type], _content_reader(operation.format)
 
     def _default(self, name: str, param: Param) -> Any:
-        return self._readers[name](as_json(param.default)) if "default" in param.model_fields_set else None
+        return self._readers[name](as_json(param.default)) if param.has_default else None
 
     def decode(self, raw: bytes) -> dict[str, Any]:
         try:

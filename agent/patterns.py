@@ -15,8 +15,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from pydantic_core import SchemaError, SchemaValidator, core_schema
-
 _REPEATS: Final = (codes.MAX_REPEAT, codes.MIN_REPEAT)  # for a whole match they are the same
 _CATEGORIES: Final = {  # as re.ASCII has them, because JSON Schema does too
     codes.CATEGORY_DIGIT: "[0-9]",
@@ -45,6 +43,9 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     Raises:
         ValueError: no time can be promised for it, or it is none; the text says why.
     """
+    # Imported here: it costs 4 MiB, and most files have no patterns.
+    from pydantic_core import SchemaError, SchemaValidator, core_schema
+
     try:
         with warnings.catch_warnings():
             # That a later Python may read `[[` otherwise; what it means is fixed here.

@@ -11,7 +11,9 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 
-from agent.settings import Connection, OdbcConnection
+import msgspec
+
+from agent.settings import TAG, Connection, OdbcConnection
 
 
 def places(connections: Mapping[str, Connection], mark: str, key: bytes) -> dict[str, str]:
@@ -24,7 +26,13 @@ def places(connections: Mapping[str, Connection], mark: str, key: bytes) -> dict
         key: secret, and the agent's own: nobody can try what a connection's settings may be.
     """
     return {
-        name: hmac.new(key, f"{mark}\n{name}\n{connection.model_dump_json()}".encode(), hashlib.sha256).hexdigest()
+        name: hmac.new(key, f"{mark}\n{name}\n".encode() + _text(connection), hashlib.sha256).hexdigest()
         for name, connection in connections.items()
         if isinstance(connection, OdbcConnection) and connection.ledger is not None
     }
+
+
+def _text(connection: Connection) -> bytes:
+    kept = msgspec.to_builtins(connection)
+    del kept[TAG]  # the word stays what it was before there was one
+    return msgspec.json.encode(kept)

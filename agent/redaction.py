@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from agent.discretion import HIDDEN, hushed
-from agent.settings import Settings
+from agent.settings import Model, Settings
+from agent.settings_reader import hints
 
 # Keys whose values are shown, by their place; `*` is any name. None of them holds what anybody thought of, but a
 # choice of ours, a number of a limit, or a name that the cloud knows anyway.
@@ -38,7 +39,7 @@ _WORD: Final = re.compile(r"\w{3,}")
 
 def shown_file(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the operator's file, as TOML was read, with its structure and only those values that may be shown."""
-    known = _keys(Settings.model_json_schema())
+    known = _keys(Settings)
 
     def visit(value: Any, place: tuple[str, ...]) -> Any:
         if isinstance(value, Mapping):
@@ -78,14 +79,12 @@ class Redactor:
         return [self.inside(child) for child in value] if isinstance(value, list | tuple) else value
 
 
-def _keys(schema: Any) -> set[str]:
-    """Return every key that the file may have somewhere."""
-    if isinstance(schema, list):
-        return {key for child in schema for key in _keys(child)}
-    if not isinstance(schema, Mapping):
-        return set()
-    found = set(schema["properties"]) if isinstance(schema.get("properties"), Mapping) else set()
-    return found.union(*(_keys(child) for child in schema.values()))
+def _keys(hint: Any) -> set[str]:
+    """Return every key that the file may have somewhere in what a type says."""
+    if isinstance(hint, type) and issubclass(hint, Model):
+        known = hints(hint)
+        return set(known).union(*map(_keys, known.values()))
+    return set[str]().union(*map(_keys, get_args(hint)))
 
 
 def _key(key: str, known: Collection[str], *, named: bool) -> str:

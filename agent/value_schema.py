@@ -33,7 +33,7 @@ def value_schema(param: Param) -> dict[str, Any]:
         words.append(f"Wants {wants(param)}.")
     if words:
         found["description"] = " ".join(words)
-    if "default" in param.model_fields_set:
+    if param.has_default:
         default = as_json(param.default)
         found["default"] = str(default) if isinstance(default, Decimal) and param.type == "decimal" else plain(default)
     return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from agent import errors
 from agent.connectors.base import Column, Finding
 from agent.discretion import hushed
+from agent.settings import Connection, Operation
 
 
 class Said(msgspec.Struct, frozen=True, tag_field="kind"):
@@ -25,8 +27,8 @@ class Setup(Said, frozen=True):
 
     driver: str
     name: str
-    connection: dict[str, Any]
-    operations: dict[str, dict[str, Any]]
+    connection: Connection
+    operations: Mapping[str, Operation]
     base_dir: str
     state_dir: str
     secrets: tuple[str, ...] = ()

@@ -101,11 +101,8 @@ class Session:
             pipes.Setup(
                 driver=driver,
                 name=setup.name,
-                connection=setup.connection.model_dump(mode="json", exclude_unset=True),
-                operations={
-                    name: operation.model_dump(mode="json", exclude_unset=True)
-                    for name, operation in setup.operations.items()
-                },
+                connection=setup.connection,
+                operations=setup.operations,
                 base_dir=setup.base_dir,
                 state_dir=setup.state_dir,
                 secrets=setup.secrets,

@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import BinaryIO, Final, NoReturn
 
 import msgspec
-from pydantic import ConfigDict, TypeAdapter
 
 from agent import awake, discretion
 from agent.connectors import pipes
@@ -34,16 +33,10 @@ from agent.errors import (
     TimedOut,
 )
 from agent.leaving import too_many
-from agent.settings import Connection, Operation
 from protocol import framing, limits
 from protocol.framing import Buffer
 
 PART_BYTES: Final = limits.MAX_MESSAGE_BYTES // 2  # of rows in one word to the agent
-
-# An error of these would otherwise show what was given, secrets in their places.
-_DISCREET: Final = ConfigDict(hide_input_in_errors=True)
-_CONNECTION: TypeAdapter[Connection] = TypeAdapter(Connection, config=_DISCREET)
-_OPERATION: TypeAdapter[Operation] = TypeAdapter(Operation, config=_DISCREET)
 
 
 def load(name: str) -> Callable[[DriverSetup], Driver]:
@@ -87,8 +80,8 @@ class Worker:
         discretion.keep_quiet_about(setup.secrets)
         driver_setup = DriverSetup(
             name=setup.name,
-            connection=_CONNECTION.validate_python(setup.connection),
-            operations={name: _OPERATION.validate_python(body) for name, body in setup.operations.items()},
+            connection=setup.connection,
+            operations=setup.operations,
             base_dir=setup.base_dir,
             state_dir=setup.state_dir,
         )

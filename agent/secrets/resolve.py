@@ -7,17 +7,17 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel
+import msgspec
 
 from agent.discretion import keep_quiet_about
 from agent.errors import SecretError
 from agent.secrets.base import SecretStore
-from agent.settings import OdbcConnection
+from agent.settings import Model, OdbcConnection
 
 SECRET: Final = re.compile(r"\{secret:([A-Za-z0-9][A-Za-z0-9_.-]{0,63})\}")
 _ODBC_SPECIAL: Final = re.compile(r"[\[\]{}(),;?*=!@]|^\s|\s$")  # what ends or changes an attribute of ODBC
 
-Resolvable = TypeVar("Resolvable", bound=str | BaseModel)
+Resolvable = TypeVar("Resolvable", bound=str | Model)
 
 
 def resolve(value: Resolvable, store: SecretStore) -> Resolvable:
@@ -44,8 +44,8 @@ def resolve_url(url: str, store: SecretStore) -> str:
 
 def secret_names(value: Any) -> set[str]:
     """Return the names of all secrets in a text, a model, or what they are made of."""
-    if isinstance(value, BaseModel):
-        return secret_names(value.model_dump())
+    if isinstance(value, Model):
+        value = msgspec.to_builtins(value)
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -78,11 +78,11 @@ def _replace(value: Any, get: Callable[[str], str]) -> Any:
         return tuple(_replace(child, get) for child in value)
     if isinstance(value, dict):
         return {key: _replace(child, get) for key, child in value.items()}
-    if isinstance(value, BaseModel):
-        fields = {name: _replace(getattr(value, name), get) for name in type(value).model_fields}
+    if isinstance(value, Model):
+        fields = {name: _replace(getattr(value, name), get) for name in value.__struct_fields__}
         if isinstance(value, OdbcConnection):
             fields["connection_string"] = _connection_string(value.connection_string, get)
-        return value.model_copy(update={name: new for name, new in fields.items() if new != getattr(value, name)})
+        return msgspec.structs.replace(value, **fields)
     return value
 
 

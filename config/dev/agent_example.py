@@ -6,6 +6,7 @@ import hashlib
 from typing import Final
 
 from agent import settings
+from agent.config_errors import model_of
 from config.dev.example_file import Table, render, toml
 
 __all__ = ["TABLES", "text", "toml"]
@@ -20,10 +21,12 @@ _FILTERED: Final = frozenset({"link", "policy", "secrets", "log", "upgrade", "co
 
 TABLES: Final[tuple[Table | str, ...]] = (
     _HEAD,
-    Table("", settings.Settings, {"agent": "plant-1", "state_dir": "/var/lib/outhaul-agent"}, leave=_FILTERED),
+    Table(
+        "", model_of(settings.Settings), {"agent": "plant-1", "state_dir": "/var/lib/outhaul-agent"}, leave=_FILTERED
+    ),
     Table(
         "link",
-        settings.Link,
+        model_of(settings.Link),
         samples={
             "no_proxy": [".plant.example.com", "10.0.0.0/8"],
             "extra_authorities": "company-ca.pem",
@@ -37,7 +40,7 @@ TABLES: Final[tuple[Table | str, ...]] = (
     ),
     Table(
         "policy",
-        settings.Policy,
+        model_of(settings.Policy),
         samples={
             "require_signature": ["create-sales-order"],
             "groups": ["plants"],
@@ -46,21 +49,21 @@ TABLES: Final[tuple[Table | str, ...]] = (
     ),
     Table(
         "policy.trusted_signers.web-shop",
-        settings.SignerKey,
+        model_of(settings.SignerKey),
         {"key": "ed25519:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="},
         {"not_before": "2026-01-01T00:00:00Z", "not_after": "2027-06-30T00:00:00Z"},
         "A caller's public key; several of one caller stand as [[policy.trusted_signers.web-shop]].",
     ),
-    Table("secrets", settings.Secrets),
-    Table("log", settings.Log, samples={"file": "/var/log/outhaul-agent/agent.log"}),
+    Table("secrets", model_of(settings.Secrets)),
+    Table("log", model_of(settings.Log), samples={"file": "/var/log/outhaul-agent/agent.log"}),
     Table(
         "upgrade",
-        settings.Upgrade,
+        model_of(settings.Upgrade),
         samples={"trusted_keys": ["ed25519:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]},
     ),
     Table(
         "connections.erp",
-        settings.OdbcConnection,
+        model_of(settings.OdbcConnection),
         {
             "type": "odbc",
             "connection_string": "Driver={PostgreSQL Unicode};Server=127.0.0.1;Database=erp;"
@@ -71,10 +74,14 @@ TABLES: Final[tuple[Table | str, ...]] = (
         "--- a database -----------------------------------------------------------------------------",
         frozenset({"breaker"}),
     ),
-    Table("connections.erp.breaker", settings.Breaker, remark="When the connection is left alone, and for how long."),
+    Table(
+        "connections.erp.breaker",
+        model_of(settings.Breaker),
+        remark="When the connection is left alone, and for how long.",
+    ),
     Table(
         "operations.open-invoices",
-        settings.SqlOperation,
+        model_of(settings.SqlOperation),
         {
             "connection": "erp",
             "description": "Unpaid invoices of a customer.",
@@ -96,7 +103,7 @@ TABLES: Final[tuple[Table | str, ...]] = (
     'since = { type = "date", default = "2000-01-01" }',
     Table(
         "operations.open-invoices.params.customer",
-        settings.Param,
+        model_of(settings.Param),
         {"type": "string", "max_length": 20},
         {
             "required": True,
@@ -113,7 +120,7 @@ TABLES: Final[tuple[Table | str, ...]] = (
     ),
     Table(
         "operations.create-sales-order",
-        settings.ProcedureOperation,
+        model_of(settings.ProcedureOperation),
         {
             "connection": "erp",
             "description": "Enter a sales order.",
@@ -132,30 +139,30 @@ TABLES: Final[tuple[Table | str, ...]] = (
     'order_no = { type = "string", direction = "out" }',
     Table(
         "connections.edi",
-        settings.FileConnection,
+        model_of(settings.FileConnection),
         {"type": "file", "root": "/srv/edi/inbox"},
         remark="--- a folder -------------------------------------------------------------------------------",
     ),
     Table(
         "operations.drop-order",
-        settings.DropOperation,
+        model_of(settings.DropOperation),
         {"connection": "edi", "drop": "ORD-{order_no}.csv", "encoding": "cp1252"},
         leave=frozenset({"format"}),
     ),
     Table(
         "operations.drop-order.format",
-        settings.FileFormat,
+        model_of(settings.FileFormat),
         {"type": "csv", "columns": ["order_no", "sku", "qty"], "delimiter": ";"},
         {"widths": [10, 12, 6], "align": ["left", "left", "right"], "root": "order"},
     ),
     Table(
         "operations.pick-confirmations",
-        settings.PickOperation,
+        model_of(settings.PickOperation),
         {"connection": "edi", "pick": "CONF*.csv", "format": {"type": "csv", "delimiter": ";"}, "then": "archive"},
     ),
     Table(
         "connections.finance",
-        settings.SoapConnection,
+        model_of(settings.SoapConnection),
         {"type": "soap", "wsdl": "finance.wsdl"},
         {"endpoint": "http://127.0.0.1:8088/finance", "ca": "finance-ca.pem"},
         "--- a SOAP service -------------------------------------------------------------------------",
@@ -163,26 +170,26 @@ TABLES: Final[tuple[Table | str, ...]] = (
     ),
     Table(
         "connections.finance.auth",
-        settings.SoapAuth,
+        model_of(settings.SoapAuth),
         {"scheme": "wsse", "username": "svc", "password": "{secret:finance}"},
         {"certificate": "client.pem", "key": "client.key"},
     ),
     Table(
         "operations.post-invoice",
-        settings.CallOperation,
+        model_of(settings.CallOperation),
         {"connection": "finance", "call": "PostInvoice", "business_faults": ["PeriodClosed"]},
         {"service": "FinanceService", "port": "FinancePort"},
     ),
     Table(
         "connections.probe",
-        settings.SyntheticConnection,
+        model_of(settings.SyntheticConnection),
         {"type": "synthetic"},
         remark="--- no outside system: for probes and load tests ---------------------------------------------",
     ),
-    Table("operations.echo", settings.SyntheticOperation, {"connection": "probe", "synthetic": "echo"}),
+    Table("operations.echo", model_of(settings.SyntheticOperation), {"connection": "probe", "synthetic": "echo"}),
     Table(
         "triggers.new-shipments",
-        settings.TableTrigger,
+        model_of(settings.TableTrigger),
         {
             "type": "table",
             "connection": "erp",
@@ -194,7 +201,7 @@ TABLES: Final[tuple[Table | str, ...]] = (
     ),
     Table(
         "triggers.stock-files",
-        settings.FileTrigger,
+        model_of(settings.FileTrigger),
         {"type": "file", "connection": "edi", "pattern": "STOCK*.csv", "event": "com.example.erp.stock.reported"},
     ),
 )

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from agent import cli as agent_cli
 from agent import settings
+from agent.config_errors import model_of
 from cloud_broker import cli as broker_cli
 from cloud_broker import settings as broker_settings
 from config.dev import (
@@ -37,23 +38,28 @@ from config.dev.markdown import table
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 AGENT_FILE: Final[tuple[tuple[str, tuple[type[BaseModel], ...]], ...]] = (
-    ("The top of the file", (settings.Settings,)),
-    ("[link]", (settings.Link,)),
-    ("[policy]", (settings.Policy,)),
-    ("[policy.trusted_signers.NAME], or [[policy.trusted_signers.NAME]] for several", (settings.SignerKey,)),
-    ("[secrets]", (settings.Secrets,)),
-    ("[log]", (settings.Log,)),
-    ("[upgrade]", (settings.Upgrade,)),
+    ("The top of the file", (model_of(settings.Settings),)),
+    ("[link]", (model_of(settings.Link),)),
+    ("[policy]", (model_of(settings.Policy),)),
+    ("[policy.trusted_signers.NAME], or [[policy.trusted_signers.NAME]] for several", (model_of(settings.SignerKey),)),
+    ("[secrets]", (model_of(settings.Secrets),)),
+    ("[log]", (model_of(settings.Log),)),
+    ("[upgrade]", (model_of(settings.Upgrade),)),
     (
         "[connections.NAME]",
-        (settings.OdbcConnection, settings.FileConnection, settings.SoapConnection, settings.SyntheticConnection),
+        (
+            model_of(settings.OdbcConnection),
+            model_of(settings.FileConnection),
+            model_of(settings.SoapConnection),
+            model_of(settings.SyntheticConnection),
+        ),
     ),
-    ("[connections.NAME.breaker]", (settings.Breaker,)),
-    ("[connections.NAME.auth] of a SOAP connection", (settings.SoapAuth,)),
-    ("[operations.NAME]", tuple(settings.OPERATION_KINDS.values())),
-    ("[operations.NAME.format] of a drop or a pick", (settings.FileFormat,)),
-    ("[operations.NAME.params.NAME]", (settings.Param,)),
-    ("[triggers.NAME]", (settings.TableTrigger, settings.FileTrigger)),
+    ("[connections.NAME.breaker]", (model_of(settings.Breaker),)),
+    ("[connections.NAME.auth] of a SOAP connection", (model_of(settings.SoapAuth),)),
+    ("[operations.NAME]", tuple(map(model_of, settings.OPERATION_KINDS.values()))),
+    ("[operations.NAME.format] of a drop or a pick", (model_of(settings.FileFormat),)),
+    ("[operations.NAME.params.NAME]", (model_of(settings.Param),)),
+    ("[triggers.NAME]", (model_of(settings.TableTrigger), model_of(settings.FileTrigger))),
 )
 
 BROKER_FILE: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
@@ -194,7 +200,7 @@ def _base(model: type[BaseModel]) -> type[BaseModel]:
 def _kind(model: type[BaseModel]) -> str:
     if "type" in model.model_fields:
         return f'`type = "{get_args(model.model_fields["type"].annotation)[0]}"`'
-    return f"`{next(kind for kind, known in settings.OPERATION_KINDS.items() if known is model)}`"
+    return f"`{next(kind for kind, known in settings.OPERATION_KINDS.items() if known.__name__ == model.__name__)}`"
 
 
 def _sentence(model: type[BaseModel]) -> str:
@@ -240,7 +246,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None or isinstance(value, BaseModel):
+    if value is None or isinstance(value, BaseModel | settings.Model):
         return ""
     if _word(field.metadata) == _WORDS[settings.seconds]:
         return f'`"{value:g}s"`'

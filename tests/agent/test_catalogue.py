@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from msgspec.structs import replace
 
 from agent.catalogue import build, digest, encode
 from agent.config_file import load
@@ -70,7 +71,7 @@ def test_a_wsdl_describes_what_the_file_does_not_declare() -> None:
     assert entries({"post-invoice": described})["post-invoice"]["params"] == described
     assert entries({"open-invoices": described})["open-invoices"]["params"] != described
     declared = CallOperation(connection="finance", call="X", params={"a": Param()})
-    settings = REFERENCE.model_copy(update={"operations": {"x": declared}})
+    settings = replace(REFERENCE, operations={"x": declared})
     assert list(build(settings, {"x": described})["operations"][0]["params"]["properties"]) == ["a"]
 
 

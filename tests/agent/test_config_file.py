@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config_file import load, parse, schema
+from agent import config_errors, settings_reader
+from agent.config_errors import schema
+from agent.config_file import load, parse
 from agent.errors import ConfigError
 from agent.settings import Param, ProcedureOperation, Settings
 from agent.toml_lines import line_of, lines
 from config.dev.example_file import toml
 
+ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = Path(__file__).parent / "data" / "reference.toml"
 HEAD = 'agent = "plant-1"\nstate_dir = "state"\n'
 SYSTEMS = """
@@ -439,3 +444,36 @@ def test_every_place_that_tomllib_reads_has_the_line_of_its_statement(written: l
             now = set(paths(tomllib.loads("\n".join(kept[: kept.index(statement) + 1]))))
             assert all(first <= known[place] <= last for place in now - before)
         first = last + 1
+
+
+# --- the two readers of a file agree ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [text for text, _ in ERRORS])
+def test_pydantic_takes_what_the_agent_reads_without_it_and_no_more(text: str) -> None:
+    try:
+        raw = tomllib.loads(text)
+    except ValueError:
+        return
+    try:
+        settings_reader.read(raw, Settings)
+    except ValueError:
+        assert config_errors.problems(raw)
+    else:
+        assert config_errors.problems(raw) == []
+
+
+@pytest.mark.parametrize("file", [REFERENCE, ROOT / "config" / "agent.example.toml"], ids=lambda file: file.name)
+def test_a_file_says_the_same_to_both(file: Path) -> None:
+    raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    assert config_errors.checked(raw) == settings_reader.read(raw, Settings) == load(file).settings
+
+
+def test_reading_a_file_and_what_the_agent_runs_on_need_no_heavy_library() -> None:
+    heavy = ("pydantic", "pydantic_core", "cryptography", "keyring", "zeep", "lxml", "rich", "pyodbc")
+    code = (
+        "import sys, pathlib; from agent import app, config_file; "
+        f"config_file.load(pathlib.Path({str(REFERENCE)!r})); print(sorted({{*{heavy}}} & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -119,7 +119,7 @@ def test_an_error_that_nobody_caught_is_told_without_values() -> None:
 async def test_a_driver_that_cannot_read_its_settings_shows_none_of_them(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    broken = OdbcConnection(type="odbc", connection_string="Driver=none").model_copy(update={"ledger": "canary-word"})
+    broken = OdbcConnection(type="odbc", connection_string="Driver=none", ledger="canary-word")
     setup = DriverSetup("erp", broken, {}, str(tmp_path), str(tmp_path))
     connector = DriverConnector(setup, "agent.connectors.odbc.driver:OdbcDriver")
     (found,) = await connector.check()

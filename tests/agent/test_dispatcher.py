@@ -16,6 +16,7 @@ from agent.inquiry import Inquiry
 from agent.journal.base import Claim, Resolution, Shown
 from agent.journal.memory import MemoryJournal
 from agent.settings import Settings
+from agent.settings_reader import read
 from agent.spool import SpoolFolder
 from protocol import limits
 from protocol.errors import RemoteProtocolError
@@ -76,7 +77,7 @@ class Plant:
     def __init__(self, folder: Path) -> None:
         self.connectors = {"one": Held(), "two": Held(), "edi": Held()}
         self.journal = MemoryJournal()
-        self.dispatcher = Dispatcher(Settings.model_validate(FILE), self.connectors, self.journal, SpoolFolder(folder))
+        self.dispatcher = Dispatcher(read(FILE, Settings), self.connectors, self.journal, SpoolFolder(folder))
 
     def offer(self, name: str, operation: str = "act", expires_in_s: float = 60.0, epoch: int = 1) -> None:
         run = Run(id=name, epoch=epoch, operation=operation, expires_in_s=expires_in_s, credit=0)

@@ -17,6 +17,7 @@ from agent.journal.base import Claim
 from agent.journal.file import FileJournal
 from agent.secrets import open_store
 from agent.settings import Settings
+from agent.settings_reader import read
 from agent.signatures import Signatures
 from agent.spool import SpoolFolder
 from protocol import signing
@@ -27,7 +28,7 @@ from tests.waiting import until
 
 SHOP = Caller()
 PARAMS = b'{"customer":"C042"}'
-SETTINGS = Settings.model_validate(
+SETTINGS = read(
     {
         "agent": "plant-1",
         "state_dir": "state",
@@ -42,7 +43,8 @@ SETTINGS = Settings.model_validate(
             "seen": {"connection": "probe", "synthetic": "rows", "effect": "read"}
             | {"params": {"count": {"type": "integer"}}},
         },
-    }
+    },
+    Settings,
 )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.gate import Gate
 from agent.settings import SyntheticConnection
+from agent.settings_reader import read
 from protocol.flow import Bucket
 
 
@@ -32,7 +33,7 @@ def test_a_bucket_tells_when_to_come_again(rate: float) -> None:
 
 
 def gate(now: datetime | None = None, **settings: object) -> Gate:
-    connection = SyntheticConnection.model_validate({"type": "synthetic", **settings})
+    connection = read({"type": "synthetic", **settings}, SyntheticConnection)
     return Gate(connection, lambda: now or datetime(2026, 11, 21, 12, 0))
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from agent.inquiry import By, settled_by, tells
 from agent.settings import Effect, Settings
+from agent.settings_reader import read
 
-SETTINGS = Settings.model_validate(
+SETTINGS = read(
     {
         "agent": "a",
         "state_dir": "s",
@@ -21,7 +22,8 @@ SETTINGS = Settings.model_validate(
             "alone": {"connection": "c", "synthetic": "echo", "effect": "at-most-once"},
             "read": {"connection": "c", "synthetic": "echo"},
         },
-    }
+    },
+    Settings,
 )
 
 

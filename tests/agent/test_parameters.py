@@ -14,6 +14,7 @@ import jsonschema_rs
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent import exact_json
 from agent.errors import ParametersInvalid
@@ -269,7 +270,7 @@ def test_an_operation_without_parameters_takes_none() -> None:
 
 def test_a_refused_secret_is_not_shown() -> None:
     op = operation(api_key=Param(max_length=1), user_password=Param(max_length=1), iban=Param(max_length=1))
-    op = op.model_copy(update={"mask": ("iban",)})
+    op = replace(op, mask=("iban",))
     message = refusal(op, b'{"api_key":"hush","user_password":"hush","iban":"hush"}')
     assert "hush" not in message
     assert message.count("(not shown)") == 3

@@ -20,6 +20,7 @@ from agent.local_control import LocalControl
 from agent.pauses import EVERY, Pause
 from agent.policy import Verdict, judge
 from agent.settings import Effect, Settings, SyntheticConnection
+from agent.settings_reader import read
 from agent.spool import SpoolFolder
 from agent.status import ConnectionStatus, Status
 from protocol.messages import Completed, Run
@@ -169,7 +170,7 @@ class Plant:
     """A dispatcher over synthetic connections, without a link."""
 
     def __init__(self, folder: Path) -> None:
-        settings = Settings.model_validate(FILE)
+        settings = read(FILE, Settings)
         connectors = {
             name: SyntheticConnector(
                 DriverSetup(

@@ -8,6 +8,7 @@ from agent import errors
 from agent.journal.base import Claim, Entry
 from agent.policy import Verdict, judge, permitted, told_before
 from agent.settings import Effect, Settings
+from agent.settings_reader import read
 from protocol.messages import Completed
 
 CASES: list[tuple[errors.CommandError, Effect, bool, Verdict]] = [
@@ -45,7 +46,7 @@ def test_each_error_has_its_verdict(
     assert judge(error, effect, cancelled=cancelled) == verdict
 
 
-SETTINGS = Settings.model_validate(
+SETTINGS = read(
     {
         "agent": "a",
         "state_dir": "s",
@@ -53,7 +54,8 @@ SETTINGS = Settings.model_validate(
         "operations": {
             "open": {"connection": "p", "synthetic": "echo"},
         },
-    }
+    },
+    Settings,
 )
 
 

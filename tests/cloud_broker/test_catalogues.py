@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.parameters import schema
-from agent.settings import DropOperation, Param, SqlOperation
+from agent.settings import DropOperation, FileFormat, Param, SqlOperation
 from cloud_broker.catalogues import CatalogueInvalid, Operation, Problem, read
 
 PARAMS = {
@@ -17,7 +17,7 @@ PARAMS = {
     "total": Param(type="decimal", min=0, scale=2, required=False),
     "since": Param(type="date", required=False, description="Booked on it or later."),
     "when": Param(type="datetime", required=False),
-    "kind": Param(type="string", enum=["a", "b"], required=False),
+    "kind": Param(type="string", enum=("a", "b"), required=False),
 }
 
 
@@ -74,9 +74,7 @@ def test_a_huge_value_is_not_told_back_whole() -> None:
 
 def test_what_a_row_lacks_is_told_by_its_place() -> None:
     drop = operation(
-        DropOperation.model_validate(
-            {"connection": "edi", "drop": "a.csv", "format": {"type": "csv", "columns": ["sku", "qty"]}}
-        )
+        DropOperation(connection="edi", drop="a.csv", format=FileFormat(type="csv", columns=("sku", "qty")))
     )
 
     assert problems(drop, {"rows": [{"sku": "A", "qty": 1}, {"sku": "B"}]}) == [Problem("rows.1.qty", "is required")]

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from agent import settings
+from agent.config_errors import model_of
 from agent.config_file import load
 from config.dev.agent_example import TABLES
 from config.dev.example_file import Table, render, toml
@@ -21,7 +22,7 @@ EXAMPLE = ROOT / "config" / "agent.example.toml"
 def models_of(module: Any) -> set[type[BaseModel]]:
     """The models that stand for tables of a file: all but those that others are made from."""
     found = {value for value in vars(module).values() if isinstance(value, type) and issubclass(value, settings.Model)}
-    return {model for model in found if model is not settings.Model and not model.__name__.endswith("Base")}
+    return {model_of(kind) for kind in found if kind is not settings.Model and not kind.__name__.endswith("Base")}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -76,7 +77,7 @@ def test_what_stands_behind_a_hash_is_the_default() -> None:
 
 def test_a_key_without_anything_to_show_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"OdbcConnection\.rate wants a value or a sample"):
-        render([Table("x", settings.OdbcConnection, {"type": "odbc", "connection_string": "x"})])
+        render([Table("x", model_of(settings.OdbcConnection), {"type": "odbc", "connection_string": "x"})])
 
 
 @pytest.mark.parametrize("value", [True, 1, -1.5, "a\"\\\n'é", [1, [2]], {"a": 1, "b-c": {"d": "e"}}, [], {}])

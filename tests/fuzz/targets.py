@@ -14,6 +14,7 @@ import json
 import ntpath
 import posixpath
 import tempfile
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PureWindowsPath
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from lxml import etree
 
-from agent import config_file, exact_json, parameters, patterns, pauses
+from agent import config_errors, config_file, exact_json, parameters, patterns, pauses
 from agent.connectors import safe_xml
 from agent.connectors.file import documents, names, tables
 from agent.connectors.odbc import statements
@@ -109,11 +110,14 @@ _WELCOME: Final = Welcome(version=1, release="1", features=[], limits=Own(), ten
 
 
 def agent_file(data: bytes) -> None:
-    """The agent's file is read, or every problem is told in lines that name it."""
+    """The agent's file is read, as pydantic would; or every problem is told in lines that name it."""
     try:
         config_file.parse(text_of(data), "agent.toml")
     except ConfigError as exc:
         assert str(exc).startswith("agent.toml"), exc  # noqa: PT017 - either is right
+        assert "can't be read" not in str(exc), exc  # noqa: PT017 - pydantic finds what is wrong
+    else:
+        assert config_errors.problems(tomllib.loads(text_of(data))) == []
 
 
 def broker_file(data: bytes) -> None:

@@ -26,6 +26,7 @@ from agent.journal.memory import MemoryJournal
 from agent.link.memory import MemoryTransport, pair
 from agent.sealing import Seals
 from agent.settings import Settings
+from agent.settings_reader import read
 from agent.spool import SPOOL_BYTES, SpoolFolder
 from cloud_broker.commands import Commands, Submission
 from cloud_broker.desk import AgentDesk
@@ -109,7 +110,7 @@ class Site:
         places: dict[str, str] | None = None,
     ) -> None:
         self.places = places or {}
-        self.settings = Settings.model_validate({**(file or FILE), "agent": name})
+        self.settings = read({**(file or FILE), "agent": name}, Settings)
         self.name = name
         self.spool_bytes = SPOOL_BYTES
         self.journal = journal if journal is not None else MemoryJournal()

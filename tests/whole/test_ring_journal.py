@@ -16,6 +16,7 @@ from agent.errors import OutcomeUnknown, SourceUnavailable
 from agent.journal.base import Resolution
 from agent.journal.memory import MemoryJournal
 from agent.settings import Settings
+from agent.settings_reader import read
 from cloud_broker.store.base import Command
 from protocol import limits
 from protocol.messages import Run
@@ -243,7 +244,7 @@ async def test_a_file_that_says_otherwise_now_does_not_change_what_a_run_was(
     erp.forgets = True  # what ran without a ledger stands in none
     await broker.cut()
     post = {"connection": "erp", "synthetic": "echo", "effect": effect}
-    site.settings = Settings.model_validate({**FILE, "operations": {**FILE["operations"], "post": post}})
+    site.settings = read({**FILE, "operations": {**FILE["operations"], "post": post}}, Settings)
     await broker.link(await site.restarted())
     assert (await broker.final(command)).state is CommandState.IN_DOUBT
     assert erp.done[command.id] == 1

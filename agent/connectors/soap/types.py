@@ -17,6 +17,7 @@ from agent import values
 from agent.connectors.soap.facets import Facets
 from agent.errors import ValueUnreadable
 from agent.settings import Param, ParamType
+from agent.settings_reader import read
 
 _KINDS: Final[dict[str, ParamType]] = {
     "boolean": "boolean",
@@ -87,11 +88,11 @@ def param(kind: Any, facets: Mapping[str, Facets]) -> Param:
         )
     limits = {} if found in ("boolean", "binary", "number") else {"min": own.min, "max": own.max}
     digits = {"scale": own.scale, "precision": own.precision} if found == "decimal" else {}
-    wanted = Param.model_validate({"type": found, **limits, **digits})
+    wanted = read({"type": found, **limits, **digits}, Param)
     try:
         values.reader(wanted)
     except ValueError:  # a limit with a zone, or of another notation
-        wanted = Param.model_validate({"type": found, **digits})
+        wanted = read({"type": found, **digits}, Param)
     return wanted
 
 

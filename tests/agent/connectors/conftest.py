@@ -13,6 +13,7 @@ from agent.connectors.base import Call, Driver, DriverSetup, Outputs, Piece, Row
 from agent.connectors.file.driver import FileDriver
 from agent.connectors.soap.driver import SoapDriver
 from agent.settings import CallOperation, FileConnection, Operation, OperationBase, SoapConnection
+from agent.settings_reader import read
 from config.dev.finance import FinanceService, finance_service
 
 COMMAND = "cmd_01jd2v6x7m8n9p0q1r2s3t4v5w"
@@ -77,7 +78,7 @@ def soap_driver(finance: FinanceService, tmp_path: Path) -> Iterator[MakeSoapDri
     def make(name: str, operation: dict[str, Any] | None = None, **connection: Any) -> SoapDriver:
         settings = {"type": "soap", "wsdl": str(finance.wsdl), "endpoint": finance.url, **connection}
         op = CallOperation(**{"connection": "finance", "call": name, **(operation or {})})
-        setup = DriverSetup("finance", SoapConnection.model_validate(settings), {"op": op}, base_dir=str(tmp_path))
+        setup = DriverSetup("finance", read(settings, SoapConnection), {"op": op}, base_dir=str(tmp_path))
         driver = SoapDriver(setup)
         driver.open()
         made.append(driver)

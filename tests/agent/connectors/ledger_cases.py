@@ -12,7 +12,8 @@ import pyodbc
 
 from agent.connectors.base import Call, DriverSetup
 from agent.connectors.odbc.ledger_tables import script
-from agent.settings import OdbcConnection, ProcedureOperation, SqlOperation
+from agent.settings import OdbcConnection, Operation
+from agent.settings_reader import read
 from config.dev.databases import MariaDB, Postgres, Server
 
 LEDGER: Final = "test_ledger"
@@ -68,11 +69,9 @@ class Erp(ABC):
         keys = {"type": "odbc", "connection_string": odbc or self.odbc(), "ledger": LEDGER, **connection}
         return DriverSetup(
             name="erp",
-            connection=OdbcConnection.model_validate(keys),
+            connection=read(keys, OdbcConnection),
             operations={
-                name: (SqlOperation if "sql" in body else ProcedureOperation).model_validate(
-                    {"connection": "erp", "effect": "once", **body}
-                )
+                name: read({"connection": "erp", "effect": "once", **body}, Operation)
                 for name, body in self.operations.items()
             },
         )

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from pydantic import TypeAdapter
 
 from agent.connectors.base import Call, Column, DriverSetup, Outputs, Piece, Remark, Rows, RowSet
 from agent.connectors.odbc.driver import OdbcDriver
 from agent.settings import OdbcConnection, Operation
-
-_OPERATION: TypeAdapter[Operation] = TypeAdapter(Operation)
+from agent.settings_reader import read
 
 
 @dataclass
@@ -45,7 +43,7 @@ class Session:
 
     def define(self, name: str = "op", **keys: Any) -> str:
         """Put an operation into the agent's file."""
-        self.operations[name] = _OPERATION.validate_python({"connection": "erp", "effect": "idempotent", **keys})
+        self.operations[name] = read({"connection": "erp", "effect": "idempotent", **keys}, Operation)
         return name
 
     def pieces(self, name: str, params: dict[str, Any] | None = None, timeout_s: float = 30.0) -> Iterator[Piece]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent import errors
 from agent.connectors.base import Call
@@ -20,6 +21,7 @@ from agent.connectors.file.driver import FileDriver
 from agent.connectors.file.drop import Drop
 from agent.connectors.file.publish import Way
 from agent.settings import DropOperation
+from agent.settings_reader import read
 from tests.agent.connectors.conftest import COMMAND, MakeFileDriver, call
 from tests.agent.connectors.file_victim import CONTENT, NAME, POINTS, TOLD
 
@@ -129,14 +131,15 @@ def test_a_file_of_that_name_and_content_without_a_claim_is_another_ones(tmp_pat
 # --- the driver -----------------------------------------------------------------------------------------
 
 
-ONCE = DropOperation.model_validate(
+ONCE = read(
     {
         "connection": "edi",
         "drop": "ORD-{order_no}.json",
         "format": {"type": "json"},
         "effect": "once",
         "params": {"order_no": {"type": "string"}},
-    }
+    },
+    DropOperation,
 )
 ORDER = {"order_no": "7", "document": {"order": 1}}
 
@@ -196,6 +199,6 @@ def test_a_folder_that_is_not_there_can_not_tell(driver: FileDriver, tmp_path: P
 
 
 def test_other_effects_keep_no_record(file_driver: MakeFileDriver) -> None:
-    driver = file_driver(ONCE.model_copy(update={"effect": "at-most-once"}))
+    driver = file_driver(replace(ONCE, effect="at-most-once"))
     with pytest.raises(errors.OutcomeUnknown):
         driver.find(wanted(1))

@@ -32,6 +32,7 @@ from agent.errors import (
     SourceUnavailable,
 )
 from agent.settings import DropOperation, FileConnection, FileFormat, Param
+from agent.settings_reader import read
 from tests.agent.connectors.conftest import COMMAND, MakeFileDriver, call, outputs, run
 
 ROWS = [{"order_no": "4711", "sku": "A;1", "qty": 2}, {"order_no": "4712", "sku": 'say "x"', "qty": None}]
@@ -585,6 +586,6 @@ def test_every_refusal_is_a_command_error(file_driver: MakeFileDriver) -> None:
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("value", ["x\r4712;forged", "x\n4712;forged", "\r"], ids=repr)
 def test_a_line_end_in_a_value_makes_no_row(newline: str, value: str) -> None:
-    form = FileFormat(type="csv", delimiter=";", columns=("a", "b"), newline=newline)
+    form = read({"type": "csv", "delimiter": ";", "columns": ["a", "b"], "newline": newline}, FileFormat)
     content = b"".join(tables.written([{"a": value, "b": "y"}], form, "utf-8")).decode()
     assert content == f'a;b{newline}"{value}";y{newline}'

@@ -18,6 +18,7 @@ from agent.connectors.synthetic import SyntheticConnector
 from agent.errors import ConfigError
 from agent.leaving import MASKED, Leaving
 from agent.settings import OperationBase, PickOperation, SyntheticConnection, SyntheticOperation
+from agent.settings_reader import read
 from tests.agent.connectors.conftest import MakeFileDriver, rows, run
 
 
@@ -53,7 +54,7 @@ def test_no_output_that_is_not_listed_ever_leaves(there: set[str], listed: set[s
 
 def synthetic(params: dict[str, Any], **keys: Any) -> tuple[list[str], list[dict[str, Any]], dict[str, Any]]:
     """Run a synthetic operation; columns, rows and outputs."""
-    made = SyntheticOperation.model_validate({"connection": "p", **keys})
+    made = read({"connection": "p", **keys}, SyntheticOperation)
     connector = SyntheticConnector(DriverSetup("p", SyntheticConnection(type="synthetic"), {"op": made}))
     columns: list[str] = []
     lines: list[dict[str, Any]] = []
@@ -108,7 +109,7 @@ connection = "edi"
 
 
 def pick(**keys: Any) -> PickOperation:
-    return PickOperation.model_validate({"connection": "edi", "pick": "*.csv", "format": {"type": "csv"}, **keys})
+    return read({"connection": "edi", "pick": "*.csv", "format": {"type": "csv"}, **keys}, PickOperation)
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import struct
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
-from pydantic import TypeAdapter
 
 from agent.connectors.base import Column
 from agent.connectors.odbc import types
@@ -24,6 +23,7 @@ from agent.connectors.odbc.sqlstates import TIMED_OUT, UNAVAILABLE, diagnose
 from agent.connectors.odbc.untried import DB2, Oracle, SQLServer
 from agent.errors import SourceFailed, ValueUnreadable
 from agent.settings import OdbcConnection, Operation, ProcedureOperation
+from agent.settings_reader import read
 
 PARAMS: dict[str, dict[str, Any]] = {
     "customer": {"type": "string", "max_length": 20},
@@ -55,8 +55,7 @@ END;"""
 
 
 def procedure(params: dict[str, Any]) -> ProcedureOperation:
-    adapter: TypeAdapter[Operation] = TypeAdapter(Operation)
-    found = adapter.validate_python({"connection": "erp", "procedure": "dbo.create_order", "params": params})
+    found = read({"connection": "erp", "procedure": "dbo.create_order", "params": params}, Operation)
     assert isinstance(found, ProcedureOperation)
     return found
 
@@ -97,7 +96,7 @@ def test_out_parameters_are_refused_where_they_would_be_lost(dialect: Dialect) -
 
 
 def test_every_dialect_of_the_settings_is_there_and_says_whether_it_was_tried() -> None:
-    named = set(OdbcConnection.model_fields["dialect"].annotation.__args__)  # type: ignore[union-attr] # a Literal
+    named = set(get_args(get_type_hints(OdbcConnection)["dialect"]))
     assert named == {"auto", *DIALECTS}
     assert {name for name, dialect in DIALECTS.items() if dialect.tried} == {"postgresql", "mariadb", "sqlite"}
     assert all(dialect.name == name for name, dialect in DIALECTS.items())

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyodbc
 import pytest
-from pydantic import TypeAdapter
 
 from agent import errors
 from agent.connectors import CONNECTORS
@@ -16,10 +15,10 @@ from agent.connectors.base import Call, DriverSetup, Rows
 from agent.connectors.odbc import pins
 from agent.connectors.sessions import DriverConnector
 from agent.settings import OdbcConnection, Operation
+from agent.settings_reader import read
 from config.dev.databases import MariaDB, Postgres
 from tests.agent.connectors.odbc_session import Session, session
 
-_OPERATION: TypeAdapter[Operation] = TypeAdapter(Operation)
 OUT = {
     "no": {"type": "integer"},
     "iban": {"type": "string", "direction": "out"},
@@ -196,7 +195,7 @@ def test_check_knows_the_columns_of_a_function_that_returns_a_table(pg_string: s
 
 async def counted(string: str, keys: dict[str, Any]) -> int:
     """Run an operation in a driver's process and return how many rows came, or raise what it raised."""
-    operation = _OPERATION.validate_python({"connection": "erp", **keys})
+    operation = read({"connection": "erp", **keys}, Operation)
     connection = OdbcConnection(type="odbc", connection_string=string)
     connector = DriverConnector(DriverSetup("erp", connection, {"op": operation}), CONNECTORS["odbc"])
     rows = 0

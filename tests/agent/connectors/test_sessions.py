@@ -21,6 +21,7 @@ from agent.connectors import CONNECTORS, sessions
 from agent.connectors.base import Call, DriverSetup, Outputs, Piece, Rows
 from agent.connectors.sessions import DriverConnector
 from agent.settings import OdbcConnection, ProcedureOperation, SqlOperation
+from agent.settings_reader import read
 from config.dev.databases import Postgres
 from tests.waiting import until_seen
 
@@ -43,13 +44,9 @@ PARAMS = {
 def setup(connection_string: str, tmp_path: Path, **connection: Any) -> DriverSetup:
     return DriverSetup(
         name="erp",
-        connection=OdbcConnection.model_validate(
-            {"type": "odbc", "connection_string": connection_string, **connection}
-        ),
+        connection=read({"type": "odbc", "connection_string": connection_string, **connection}, OdbcConnection),
         operations={
-            name: SqlOperation.model_validate(
-                {"connection": "erp", "timeout": "60s", "params": PARAMS[name], **operation}
-            )
+            name: read({"connection": "erp", "timeout": "60s", "params": PARAMS[name], **operation}, SqlOperation)
             for name, operation in OPERATIONS.items()
         },
         base_dir=str(tmp_path),
@@ -301,13 +298,14 @@ async def test_outputs_that_are_too_large_are_told_as_such(postgres: Postgres, t
     postgres.execute_script(
         "CREATE OR REPLACE PROCEDURE large_out(OUT t text) LANGUAGE sql AS $$ SELECT repeat('x', 3000000) $$"
     )
-    procedure = ProcedureOperation.model_validate(
+    procedure = read(
         {
             "connection": "erp",
             "procedure": "large_out",
             "effect": "read",
             "params": {"t": {"type": "string", "direction": "out"}},
-        }
+        },
+        ProcedureOperation,
     )
     made = replace(setup(postgres.odbc(), tmp_path), operations={"large-out": procedure})
     connector = DriverConnector(made, CONNECTORS["odbc"])

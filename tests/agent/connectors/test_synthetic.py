@@ -8,14 +8,16 @@ import pytest
 from agent.connectors.base import Call, DriverSetup, Outputs, Ready
 from agent.connectors.synthetic import SyntheticConnector
 from agent.settings import Settings, SyntheticConnection, SyntheticOperation
+from agent.settings_reader import read
 
-SETTINGS = Settings.model_validate(
+SETTINGS = read(
     {
         "agent": "plant-1",
         "state_dir": ".",
         "connections": {"probe": {"type": "synthetic"}},
         "operations": {"echo": {"connection": "probe", "synthetic": "echo"}},
-    }
+    },
+    Settings,
 )
 
 
@@ -33,9 +35,7 @@ async def test_an_echo_rounds_no_number() -> None:
 def connector(effect: str) -> SyntheticConnector:
     operation = {"connection": "probe", "synthetic": "rows", "effect": effect, "params": {"count": {"type": "integer"}}}
     return SyntheticConnector(
-        DriverSetup(
-            "probe", SyntheticConnection(type="synthetic"), {"rows": SyntheticOperation.model_validate(operation)}
-        )
+        DriverSetup("probe", SyntheticConnection(type="synthetic"), {"rows": read(operation, SyntheticOperation)})
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.secrets.base import SecretStore
 from agent.secrets.vault import VaultStore
 from agent.settings import Settings
+from agent.settings_reader import read
 from cloud_broker.identity.authority import DEFAULT_TERMS, Authority
 from cloud_broker.identity.certificates import TRUST_DOMAIN
 from cloud_broker.identity.enrolment import EnrolmentRefused, WrongSecrets, enrol, new_token
@@ -138,7 +139,7 @@ async def broker(
 
 def settings_of(state_dir: Path, *, agent: str = AGENT, proxy: str = "none") -> Settings:
     """The operator's file, as small as it may be."""
-    return Settings.model_validate({"agent": agent, "state_dir": str(state_dir), "link": {"proxy": proxy}})
+    return read({"agent": agent, "state_dir": str(state_dir), "link": {"proxy": proxy}}, Settings)
 
 
 def secrets_in(state_dir: Path) -> SecretStore:
