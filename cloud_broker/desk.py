@@ -12,11 +12,11 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from cloud_broker import catalogues, retries
 from cloud_broker.audit.anchors import Anchors, head_of

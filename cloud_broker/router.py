@@ -15,9 +15,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final
+
+from msgspec.structs import replace
 
 from cloud_broker import catalogues, versions
 from cloud_broker.background import Background, Note, store_pause, until_kept

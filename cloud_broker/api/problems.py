@@ -111,7 +111,20 @@ async def _invalid_request(request: Request, exc: Exception) -> Response:
 
 
 async def _nobody_there(request: Request, exc: Exception) -> Response:
+    return nobody_there()
+
+
+def nobody_there() -> Response:
+    """Return what is answered to a caller who has left."""
     return Response(status_code=400)
+
+
+def unexpected(scope: Scope) -> Response:
+    """Log the error that is being handled, which nobody foresaw, and return what is told of it."""
+    log.exception(
+        "%s %s failed", scope["method"], scope["path"], extra={"event": "request_failed", "path": scope["path"]}
+    )
+    return answer(BrokerError("The broker failed; its log says why."))
 
 
 class _Unexpected:
@@ -134,9 +147,7 @@ class _Unexpected:
         try:
             await self._app(scope, receive, watched)
         except Exception:  # the last one that can still answer: a 500 without internals
-            log.exception(
-                "%s %s failed", scope["method"], scope["path"], extra={"event": "request_failed", "path": scope["path"]}
-            )
+            told = unexpected(scope)
             # A response under way is left open, and the server cuts it: the caller must not take it for whole.
             if not started:
-                await answer(BrokerError("The broker failed; its log says why."))(scope, receive, send)
+                await told(scope, receive, send)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import msgspec
+
 from cloud_broker.audit.trail import Act, AuditFilter, AuditPage, Record
 from cloud_broker.identity.lineage import NEW, Lineage
 from cloud_broker.store.approvals import ApprovalStore
@@ -213,8 +215,7 @@ class Step:
     outputs: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """
     One request to run one operation; the row of the store.
 
@@ -282,8 +283,7 @@ class Command:
     operation_digest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """
     The final state of a command, written once.
 
@@ -292,6 +292,7 @@ class Finish:
         proof: as in ``Command``.
         by: who ended it, for the audit trail: ``agent:NAME``, or ``broker``.
         head: of the agent's journal then, as ``POSITION:HASH``, or "".
+        started_at: when it began; ``None`` where the store knows, or nobody does.
     """
 
     state: CommandState
@@ -308,6 +309,7 @@ class Finish:
     agent: str = ""
     epoch: int = 0
     journal: str = ""
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ _resolution = msgspec.json.Decoder(Resolution)
 _texts = msgspec.json.Decoder(tuple[str, ...])
 _next = msgspec.json.Decoder(NextCertificate | None)
 _lineage = msgspec.json.Decoder(Lineage)
-_names = [field.name for field in dataclasses.fields(Command)]
+_names = Command.__struct_fields__
 _STATE: Final = _names.index("state")
 _CANCEL: Final = _names.index("cancel_requested")
 _SEALED: Final = _names.index("sealed")
@@ -216,6 +216,7 @@ def bound_finish(tenant: str, command_id: str, finish: Finish) -> Bound:
         "agent": finish.agent,
         "epoch": finish.epoch,
         "journal": finish.journal,
+        "started_at": finish.started_at,
     }
 
 
