@@ -302,6 +302,18 @@ class LimitSettings(Model):
         ge=65_536,
         description="Largest result of one command, in bytes; beyond it the command fails.",
     )
+    blob_bytes: int = Field(
+        10 * 1_073_741_824, ge=65_536, description="Largest blob, a content for a drop, in bytes; beyond it: 413."
+    )
+    tenant_blob_bytes: int = Field(
+        50 * 1_073_741_824, ge=0, description="All blobs of one tenant, in bytes; beyond: 507. 0: any number."
+    )
+    blob_days: float = Field(
+        2,
+        gt=0,
+        description="Days that a blob is kept after it came, or a command named it; longer for those that have no end "
+        "or are dead letters.",
+    )
     inline_bytes: int = Field(
         65_536,
         ge=0,

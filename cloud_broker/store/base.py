@@ -17,6 +17,7 @@ import msgspec
 from cloud_broker.audit.trail import Act, AuditFilter, AuditPage, Record
 from cloud_broker.identity.lineage import NEW, Lineage
 from cloud_broker.store.approvals import ApprovalStore
+from cloud_broker.store.blobs import BlobStore
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 
@@ -389,7 +390,7 @@ class Exists(Exception):
     """Something of this name is there already."""
 
 
-class Store(ApprovalStore, abc.ABC):
+class Store(ApprovalStore, BlobStore, abc.ABC):
     """All that the broker keeps besides large results."""
 
     @abc.abstractmethod

@@ -30,6 +30,7 @@ from cloud_broker.store.sqlite_approvals import SqliteApprovals
 from cloud_broker.store.sqlite_audit import note
 from cloud_broker.store.sqlite_dead_letters import SqliteDeadLetters
 from cloud_broker.tenants import Scope
+from cloud_broker.store.sqlite_blobs import SqliteBlobs
 from protocol.states import DEAD_LETTERS, FINAL, CommandState
 
 PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the page ends early beyond it
@@ -37,7 +38,7 @@ PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
+class SqliteStore(SqliteDeadLetters, SqliteApprovals, SqliteBlobs, Store):
     """Everything in one file, for one broker."""
 
     async def healthy(self) -> bool:
