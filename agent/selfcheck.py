@@ -61,7 +61,7 @@ _OURS_OF_A_SYSTEM: Final = {  # and those whose names begin so
     "agent.service.windows": "win32",
     "agent.service.linux": "linux",
     "agent.service.unix": "linux",
-    "agent.upgrade.watcher": "linux",
+    "agent.upgrade.processes": "linux",
 }
 _NO_CODECS: Final = {"mbcs", "oem"} if sys.platform != "win32" else set[str]()
 _TIMEOUT_S: Final = 60.0
