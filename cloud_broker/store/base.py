@@ -581,6 +581,12 @@ class Store(ApprovalStore, BlobStore, abc.ABC):
         """
 
     @abc.abstractmethod
+    async def add_commands(
+        self, scope: Scope, commands: Sequence[Command]
+    ) -> list[tuple[Command, bool] | IdempotencyConflict]:
+        """Keep many at once, in order; return of each what ``add_command`` does, or the error that it would raise."""
+
+    @abc.abstractmethod
     async def command(self, scope: Scope, command_id: str) -> Command | None:
         """Return one command."""
 
