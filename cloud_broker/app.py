@@ -26,6 +26,7 @@ from cloud_broker.approved import acts
 from cloud_broker.audit import start_note
 from cloud_broker.audit.anchors import TELL_S
 from cloud_broker.audit.notary import Notary
+from cloud_broker.blobs import Blobs
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
@@ -116,7 +117,9 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             store.note_soon(start_note.migrated(migrated, "broker", time.time()))
         results = Results(settings.data_dir / "results", settings.limits.inline_bytes, settings.limits.result_bytes)
         retries = settings.retries
-        router = Router(store, results, time.time, Schedule(retries.attempts, retries.first, retries.most))
+        blobs = Blobs(store, settings.data_dir / "blobs", settings.limits)
+        await blobs.open()
+        router = Router(store, results, blobs, time.time, Schedule(retries.attempts, retries.first, retries.most))
         await router.start()
         store.note_soon(start_note.started(settings, time.time()))
         try:
@@ -178,6 +181,7 @@ async def _listening(
         dead_letters=dead_letters,
         replay_runs=replay_runs,
         approvals=approvals,
+        blobs=router.blobs,
         enrol=lambda agent, message, csr, source: admission.enrolled(message, csr, source, agent),
         authorities=lambda: trust.for_agents,
     )
@@ -191,6 +195,7 @@ async def _listening(
             asyncio.create_task(every(seconds, chore), name=name)
             for name, seconds, chore in (
                 ("tidy what is past its retention", TIDY_S, lambda: _tidy(settings, store, results)),
+                ("remove blobs that nothing needs", TIDY_S, router.blobs.tidy),
                 ("look again at who is linked", LOOK_AGAIN_S, lambda: _look_again(router, admission)),
                 ("keep how far the agents' journals have come", POSITIONS_S, desk.keep_positions),
                 ("tell agents where the audit trail stands", TELL_S, desk.tell_audit),

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -124,6 +124,7 @@ class Commands:
         if new:
             self.take(kept)
             return kept, True
+        self._router.blobs.ended(command.id)
         return self._current(scope, kept), False
 
     def _check_room(self, scope: Scope) -> None:
@@ -138,11 +139,10 @@ class Commands:
         if self._router.stopping:
             raise Unavailable("the broker is stopping and takes no commands; ask again", retry_after_s=5.0)
         operation = await self._operation(scope, submission)
-        if not submission.sealed:
-            _check(operation, submission.params)
+        blob = None if submission.sealed else _check(operation, submission.params)
         now = time.time()
         return Command(
-            id=new_id("cmd", int(now * 1000), os.urandom),
+            id=command_id,
             tenant=scope.tenant,
             agent=submission.agent,
             group=submission.group,
@@ -167,6 +167,9 @@ class Commands:
 
     def take(self, command: Command) -> None:
         """Send a command on its way that was kept just now."""
+        command_id = new_id("cmd", int(now * 1000), os.urandom)
+        if blob is not None:
+            await self._router.blobs.use(scope, blob, command_id)
         self._router.submit(command)
 
     async def _earlier(self, scope: Scope, submission: Submission) -> Command | None:
@@ -325,7 +328,8 @@ def _reused(submission: Submission) -> IdempotencyKeyReused:
     )
 
 
-def _check(operation: Operation, params: bytes) -> None:
+def _check(operation: Operation, params: bytes) -> dict[str, Any] | None:
+    """Raise ``ParametersInvalid`` unless they fit; return what names a blob, if something does."""
     try:
         decoded = msgspec.json.decode(params)
     except (ValueError, RecursionError) as exc:
@@ -338,3 +342,6 @@ def _check(operation: Operation, params: bytes) -> None:
             f"{operation.name}: " + "; ".join(f"{p.name}: {p.reason}" if p.name else p.reason for p in problems),
             errors=[{"name": problem.name, "reason": problem.reason} for problem in problems],
         )
+    if reason := operation.no_blobs(decoded):
+        raise ParametersInvalid(f"{operation.name}: {reason}")
+    return operation.blob_in(decoded)

@@ -22,6 +22,7 @@ from cloud_broker import catalogues, retries
 from cloud_broker.audit.anchors import Anchors, head_of
 from cloud_broker.audit.notary import Notary
 from cloud_broker.audit.trail import Act
+from cloud_broker.blob_feed import BlobFeed
 from cloud_broker.catalogues import CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
 from cloud_broker.identity.lineage import Verdict
@@ -42,11 +43,13 @@ from protocol.messages import (
     RENEWAL,
     Accepted,
     Beat,
+    BlobGone,
     Cancel,
     Chunk,
     Completed,
     Condition,
     Credit,
+    Fetch,
     Held,
     Hello,
     Holding,
@@ -412,6 +415,21 @@ class AgentDesk:
             link.say(Credit(entry.command.id, entry.uncredited))
             line.uncredited -= entry.uncredited
         entry.uncredited = 0
+
+    def fetch(self, link: Conversation, message: Fetch) -> None:
+        entry = self._line(link).flying_on(link, message.id)
+        blob = self._router.blobs.named_by(message.id)
+        if entry is None or blob is None:
+            link.say(BlobGone(message.id, message.epoch, "the broker has no blob for this command"))
+            return
+        if message.offset + message.bytes > blob.bytes:
+            raise RemoteProtocolError(f"{message.id}: asks for more than the {blob.bytes} bytes of its blob")
+        entry.hear()
+        if entry.feed is None or entry.feed[0] is not link or entry.feed[1].epoch != message.epoch:
+            path = self._router.blobs.path(entry.scope, blob.id)
+            entry.feed = link, BlobFeed(message.id, message.epoch, path, link.wake)
+            link.attach(message.id, entry.feed[1])
+        entry.feed[1].ask(message.offset, message.bytes)
 
     def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
         if outputs:

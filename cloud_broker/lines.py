@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from cloud_broker.blob_feed import BlobFeed
 from cloud_broker.breakers import Breaker
 from cloud_broker.catalogues import Catalogue, Connection
 from cloud_broker.link.conversation import Conversation
@@ -45,6 +46,7 @@ class Entry:
         asked_epoch: number of the last such question; attempts and questions are counted together.
         unsettled: what other agents said who could not tell, for people, by name.
         ask_at: when another question makes sense, on the monotonic clock.
+        feed: the blob that goes to its agent, and on which link.
         moved: set, and replaced, when ``result`` changes or the end is reached.
     """
 
@@ -65,6 +67,7 @@ class Entry:
     asked_epoch: int = 0
     unsettled: dict[str, str] = field(default_factory=dict)
     ask_at: float = 0.0
+    feed: tuple[Conversation, BlobFeed] | None = None
     waiters: set[asyncio.Future[Command]] = field(default_factory=set)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 

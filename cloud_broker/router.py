@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from cloud_broker import catalogues, versions
 from cloud_broker.background import Background, Note, store_pause, until_kept
+from cloud_broker.blobs import Blobs
 from cloud_broker.catalogues import Catalogue
 from cloud_broker.deadlines import Deadlines
 from cloud_broker.errors import StoreUnavailable
@@ -36,6 +37,8 @@ from cloud_broker.store.base import Agent, Command, Finish, Step, Store
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.messages import (
+    BLOBS,
+    BlobInfo,
     Cancel,
     Run,
 )
@@ -58,15 +61,17 @@ class Router:
         background: what is done beside.
         deadlines: of the open commands.
         members: what becomes of commands that were with a lost agent of a group.
+        blobs: that commands name.
     """
 
     def __init__(
-        self, store: Store, results: Results, now: Callable[[], float], schedule: Schedule | None = None
+        self, store: Store, results: Results, blobs: Blobs, now: Callable[[], float], schedule: Schedule | None = None
     ) -> None:
         self.schedule = schedule or Schedule()
         self.stopping = False
         self._store = store
         self._results = results
+        self.blobs = blobs
         self._now = now
         self._entries: dict[str, Entry] = {}
         self._open: Counter[str] = Counter()  # entries by tenant
@@ -456,9 +461,15 @@ class Router:
                 sealed=command.sealed,
                 seal_to=command.seal_to,
                 said_s=link.age_s,
+                blob=self._blob_for(command.id, link),
             ),
             command.params,
         )
+
+    def _blob_for(self, command_id: str, link: Conversation) -> BlobInfo | None:
+        blob = self.blobs.named_by(command_id)
+        # An agent that can't fetch one refuses the parameters, which name it.
+        return BlobInfo(blob.id, blob.bytes, blob.sha256) if blob is not None and BLOBS in link.features else None
 
     def new_result(self, entry: Entry) -> LiveResult:
         """Begin the result of an attempt."""
@@ -509,6 +520,7 @@ class Router:
             await self._remove_file(entry)
         self._land(entry)
         del self._entries[command.id]
+        self.blobs.ended(command.id)
         self._open[command.tenant] -= 1
         entry.move()
         for waiter in entry.waiters:

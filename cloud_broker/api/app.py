@@ -11,6 +11,7 @@ from cloud_broker.api import (
     approvals,
     audit,
     auth,
+    blobs,
     commands,
     dead_letters,
     est,
@@ -38,7 +39,7 @@ def described() -> FastAPI:
         redirect_slashes=False,
     )
     openapi.install(app)
-    for part in (commands, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
+    for part in (commands, blobs, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
         app.include_router(part.router)
     return app
 

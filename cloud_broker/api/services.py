@@ -10,6 +10,7 @@ from cryptography import x509
 from fastapi import Request
 
 from cloud_broker.approvals import Approvals
+from cloud_broker.blobs import Blobs
 from cloud_broker.commands import Submission
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.dead_letters import DeadLetters
@@ -95,6 +96,7 @@ class Services:
         dead_letters: what went wrong, and what people do about it.
         replay_runs: replays of many dead letters.
         approvals: what waits for a second person.
+        blobs: contents that are too large for parameters.
         enrol: of the agent's name, a token's secret, a signing request (DER) and an address; as
             ``Admission.enrolled``.
         authorities: returns whom agents are to trust.
@@ -109,6 +111,7 @@ class Services:
     dead_letters: DeadLetters
     replay_runs: ReplayRuns
     approvals: Approvals
+    blobs: Blobs
     enrol: Callable[[str, Enrol, bytes, str], Awaitable[tuple[Enrolled, bytes]]]
     authorities: Callable[[], list[x509.Certificate]]
 

@@ -20,6 +20,7 @@ from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
+from cloud_broker.blobs import Blobs
 from cloud_broker.callers.credentials import Credentials
 from cloud_broker.callers.keys import new_key, sha256_of
 from cloud_broker.commands import Submission, fingerprint
@@ -229,6 +230,8 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
     trust = Trust(folder)
     admission = Admission(store, trust, Renewals(store, trust, DEFAULT_TERMS, 0.0, time.time))
     approvals = Approvals(store, settings.approvals, acts(store, dead_letters, runs, revoke_agent))
+    blobs = Blobs(store, folder / "blobs", settings.limits)
+    await blobs.open()
     app = create_app(
         Services(
             settings,
@@ -240,6 +243,7 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
             dead_letters,
             runs,
             approvals,
+            blobs,
             lambda name, message, csr, source: admission.enrolled(message, csr, source, name),
             lambda: trust.for_agents,
         )
