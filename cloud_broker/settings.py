@@ -328,6 +328,11 @@ class LimitSettings(Model):
     requests_at_once: int = Field(
         1_000, ge=0, description="Requests of one tenant under way, those that wait included. 0: any number."
     )
+    bulk_lines_per_s: float = Field(
+        20_000,
+        ge=0,
+        description="Commands a second of one tenant in bulk; beyond, they are taken in slower. 0: any number.",
+    )
     open_commands: int = Field(
         100_000, ge=0, description="Commands of one tenant that have no end yet; beyond: 429. 0: any number."
     )

@@ -12,6 +12,7 @@ from cloud_broker.api import (
     audit,
     auth,
     blobs,
+    bulk,
     commands,
     dead_letters,
     est,
@@ -39,7 +40,7 @@ def described() -> FastAPI:
         redirect_slashes=False,
     )
     openapi.install(app)
-    for part in (commands, blobs, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
+    for part in (commands, bulk, blobs, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
         app.include_router(part.router)
     return app
 

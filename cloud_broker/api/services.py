@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from cloud_broker.blobs import Blobs
 from cloud_broker.commands import Submission
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.dead_letters import DeadLetters
+from cloud_broker.errors import BrokerError
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import Settings
 from cloud_broker.store.base import Agent, Command, RowSetInfo, Store
@@ -51,6 +52,14 @@ class CommandsService(Protocol):
         Raises:
             AgentNotFound, OperationNotFound, ParametersInvalid, IdempotencyKeyReused, StoreUnavailable
         """
+
+    async def submit_many(
+        self, scope: Scope, submissions: Sequence[Submission]
+    ) -> list[tuple[Command, bool] | BrokerError]:
+        """Keep commands, in order; return of each what ``submit`` does, or the error that it would raise."""
+
+    def has_room(self, scope: Scope, count: int) -> bool:
+        """Whether a tenant may have so many more commands under way."""
 
     async def get(self, scope: Scope, command_id: str) -> Command:
         """Return one command, or raise CommandNotFound."""
