@@ -267,8 +267,7 @@ class OdbcDriver(Driver):
             return
         for statement in parse(operation.sql, self._dialect.syntax):
             query = self._dialect.query(statement, [values.get(name) for name in statement.names])
-            cursor = self._execute(query)
-            yield from reader.row_sets(cursor, query.fields)
+            yield from reader.statement(query)
 
     def _execute(self, query: Query) -> pyodbc.Cursor:
         if self._cancelled:
