@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from cloud_broker.api import headers, problems
@@ -167,6 +169,11 @@ class _Answers(Response):
         self._patient = True  # as long as waiting has helped
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Whoever leaves in the middle is answered no more; what was kept is kept.
+        with contextlib.suppress(ClientDisconnect):
+            await self._stream(send)
+
+    async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         here = visit(self._request)
         async for lines in self._in_slices():

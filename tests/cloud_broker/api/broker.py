@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,14 @@ from cloud_broker.callers.keys import new_key, sha256_of
 from cloud_broker.commands import Submission, fingerprint
 from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.dead_letters import DeadLetters
-from cloud_broker.errors import AgentNotFound, CommandNotFound, IdempotencyKeyReused, ParametersInvalid, RowSetNotFound
+from cloud_broker.errors import (
+    AgentNotFound,
+    BrokerError,
+    CommandNotFound,
+    IdempotencyKeyReused,
+    ParametersInvalid,
+    RowSetNotFound,
+)
 from cloud_broker.identity.authority import DEFAULT_TERMS, Authority
 from cloud_broker.identity.renewals import Renewals
 from cloud_broker.identity.trust import Trust
@@ -82,6 +89,22 @@ class PlayedCommands:
             return await self._store.add_command(scope, command)
         except IdempotencyConflict as exc:
             raise IdempotencyKeyReused(str(exc)) from exc
+
+    async def submit_many(
+        self, scope: Scope, submissions: Sequence[Submission]
+    ) -> list[tuple[Command, bool] | BrokerError]:
+        """Keep them one by one."""
+        answers: list[tuple[Command, bool] | BrokerError] = []
+        for submission in submissions:
+            try:
+                answers.append(await self.submit(scope, submission))
+            except BrokerError as exc:
+                answers.append(exc)
+        return answers
+
+    def has_room(self, scope: Scope, count: int) -> bool:
+        """There always is."""
+        return True
 
     def take(self, command: Command) -> None:
         """Leave it, as if its agent were away."""
