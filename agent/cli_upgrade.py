@@ -233,6 +233,7 @@ def _begin(own: Installation, release: str, loaded: Loaded, grace: int, steady: 
     from agent import status
     from agent.journal import lock
     from agent.upgrade import report, watcher
+    from agent.upgrade.package_managers import INSTALL_S
     from agent.upgrade.side_by_side import SideBySide
 
     state_dir = _state_dir(loaded)
@@ -250,9 +251,10 @@ def _begin(own: Installation, release: str, loaded: Loaded, grace: int, steady: 
         account=watcher.service_status().account,
         grace_s=float(grace),
         steady_s=float(steady),
+        until=time.time() + 2 * (INSTALL_S + grace + steady),
     )
     program = own.apart()
-    report.write(state_dir, report.Report("installing", before, release, time.time()))
+    report.write(state_dir, report.Report("installing", before, release, time.time(), until=orders.until))
     watcher.start(program, orders)
 
 
@@ -263,7 +265,7 @@ def _report(loaded: Loaded) -> Report | None:
 
 
 def _ended(loaded: Loaded) -> Report | None:
-    while (found := _report(loaded)) is not None and found.state in ("installing", "watching"):
+    while (found := _report(loaded)) is not None and found.under_way:
         time.sleep(0.2)  # the watcher answers by a file
     return found
 
@@ -273,7 +275,7 @@ def _tell(found: Report | None, as_json: bool) -> None:
         show(None if found is None else facts(found))
     else:
         click.echo("there was no upgrade yet" if found is None else found.text)
-    if found is not None and found.state in ("failed", "stuck"):
+    if found is not None and found.state != "done" and not found.under_way:
         sys.exit(FAILED)
 
 

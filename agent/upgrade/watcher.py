@@ -56,6 +56,7 @@ class Orders(msgspec.Struct, frozen=True):
         account: that the service runs under; "" if unknown.
         grace_s: seconds that a release has to come up.
         steady_s: seconds that it has to stay up.
+        until: when all of it has ended, seconds since 1970.
     """
 
     root: str
@@ -69,6 +70,7 @@ class Orders(msgspec.Struct, frozen=True):
     account: str
     grace_s: float
     steady_s: float
+    until: float
 
     def installation(self) -> Installation:
         """Return what is to be changed."""
@@ -122,7 +124,7 @@ def watch(orders: Orders) -> None:
     installation, state_dir = orders.installation(), Path(orders.state_dir)
 
     def tell(state: State, why: str = "") -> None:
-        report.write(state_dir, Report(state, orders.before, orders.after, time.time(), why))
+        report.write(state_dir, Report(state, orders.before, orders.after, time.time(), why, orders.until))
 
     manager = service() if orders.runs else None
     tell("watching")
