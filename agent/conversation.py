@@ -24,10 +24,13 @@ from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
+    BLOBS,
     GROUPS,
     Ack,
     AnyMessage,
     Beat,
+    BlobChunk,
+    BlobGone,
     Cancel,
     Catalogue,
     Condition,
@@ -194,7 +197,7 @@ class Conversation:
         shown = await self._papers.shown()
         self._session.greet(
             msgspec.structs.replace(
-                self._hello, lineage=shown.lineage, trusts=list(shown.trusts), features=[*shown.features, GROUPS]
+                self._hello, lineage=shown.lineage, trusts=list(shown.trusts), features=[*shown.features, GROUPS, BLOBS]
             )
         )
         writer = asyncio.create_task(self._write(), name="write to the broker")
@@ -268,6 +271,8 @@ class Conversation:
     async def _act(self, message: AnyMessage, payload: Buffer) -> None:
         if isinstance(message, Run):
             self._dispatcher.offer(message, bytes(payload), self._age_s(message))
+        elif isinstance(message, BlobChunk | BlobGone):
+            self._dispatcher.blob(message, payload)
         elif isinstance(message, Ack):
             self._dispatcher.forget(message.id)
         elif isinstance(message, Cancel):

@@ -228,6 +228,7 @@ class DropOperation(OperationBase):
     format: FileFormat = Field(description="What is written.")
     encoding: str = Field("utf-8", description="Any Python codec, `cp037` (EBCDIC) included.")
     overwrite: bool = Field(False, description="Whether a file of this name may be replaced.")
+    max_bytes: int = Field(10 * 1_073_741_824, ge=0, description="Largest file that is written, in bytes.")
 
 
 class PickOperation(OperationBase):

@@ -115,6 +115,8 @@ class Call:
         place: a word for who works with the ledger: left there before a run, and wanted there by ``find``, which else
             can't tell; "" asks for neither.
         begin_by: on the clock of ``agent.awake``: later than that it may not begin; 0 sets no time.
+        content: the file with the content of a drop that ``params`` only name; "" where there is none.
+        content_sha256: of that file, hex.
     """
 
     command_id: str
@@ -125,6 +127,8 @@ class Call:
     fingerprint: str = ""
     place: str = ""
     begin_by: float = 0.0
+    content: str = ""
+    content_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Do(Said, frozen=True):
     fingerprint: str
     place: str = ""
     begin_by: float = 0.0
+    content: str = ""
+    content_sha256: str = ""
 
 
 class GoOn(Said, frozen=True):

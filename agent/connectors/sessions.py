@@ -229,6 +229,8 @@ class DriverConnector(Connector):
                     call.fingerprint,
                     call.place,
                     call.begin_by,
+                    call.content,
+                    call.content_sha256,
                 ),
                 call.params,
             )

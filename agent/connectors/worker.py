@@ -119,7 +119,8 @@ class Worker:
             if asked.begin_by and awake.now() >= asked.begin_by:
                 # The agent may have slept between its own look at the time and its word.
                 raise DeadlinePassed("its time was up before it could start", touched=False)
-            self._run(driver, _call(asked, payload))
+            call = replace(_call(asked, payload), content=asked.content, content_sha256=asked.content_sha256)
+            self._run(driver, call)
         elif isinstance(asked, pipes.Find):
             outputs = driver.find(_call(asked, payload))
             if outputs is not None:
