@@ -250,6 +250,11 @@ class CallOperation(OperationBase):
     service: str | None = Field(None, description="The WSDL's service, where it has several.")
     port: str | None = Field(None, description="The service's port, where it has several.")
     business_faults: tuple[str, ...] = Field((), description="Fault codes or detail elements: the ERP said no.")
+    rows: str | None = Field(
+        None,
+        pattern=r"^[^/\s]+(/[^/\s]+)*$",
+        description="Where in the answer the elements are that repeat, such as `Orders/Order`: they become rows.",
+    )
 
 
 class SyntheticOperation(OperationBase):
@@ -372,7 +377,9 @@ class SoapConnection(ConnectionBase):
     endpoint: str | None = Field(None, description="Where the service is, if the WSDL names another place.")
     auth: SoapAuth = Field(default_factory=lambda: SoapAuth(scheme="none"), description="How it knows us.")
     ca: str | None = Field(None, description="PEM file of the authority to trust, if not the system's.")
-    max_reply_bytes: int = Field(16_777_216, ge=1024, description="A larger reply is refused.")
+    max_reply_bytes: int = Field(
+        16_777_216, ge=1024, description="A larger reply is refused; with `rows`, what stands beside them, and one row."
+    )
 
 
 class SyntheticConnection(ConnectionBase):
