@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from protocol.states import FINAL, CommandState
 NDJSON: Final = "application/x-ndjson"
 TAKEN: Final = (NDJSON, "application/ndjson", "application/jsonl", "application/jsonlines")
 LINES_AT_ONCE: Final = 128  # kept in one transaction; few enough that others who write wait some milliseconds only
+MOST_UNREAD: Final = 1_048_576  # bytes of answers that one request may have waiting
 PATIENCE_S: Final = 10.0  # seconds; so long lines wait for the tenant's other commands to end before they are refused
 LOOK_S: Final = 0.02  # seconds between two looks whether there is room
 
@@ -175,12 +177,17 @@ class _Answers(Response):
 
     async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        here = visit(self._request)
-        async for lines in self._in_slices():
-            said = b"".join(map(_encode_line, await self._answers(lines)))
-            # How fast the answers are read is up to the caller, who must not keep a turn from others meanwhile.
-            async with here.resting():
-                await send({"type": "http.response.body", "body": said, "more_body": True})
+        here, outbox = visit(self._request), _Outbox(send)
+        try:
+            async for lines in self._in_slices():
+                said = b"".join(map(_encode_line, await self._answers(lines)))
+                # How fast the answers are read is up to the caller, who must not keep a turn from others meanwhile.
+                async with here.resting():
+                    await outbox.put(said)
+            here.rest()
+            await outbox.emptied()
+        finally:
+            await outbox.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _in_slices(self) -> AsyncIterator[Sequence[tuple[int, bytes | None]]]:
@@ -244,6 +251,50 @@ class _Answers(Response):
         waiting_for = commands.waiting_for(who.scope, command) if command.state is CommandState.QUEUED else None
         status = 200 if command.state in FINAL else 202
         return LineTaken(number, status, command_view(command, waiting_for, command.row_sets))
+
+
+class _Outbox:
+    """
+    Answers on their way to a caller who may not read them yet: many read nothing before they have sent everything.
+
+    Up to ``MOST_UNREAD`` bytes wait here; beyond, nothing more is taken from such a caller.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._moved = asyncio.Condition()
+        self._task = asyncio.create_task(self._run(), name="answers in bulk")
+
+    async def put(self, said: bytes) -> None:
+        """Add answers, once there is room."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._bytes <= MOST_UNREAD)
+            self._waiting.append(said)
+            self._bytes += len(said)
+            self._moved.notify_all()
+
+    async def emptied(self) -> None:
+        """Wait until all were sent."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._bytes == 0)
+
+    async def close(self) -> None:
+        """Send no more."""
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        while True:
+            async with self._moved:
+                await self._moved.wait_for(lambda: self._bytes > 0)
+                said = b"".join(self._waiting)
+                self._waiting.clear()
+            await self._send({"type": "http.response.body", "body": said, "more_body": True})
+            async with self._moved:
+                self._bytes -= len(said)
+                self._moved.notify_all()
 
 
 def _refused(number: int, error: BrokerError) -> LineRefused:
