@@ -124,14 +124,18 @@ class Commands:
             if (earlier := await self._earlier(scope, submission)) is not None:
                 return earlier, False
             raise
+        entry = self._router.prepare(command)
         try:
-            kept, new = await self._store.add_command(scope, command)
-        except IdempotencyConflict as exc:
-            raise _reused(submission) from exc
+            kept, new = await self._store.add_command(scope, entry.command)
+        except BaseException as exc:  # whatever it was, its place at the agent is free again
+            self._router.drop(entry)
+            if isinstance(exc, IdempotencyConflict):
+                raise _reused(submission) from exc
+            raise
         if new:
-            self.take(kept)
-            return kept, True
-        self._router.blobs.ended(command.id)
+            self._router.take(entry)
+            return entry.command, True
+        self._router.drop(entry)
         return self._current(scope, kept), False
 
     async def submit_many(self, scope: Scope, submissions: Sequence[Submission]) -> list[Answer]:

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import replace
 
 from cloud_broker import catalogues, retries
 from cloud_broker.audit.anchors import Anchors, head_of
@@ -367,14 +366,7 @@ class AgentDesk:
         if entry is not None:
             entry.hear()
         if entry is not None and entry.command.state is not CommandState.RUNNING:
-            now = self._now()
-            first = entry.command.started_at
-            entry.command = replace(
-                entry.command, state=CommandState.RUNNING, started_at=now if first is None else first
-            )
-            self._router.background.note(
-                partial(self._store.running, entry.scope, message.id, now), f"note {message.id}"
-            )
+            self._router.began(entry)
 
     def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
         entry = self._line(link).flying_on(link, message.id)

@@ -33,6 +33,7 @@ class Entry:
     Attributes:
         number: grows with each submission.
         sent: whether Run was said on a link that may still be answering.
+        chosen: the link that it is to be sent on as soon as the store has it.
         result: of the attempt under way.
         spilled: whether an earlier attempt may have left a file of rows.
         writing: what an earlier attempt still writes to that file.
@@ -54,6 +55,7 @@ class Entry:
     number: int
     line: Line | None = None
     sent: bool = False
+    chosen: Conversation | None = None
     result: LiveResult | None = None
     spilled: bool = False
     writing: asyncio.Task[None] | None = None
