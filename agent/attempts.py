@@ -26,6 +26,7 @@ from agent.journal.base import Claim, Entry, Journal
 from agent.leaving import Leaving
 from agent.policy import REPEATABLE, fits, judge, permitted, stopped_by_pause, told_before
 from agent.results import Result, rows_lost
+from agent.row_formats import asked_for
 from agent.sealing import Opened, Seals
 from agent.settings import DropOperation, Operation, Settings
 from agent.signatures import Signatures, Signed
@@ -378,6 +379,7 @@ class Attempts:
 
     async def _run(self, running: Running, operation: Operation) -> None:
         claim = running.claim
+        rows_as = asked_for(running.run, operation, self._settings.connections[operation.connection])
         running.operation = operation
         running.started, running.paused = True, ""  # a pause that was over before it could begin is no longer said
         self._say(Started(claim.id, claim.epoch, self._journal.position))
@@ -391,6 +393,7 @@ class Attempts:
             claim.fingerprint,
             place,
             running.deadline,
+            rows_as,
             content=str(running.blob or ""),
             content_sha256=running.run.blob.sha256 if running.run is not None and running.run.blob is not None else "",
         )
@@ -401,7 +404,7 @@ class Attempts:
                 if isinstance(piece, Rows):
                     await self._kept(running, running.result.rows(piece.data, piece.count), until)
                 elif isinstance(piece, RowSet):
-                    await self._kept(running, running.result.begin(piece.columns), until)
+                    await self._kept(running, running.result.begin(piece.columns, piece.rows_as), until)
                 elif isinstance(piece, Outputs):
                     running.outputs = Leaving(operation).outputs(piece.values)
                 elif isinstance(piece, Remark):

@@ -264,6 +264,8 @@ class Run(Message, frozen=True):
         place: as that agent's catalogue has it, of the operation's connection: what tells whether both work with the
             same ledger. "" where ``settles`` is 0, or no ledger tells.
         blob: what its parameters name as ``{"blob": ID}``, to be fetched. Needs the feature ``blobs``.
+        rows_as: as what its rows are to be sent, ``ndjson`` or ``arrow``. Something else than the former needs an
+            agent whose catalogue says of the operation that it can.
     """
 
     id: str
@@ -282,6 +284,7 @@ class Run(Message, frozen=True):
     settles: Count = 0
     place: str = ""
     blob: BlobInfo | None = None
+    rows_as: str = "ndjson"
 
 
 class Accepted(Message, frozen=True):
@@ -327,7 +330,8 @@ class RowSetBegins(Message, frozen=True):
         index: counts the row sets of a command from 0.
         offset: bytes of the result before it.
         columns: in order.
-        format: of its rows; ``ndjson`` is one JSON object per line, ``sealed`` what only the caller can read.
+        format: of its rows; ``ndjson`` is one JSON object per line, ``sealed`` what only the caller can read, ``arrow``
+            a stream of Arrow's IPC format, which is only sent to who asked for it.
     """
 
     id: str

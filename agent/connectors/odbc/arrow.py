@@ -18,7 +18,7 @@ import pyodbc
 
 from agent.connectors.base import Piece, Remark, Rows, RowSet
 from agent.connectors.odbc.arrow_columns import Bound, Columns, Unbindable, bind, widened
-from agent.connectors.odbc.dialects import Dialect
+from agent.connectors.odbc.dialects import VALUE_BYTES, Dialect
 from agent.connectors.odbc.results import Shape
 from agent.connectors.odbc.statements import Statement, marked, parse
 from agent.errors import NotAllowed, ParametersInvalid, ValueUnreadable
@@ -26,7 +26,6 @@ from agent.leaving import Leaving
 from agent.settings import SqlOperation
 
 BATCH_ROWS: Final = 5_000  # rows in one batch at most
-VALUE_BYTES: Final = 32_766  # bytes of a text or binary at most; each row in the buffers has room for so many
 BUFFER_BYTES: Final = 16_777_216  # bytes of all columns' buffers; fewer rows go into a batch where they are wide
 END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a stream, as Arrow has it
 
@@ -74,7 +73,7 @@ class ArrowSelect:
         statement = self._statement(operation)
         described = self._dialect.result_columns(statement.sql, [values.get(name) for name in statement.names])
         if described is None:
-            raise _only_select(operation)
+            raise _only_select()
         shape = Shape([self._dialect.field(column) for column in described], leaving)
         # An open transaction that does nothing would be ended by some databases while the rows are read.
         self._dialect.connection.rollback()
@@ -93,11 +92,101 @@ class ArrowSelect:
                 yield Remark(remark)
             yield Rows(schema.serialize().to_pybytes(), 0)
             for batch in _batches(reader, columns):
-                yield Rows(memoryview(columns.read(batch, schema).serialize()), batch.num_rows)
+                yield Rows(columns.read(batch, schema).serialize().to_pybytes(), batch.num_rows)
             yield Rows(END, 0)
 
     def _statement(self, operation: SqlOperation) -> Statement:
+        if not self._dialect.arrow:
+            raise NotAllowed(
+                f"rows do not come as Arrow from the dialect {self._dialect.name}; {_INSTEAD}", touched=False
+            )
         statements = parse(operation.sql, self._dialect.syntax)
-        if len(statements) != 1 or not self._dialect.around:
-            raise _only_select(operation)
+        if len(statements) != 1:
+            raise _only_select()
         return statements[0]
+
+    @contextlib.contextmanager
+    def _session(self, timeout_s: float) -> Iterator[arrow_odbc.Connection]:
+        with _foreign_errors():
+            connection = arrow_odbc.connect(
+                self._connection_string,
+                login_timeout_sec=max(1, round(self._login_timeout_s)),
+                autocommit=False,
+            )
+            for statement in self._dialect.beginning(read_only=True, timeout_s=timeout_s):
+                connection.execute(statement)
+            if self._dialect.number:
+                found = next(_read(connection, self._dialect.number, [])).column(0)
+                self._number = str(found[0].as_py())
+        try:
+            yield connection
+        finally:
+            self._number = ""
+            with contextlib.suppress(arrow_odbc.Error):
+                connection.rollback()
+
+
+def _read(connection: arrow_odbc.Connection, sql: str, parameters: Sequence[str | None]) -> arrow_odbc.BatchReader:
+    with _foreign_errors():
+        return connection.read_arrow_batches(
+            sql,
+            batch_size=BATCH_ROWS,
+            parameters=list(parameters),
+            max_bytes_per_batch=BUFFER_BYTES,
+            max_text_size=VALUE_BYTES,
+            max_binary_size=VALUE_BYTES,
+            map_schema=widened,
+            fetch_concurrently=False,  # the processors have other work: the database's, and the agent's
+        )
+
+
+def _batches(reader: arrow_odbc.BatchReader, columns: Columns) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            with _foreign_errors():
+                batch = next(reader, None)
+        except _TooLarge as exc:
+            raise ValueUnreadable(
+                f"column {' or '.join(columns.wide(reader.schema)) or '?'}: a value is longer than the {VALUE_BYTES} "
+                "bytes that it may have where rows come as Arrow; ask for them as NDJSON, or leave the column out"
+            ) from exc
+        if batch is None:
+            return
+        yield batch
+
+
+class _TooLarge(Exception):
+    """A value does not fit in its buffer."""
+
+
+@contextlib.contextmanager
+def _foreign_errors() -> Iterator[None]:
+    """Turn what arrow-odbc raises into what pyodbc would raise, which is understood already."""
+    try:
+        yield
+    except arrow_odbc.Error as exc:
+        text = exc.message()
+        if _TOO_LARGE in text:
+            raise _TooLarge from exc
+        found = _STATE.search(text)
+        if found is None:
+            raise pyodbc.Error("HY000", text) from exc
+        state, native, message = found.groups()
+        raise pyodbc.Error(state, f"{message} ({native}) (SQLExecute)") from exc
+
+
+_INSTEAD: Final = "ask for them as NDJSON"
+
+
+def _only_select() -> NotAllowed:
+    return NotAllowed(
+        f"rows come as Arrow from one SELECT and nothing beside it, which this operation is not; {_INSTEAD}",
+        touched=False,
+    )
+
+
+def _bound(dialect: str, name: str, value: Any) -> Bound:
+    try:
+        return bind(dialect, name, value)
+    except Unbindable as exc:
+        raise ParametersInvalid(str(exc), touched=False) from exc

@@ -116,7 +116,7 @@ class Columns:
 
     def wide(self, found: pa.Schema) -> Iterator[str]:
         """Yield the names of columns whose values may be longer than what is kept free for them."""
-        for column, field in zip(self._told, found, strict=True):
+        for column, field in zip(self._told, self.schema(found), strict=True):
             if field.type in (pa.utf8(), pa.binary()):
                 yield column.name
 
@@ -218,8 +218,12 @@ _SQLITE: Final[dict[str, Asked]] = {
 }
 
 
+# Any value may stand in any column; bytes would be lost as a text, so they are an error.
+_SQLITE_ANY: Final = "iif(typeof({0}) = 'blob', abs(-9223372036854775808), CAST({0} AS TEXT))"
+
+
 def _sqlite(described: Described, told: Column) -> Asked:
-    return _SQLITE.get(told.type, Asked(_SQLITE_TEXT, pa.utf8()))
+    return _SQLITE.get(told.type, Asked(_SQLITE_ANY, pa.utf8()))
 
 
 _ASKED: Final[dict[str, Callable[[Described, Column], Asked]]] = {
@@ -244,37 +248,50 @@ class Bound:
     text: str | None
 
 
-_AS: Final = {  # by dialect: boolean, integer, number, binary; {} is for what depends on the value
-    "postgresql": ("CAST(? AS boolean)", "CAST(? AS {})", "CAST(? AS double precision)", "decode(?, 'hex')"),
-    "mariadb": ("CAST(? AS SIGNED)", "CAST(? AS SIGNED)", "CAST(? AS DOUBLE)", "UNHEX(?)"),
-    # A plus takes away that a cast lends its kind to what it is compared with, as a bound value does not.
-    "sqlite": ("(+CAST(? AS INTEGER))", "(+CAST(? AS INTEGER))", "(+CAST(? AS REAL))", ""),
-}
-_INT4: Final = 2**31 - 1
-
-
 def bind(dialect: str, name: str, value: Any) -> Bound:
     """
-    Return a value that a dialect would bind, as a text with its type beside it.
+    Return a value that a dialect would bind, as a text that the database takes for the same.
 
     Raises:
         Unbindable: there is no way that keeps it what it is.
     """
-    boolean, integer, number, binary = _AS[dialect]
     if value is None or isinstance(value, str):
         return Bound("?", value)
-    if isinstance(value, bool):
-        return Bound(boolean, str(int(value)))
+    found = _BINDING[dialect](value)
+    if found is None:
+        raise Unbindable(f"{name}: can't be handed over where rows come as Arrow; ask for them as NDJSON")
+    return found
+
+
+def _bind_postgresql(value: Any) -> Bound | None:
+    if isinstance(value, bytes | bytearray):
+        return Bound("decode(?, 'hex')", value.hex())
+    # Its driver writes any value into the statement as a literal without a type.
+    return Bound("?", str(int(value)) if isinstance(value, bool) else str(value))
+
+
+def _bind_mariadb(value: Any) -> Bound | None:
     if isinstance(value, int):
-        return Bound(integer.format("integer" if abs(value) <= _INT4 else "bigint"), str(value))
+        return Bound("CAST(? AS SIGNED)", str(int(value)))
     if isinstance(value, float):
-        return Bound(number, repr(value))
-    if isinstance(value, Decimal) and dialect == "postgresql":
-        return Bound("CAST(? AS numeric)", str(value))
-    if isinstance(value, Decimal) and dialect == "mariadb":
+        return Bound("CAST(? AS DOUBLE)", repr(value))
+    if isinstance(value, Decimal):
         text = format(value, "f")
         scale = len(text.partition(".")[2])
-        return Bound(f"CAST(? AS DECIMAL({max(len(text.strip('-').replace('.', '')), scale)}, {scale}))", text)
-    if isinstance(value, bytes | bytearray) and binary:
-        return Bound(binary, value.hex())
-    raise Unbindable(f"{name}: can't be handed over where rows come as Arrow; ask for them as NDJSON")
+        digits = max(len(text.strip("-").replace(".", "")), 1)
+        return Bound(f"CAST(? AS DECIMAL({digits}, {scale}))", text)
+    return Bound("UNHEX(?)", value.hex()) if isinstance(value, bytes | bytearray) else None
+
+
+def _bind_sqlite(value: Any) -> Bound | None:
+    # A plus takes away that a cast lends its kind to what it is compared with, as a bound value does not.
+    if isinstance(value, int):
+        return Bound("(+CAST(? AS INTEGER))", str(int(value)))
+    return Bound("(+CAST(? AS REAL))", repr(value)) if isinstance(value, float) else None
+
+
+_BINDING: Final[dict[str, Callable[[Any], Bound | None]]] = {
+    "postgresql": _bind_postgresql,
+    "mariadb": _bind_mariadb,
+    "sqlite": _bind_sqlite,
+}

@@ -26,6 +26,7 @@ from agent.errors import SourceFailed
 from agent.settings import ProcedureOperation, SqlOperation
 
 INTEGER_MAX: Final = 2**63 - 1
+VALUE_BYTES: Final = 32_766  # bytes of a text or binary at most where whole buffers are handed over
 UNLIMITED: Final = 2**31 - 1  # bytes bound at once: a driver's own pieces may spoil long texts (MariaDB)
 
 _JSON: Final = msgspec.json.Encoder(decimal_format="number")

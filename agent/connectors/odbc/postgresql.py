@@ -13,7 +13,7 @@ import pyodbc
 from agent.connectors.base import Column, ColumnType
 from agent.connectors.odbc import types
 from agent.connectors.odbc.clock import Clock
-from agent.connectors.odbc.dialects import Dialect, Invocation, Query, Routine, mismatch, plain_time
+from agent.connectors.odbc.dialects import VALUE_BYTES, Dialect, Invocation, Query, Routine, mismatch, plain_time
 from agent.connectors.odbc.metadata import Described, describe
 from agent.connectors.odbc.postgresql_lines import written
 from agent.connectors.odbc.postgresql_routines import BODIES, FIND, invocation, pairs_of, routine_of
@@ -23,7 +23,6 @@ from agent.errors import SourceFailed
 from agent.settings import ProcedureOperation
 
 FETCH_ROWS: Final = 500  # rows the driver asks for at once
-VALUE_BYTES: Final = 32_766  # bytes of a text without a bound where whole buffers are handed over
 
 _OPTIONS: Final = {
     "UseDeclareFetch": "1",  # a cursor on the server: else the driver holds the whole result in memory
