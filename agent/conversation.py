@@ -84,7 +84,12 @@ class Conversation:
         self._catalogue = catalogue
         self._papers = papers or MemoryPapers()
         self._anchors = anchors or Anchors(journal)
-        self._own = Limits(max_running=max_running, silence_s=silence_s, remembers=limits.REMEMBERS)
+        self._own = Limits(
+            max_running=max_running,
+            stream_window_bytes=limits.STREAM_WINDOW_BYTES,
+            silence_s=silence_s,
+            remembers=limits.REMEMBERS,
+        )
         self._session = Session(Side.AGENT, self._own, now=time.monotonic())
         position, head = self._anchors.greeting()
         self._hello = Hello(

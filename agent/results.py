@@ -225,6 +225,10 @@ class Result:
         else:
             self._told = True
 
+    def granted(self, size: int) -> None:
+        """The broker has so many bytes more."""
+        self._shelf.granted(size)
+
     # --- after a lost link ------------------------------------------------------------------------
 
     def held(self) -> Held:

@@ -62,6 +62,9 @@ class BlobFeed:
         """Return the next record to send."""
         return self._ready[0] if self._ready else None
 
+    def granted(self, size: int) -> None:
+        """The agent asks for what it has room for."""
+
     def sent(self) -> None:
         """The head was written."""
         self._ready.popleft()

@@ -66,7 +66,7 @@ from protocol.states import CommandState
 log = logging.getLogger(__name__)
 
 _OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
+CREDIT_BYTES: Final = limits.SMALL_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
 LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
 MAX_SHUT_S: Final = 8 * 86_400.0  # seconds; windows come again every week
 MAX_MARK_CHARS: Final = 200  # of a journal; it is kept with each command that is sent
@@ -347,7 +347,7 @@ class AgentDesk:
             if result is None or offset != have:
                 self._router.new_result(entry)
             entry.hear()
-            link.say(Resume(command.id, command.epoch, offset=offset or 0, credit=limits.STREAM_WINDOW_BYTES))
+            link.say(Resume(command.id, command.epoch, offset=offset or 0, credit=link.window))
             if command.cancel_requested:
                 link.say(Cancel(command.id, command.epoch))
         elif decision is Decision.AGAIN:

@@ -35,7 +35,6 @@ from cloud_broker.retries import Again, Schedule
 from cloud_broker.settlement import REPEATABLE, ended
 from cloud_broker.store.base import Agent, Command, Finish, Step, Store
 from cloud_broker.tenants import Scope
-from protocol import limits
 from protocol.messages import (
     BLOBS,
     BlobInfo,
@@ -517,7 +516,7 @@ class Router:
                 epoch=command.epoch,
                 operation=command.operation,
                 expires_in_s=begin_within_s(command, self._now()),
-                credit=limits.STREAM_WINDOW_BYTES,
+                credit=link.window,
                 correlation_id=command.correlation_id,
                 traceparent=command.traceparent,
                 group=command.group or "",

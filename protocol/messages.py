@@ -35,7 +35,8 @@ class Limits(msgspec.Struct, frozen=True):
         max_message_bytes: largest websocket message it reads.
         max_command_bytes: largest parameters of one command.
         max_running: commands the agent runs at once; the broker never offers more. 0 from a broker.
-        stream_window_bytes: unconfirmed result bytes per command; 0 from an agent.
+        stream_window_bytes: unconfirmed result bytes per command; from an agent as many as it can send again, where 0
+            are ``SMALL_WINDOW_BYTES``.
         link_window_bytes: unconfirmed result bytes on the link; 0 from an agent.
         silence_s: seconds without a word after which it closes the link.
         remembers: commands an agent can still tell the end of after it was told to forget them; 0 from a broker.

@@ -87,6 +87,9 @@ class Lane(Protocol):
     def sent(self) -> None:
         """The head was written; move on."""
 
+    def granted(self, size: int) -> None:
+        """The peer has ``size`` bytes more for sure."""
+
 
 ABOUT_COMMANDS: Final = (
     Run,
@@ -290,6 +293,8 @@ class Session:
             self._resumed(message)
         elif isinstance(message, Credit):
             self._granted(message)
+            if lane := self._lanes.get(message.id):
+                lane.granted(message.bytes)
         elif isinstance(message, Goodbye):
             self.stage = Stage.CLOSED
         if isinstance(message, Beat):

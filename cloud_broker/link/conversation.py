@@ -168,6 +168,12 @@ class Conversation:
         """Seconds since Welcome; never 0, which would say nothing."""
         return max(0.001, time.monotonic() - self._welcomed_at)
 
+    @property
+    def window(self) -> int:
+        """Bytes of a result that may be on their way: the agent keeps as many, to send them again on another link."""
+        told = self.hello.limits.stream_window_bytes if self.hello is not None else 0
+        return min(limits.STREAM_WINDOW_BYTES, told or limits.SMALL_WINDOW_BYTES)
+
     def say(self, message: AnyMessage, payload: Buffer = b"") -> None:
         """Queue a message; without effect once the link has ended."""
         if self._session.stage is not Stage.CLOSED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,9 @@ from protocol import limits
 
 FIRST_ROWS: Final = 20  # rows fetched at first: the first chunk leaves early, and tells how wide the rows are
 MOST_ROWS: Final = 5_000  # rows fetched at once at most
-FULL: Final = 0.9  # of a chunk is aimed at, because rows differ in width
+PIECE_BYTES: Final = 4 * limits.CHUNK_BYTES  # of rows that come fast; each piece wakes agent and broker once
+FAST_S: Final = 0.05  # seconds; a source that takes longer for a piece gives smaller ones, which its reader has sooner
+FULL: Final = 0.9  # of a piece is aimed at, because rows differ in width
 MOST_ROW_BYTES: Final = 16_777_216  # bytes; whoever turns rows into CSV holds one whole, several times
 
 _FIRST: Final = operator.itemgetter(0)
@@ -87,13 +90,14 @@ def _pieces(
     yield shape.begins
     for remark in remarks:
         yield Remark(remark)
-    count = FIRST_ROWS
+    count, began = FIRST_ROWS, time.monotonic()
     while rows := fetch(count):
+        most = PIECE_BYTES if time.monotonic() - began < FAST_S else limits.CHUNK_BYTES
         done = 0
-        for piece in _chunks(encode, rows):
+        for piece in _cut(encode, rows):
             done += len(piece.data)
             yield piece
-        count = max(1, min(MOST_ROWS, int(limits.CHUNK_BYTES * FULL * len(rows) / done)))
+        count, began = max(1, min(MOST_ROWS, int(most * FULL * len(rows) / done))), time.monotonic()
 
 
 def _lines(shape: Shape, rows: Sequence[Any]) -> Rows:
@@ -135,10 +139,10 @@ def outputs(operation: ProcedureOperation, values: Mapping[str, Any], leaving: L
     )
 
 
-def _chunks(encode: Callable[[Sequence[Any]], Rows], rows: Sequence[Any]) -> Iterator[Rows]:
-    """Yield ``rows`` encoded, in halves where they are more than a chunk."""
+def _cut(encode: Callable[[Sequence[Any]], Rows], rows: Sequence[Any]) -> Iterator[Rows]:
+    """Yield ``rows`` encoded, in halves where they are more than a piece."""
     piece = encode(rows)
-    if len(piece.data) <= limits.CHUNK_BYTES or len(rows) == 1:
+    if len(piece.data) <= PIECE_BYTES or len(rows) == 1:
         if len(piece.data) > MOST_ROW_BYTES:
             raise ValueUnreadable(
                 f"one row has {len(piece.data)} bytes, more than the {MOST_ROW_BYTES} that a row may have; "
@@ -147,5 +151,5 @@ def _chunks(encode: Callable[[Sequence[Any]], Rows], rows: Sequence[Any]) -> Ite
         yield piece
         return
     half = len(rows) // 2
-    yield from _chunks(encode, rows[:half])
-    yield from _chunks(encode, rows[half:])
+    yield from _cut(encode, rows[:half])
+    yield from _cut(encode, rows[half:])
