@@ -25,6 +25,7 @@ What the HTTP API says no with: each has a status, a stable code and a title; ``
         * ReplayRunNotFound                     404  replay_run_not_found
         * ApprovalNotFound                      404  approval_not_found
         * BlobNotFound                          404  blob_not_found
+        * ContentNotFound                       404  content_not_found
     * MethodNotAllowed                          405  method_not_allowed
     * Conflict                                  409  conflict
         * NotFinished                           409  not_finished
@@ -238,6 +239,13 @@ class BlobNotFound(NotFound):
 
     code = "blob_not_found"
     title = "No such blob"
+
+
+class ContentNotFound(NotFound):
+    """The command has picked no such file, or none whose format is raw."""
+
+    code = "content_not_found"
+    title = "No such content"
 
 
 class MethodNotAllowed(BrokerError):

@@ -14,6 +14,7 @@ from cloud_broker.api import (
     blobs,
     bulk,
     commands,
+    content,
     dead_letters,
     est,
     health,
@@ -40,7 +41,21 @@ def described() -> FastAPI:
         redirect_slashes=False,
     )
     openapi.install(app)
-    for part in (commands, bulk, blobs, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
+    for part in (
+        commands,
+        bulk,
+        blobs,
+        rows,
+        content,
+        dead_letters,
+        agents,
+        tenants,
+        keys,
+        approvals,
+        audit,
+        est,
+        health,
+    ):
         app.include_router(part.router)
     return app
 
