@@ -12,11 +12,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from agent import awake, errors
+from agent import awake, blobs, errors
+from agent.blobs import Blobs
 from agent.connectors.base import Call, Connector, Outputs, Ready, Remark, Rows, RowSet
 from agent.gate import Gate
 from agent.inquiry import By, Elsewhere, Found, Inquiry, settled_by
@@ -24,12 +26,13 @@ from agent.journal.base import Claim, Entry, Journal
 from agent.leaving import Leaving
 from agent.policy import REPEATABLE, fits, judge, permitted, stopped_by_pause, told_before
 from agent.results import Result, rows_lost
+from agent.row_formats import asked_for
 from agent.sealing import Opened, Seals
-from agent.settings import Operation, Settings
+from agent.settings import DropOperation, Operation, Settings
 from agent.signatures import Signatures, Signed
 from agent.spool import Spool, SpoolFolder
 from protocol import limits
-from protocol.messages import Accepted, AnyMessage, Completed, Run, Started
+from protocol.messages import Accepted, AnyMessage, BlobInfo, Completed, Run, Started
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Running:
         clear: the same with its parameters in clear, once they were opened.
         deadline: on the clock of ``awake``; it may not start after that.
         waiting: whether its task only waits for its turn, and may be cancelled.
+        blob: the file with the blob that its parameters name, once it is there.
         paused: set when a pause turned it away or stopped it: what its caller is told.
         journaled: whether the journal has it, so that its outcome goes there before it is told.
         rows_kept: whether all its rows are durable.
@@ -65,6 +69,7 @@ class Running:
     signed: Signed | None = None
     task: asyncio.Task[None] | None = None
     operation: Operation | None = None
+    blob: Path | None = None
     spool: Spool | None = None
     clear: Claim | None = None
     waiting: bool = False
@@ -99,6 +104,7 @@ class Attempts:
 
     Attributes:
         gates: of the connections.
+        blobs: that commands name.
         stopping: whether nothing more may begin.
     """
 
@@ -124,6 +130,7 @@ class Attempts:
         """
         self.stopping = False
         self.gates = {name: Gate(connection) for name, connection in settings.connections.items()}
+        self.blobs = Blobs(spool.path.with_name("blobs"), say)
         self._settings = settings
         self._connectors = connectors
         self._journal = journal
@@ -216,9 +223,14 @@ class Attempts:
             raise errors.AgentStopping("the agent is stopping", touched=False)
         operation = permitted(self._settings, claim.operation)
         claim = self._checked(running, operation)
-        fits(claim.operation, operation, self.opened(running).params)
+        values = fits(claim.operation, operation, self.opened(running).params)
+        content = values.get("content") if isinstance(operation, DropOperation) else None
+        blob = blobs.wanted(operation, content, running.run, signed=running.signed is not None)
         self._say(Accepted(claim.id, claim.epoch))
         gate = self.gates[operation.connection]
+        if blob is not None and self._earlier(claim) is None:
+            # Before its turn: whoever waits for the same connection need not wait for the link too.
+            await self._fetch(running, blob)
         await self._turn(running, gate)
         try:
             earlier = self._earlier(claim)
@@ -280,6 +292,22 @@ class Attempts:
             opened = self._seals.open(running.claim) if self._seals is not None else Opened(running.claim)
             running.clear, running.result.seal = opened.claim, opened.seal
         return running.clear
+
+    async def _fetch(self, running: Running, blob: BlobInfo) -> None:
+        if running.cancelled:
+            raise errors.Cancelled("cancelled before it started", touched=False)
+        if running.run is None or (left_s := running.deadline - awake.now()) <= 0:
+            raise errors.DeadlinePassed("its time was up before it could start", touched=False)
+        running.waiting = True
+        try:
+            async with asyncio.timeout(left_s):
+                if earlier := self._before(running.id):
+                    await asyncio.wait(earlier)
+                running.blob = await self.blobs.fetch(running.run, blob)
+        except TimeoutError:
+            raise errors.DeadlinePassed("its time was up before its content was here", touched=False) from None
+        finally:
+            running.waiting = False
 
     async def _turn(self, running: Running, gate: Gate) -> None:
         """Wait until it may start: an earlier attempt at it has ended, and the gate lets it through."""
@@ -351,6 +379,7 @@ class Attempts:
 
     async def _run(self, running: Running, operation: Operation) -> None:
         claim = running.claim
+        rows_as = asked_for(running.run, operation, self._settings.connections[operation.connection])
         running.operation = operation
         running.started, running.paused = True, ""  # a pause that was over before it could begin is no longer said
         self._say(Started(claim.id, claim.epoch, self._journal.position))
@@ -364,6 +393,9 @@ class Attempts:
             claim.fingerprint,
             place,
             running.deadline,
+            rows_as,
+            content=str(running.blob or ""),
+            content_sha256=running.run.blob.sha256 if running.run is not None and running.run.blob is not None else "",
         )
         pieces = self._connectors[operation.connection].run(call)
         until = time.monotonic() + operation.timeout
@@ -372,7 +404,7 @@ class Attempts:
                 if isinstance(piece, Rows):
                     await self._kept(running, running.result.rows(piece.data, piece.count), until)
                 elif isinstance(piece, RowSet):
-                    await self._kept(running, running.result.begin(piece.columns), until)
+                    await self._kept(running, running.result.begin(piece.columns, piece.rows_as), until)
                 elif isinstance(piece, Outputs):
                     running.outputs = Leaving(operation).outputs(piece.values)
                 elif isinstance(piece, Remark):
@@ -531,6 +563,8 @@ class Attempts:
             await self._patiently(running, lambda: self._journal.end(running.id, completed, outputs, now))
         elif running.claim.effect in REPEATABLE:
             self._journal.note(msgspec.structs.replace(running.claim, params=b""), completed, time.time())
+        damaged = completed.error_code == errors.ContentDamaged.code
+        self.blobs.done(running.id, again=completed.retryable and not damaged)
         self._tell(running, completed, outputs)
 
     def _tell(self, running: Running, completed: Completed, outputs: bytes) -> None:

@@ -11,6 +11,7 @@ from agent.config_checks import kind_of
 from agent.errors import ConfigError
 from agent.inquiry import told_by
 from agent.parameters import schema, takes_anything
+from agent.row_formats import offered
 from agent.settings import Connection, Operation, Settings
 from protocol import limits
 
@@ -37,6 +38,7 @@ def build(
         "operations": [
             _operation(name, operation, described.get(name), name in signed)
             | {"verify": operation.verify, "settled_by": told_by(settings, operation)}
+            | offered(operation, settings.connections.get(operation.connection))
             for name, operation in settings.operations.items()
         ],
         "connections": [

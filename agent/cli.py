@@ -261,7 +261,7 @@ def main() -> NoReturn:
         from agent.connectors.worker import main as work
 
         work()
-    if sys.platform != "win32" and sys.argv[1:2] == ["watch-upgrade"]:
+    if sys.argv[1:2] == ["watch-upgrade"]:
         # Started by `upgrade`, to outlive it.
         from agent.upgrade.watcher import main as watch
 

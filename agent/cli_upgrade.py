@@ -18,13 +18,11 @@ from agent.errors import UpgradeError, UpgradeNotAllowed
 
 if TYPE_CHECKING:
     from agent.config_file import Loaded
+    from agent.upgrade.installation import Installation
     from agent.upgrade.report import Report
-    from agent.upgrade.side_by_side import SideBySide
     from agent.upgrade.signature import Signature
 
-ARCHIVES: Final = (".tar.xz", ".tar")
 GRACE_S, STEADY_S = 180, 15
-_HAND_OVER: Final = {".deb": "apt install ./{}", ".rpm": "dnf install ./{}", ".msi": "msiexec /i {} /qn"}
 _RELEASE: Final = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -32,6 +30,12 @@ _RELEASE: Final = re.compile(r"\d+\.\d+\.\d+")
 @click.argument("package", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--status", "only_status", is_flag=True, help="Only tell what became of the last one.")
 @click.option("--verify", "only_verify", is_flag=True, help="Only tell who signed PACKAGE, and what it is.")
+@click.option(
+    "--back",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PACKAGE",
+    help="The package of the release that runs, for the way back, where it is not kept here.",
+)
 @click.option("--allow-downgrade", is_flag=True, help="Also install an earlier release than this one.")
 @click.option(
     "--grace",
@@ -56,6 +60,7 @@ def upgrade(
     package: Path | None,
     only_status: bool,
     only_verify: bool,
+    back: Path | None,
     allow_downgrade: bool,
     grace: int,
     steady: int,
@@ -65,9 +70,9 @@ def upgrade(
 ) -> None:
     """Put the release in PACKAGE in the place of this one, and take it back if it does not come up.
 
-    PACKAGE is the plain archive, with PACKAGE.sig beside it; it needs no network. The new program is tried before
-    anything is changed. Then a process of its own watches it: unless the agent is linked again within the grace, if it
-    was before, or runs, the release that was there runs again.
+    PACKAGE is of the kind that was installed (deb, rpm, MSI or plain archive), with PACKAGE.sig beside it; it needs no
+    network. The new program is tried before anything is changed. Then a process of its own watches it: unless the agent
+    is linked again within the grace, if it was before, or runs, the release that was there runs again.
     """
     loaded = _load(config)
     if only_status:
@@ -85,12 +90,14 @@ def upgrade(
         return
     _later(signed, allow_downgrade)
     try:
-        side = _installed(package, signed, loaded)
+        own = _installed(package, signed, back, loaded)
     except PermissionError as exc:
-        raise UpgradeNotAllowed(f"{exc.filename}: {exc.strerror}; run this as who installed the agent, root") from exc
+        raise UpgradeNotAllowed(
+            f"{exc.filename}: {exc.strerror}; run this as who installed the agent: root, or an administrator"
+        ) from exc
     except OSError as exc:
         raise UpgradeError(f"{exc.filename}: {exc.strerror}; {RELEASE} is as it was") from exc
-    _begin(side, signed.release, loaded, grace, steady)
+    _begin(own, signed.release, loaded, grace, steady)
     if no_wait:
         click.echo(f"{signed.release} is installed and being watched; outhaul-agent upgrade --status", err=True)
         return
@@ -133,39 +140,71 @@ def _later(signed: Signature, allow_downgrade: bool) -> None:
         )
 
 
-def _installed(package: Path, signed: Signature, loaded: Loaded) -> SideBySide:
-    """Have the release beside the one that runs, after it was tried; raises ``OSError`` too."""
-    from agent.upgrade import signature
-    from agent.upgrade.side_by_side import SideBySide, own_program
+def _own() -> Installation:
+    from agent.upgrade import installation
+    from agent.upgrade.side_by_side import own_program
 
-    side = SideBySide.of(own_program())
-    if side is None or not package.name.endswith(ARCHIVES):
-        word = _HAND_OVER.get(package.suffix, "outhaul-agent upgrade {}, where releases stand side by side")
+    found = installation.of(own_program())
+    if found is None:
         raise UpgradeError(
-            f"{package.name} is genuine, and nothing was changed: this program ({own_program()}) does not stand in "
-            f"versions/{RELEASE} beside a link `current`, as the plain archive does; what put it there has to replace "
-            f"it: {word.format(package.name)}"
+            f"nothing was changed: this program ({own_program()}) was put there by nobody that is known here: no "
+            f"package, and no folder versions/{RELEASE} beside a link `current`; what put it there has to replace it"
         )
-    if not _RELEASE.fullmatch(side.current):
-        raise UpgradeError(f"{side.root}: `current` leads to {side.current}, which should be the name of a release")
+    if not _RELEASE.fullmatch(found.current):
+        raise UpgradeError(f"{found.root}: {found.current!r} is there, which should be the name of a release")
+    return found
+
+
+def _installed(package: Path, signed: Signature, back: Path | None, loaded: Loaded) -> Installation:
+    """Have all that the upgrade needs, after the new program was tried; raises ``OSError`` too."""
+    own = _own()
+    if not package.name.endswith(own.suffixes):
+        raise UpgradeError(
+            f"{package.name} is genuine, and nothing was changed: the program here came with a package of another "
+            f"kind; give one that ends in {' or '.join(own.suffixes)}"
+        )
     try:
-        copy = side.take(package)
-        # Once more, of what nobody else can change between this look and its use.
-        signature.verify(copy, signed, loaded.settings.upgrade.trusted_keys)
-        side.unpack(copy, signed.release)
-    finally:
-        side.clear()
-    try:
-        _try(side.program(signed.release), loaded)
-    except UpgradeError:
-        side.remove(signed.release)
+        _have_a_way_back(own, back, loaded)
+        program = own.unpack(_taken(own, package, signed, loaded), signed.release)
+        _try(program, loaded)
+    except (UpgradeError, OSError):
+        own.forget(signed.release)
         raise
-    return side
+    finally:
+        own.clear()
+    return own
+
+
+def _taken(own: Installation, package: Path, signed: Signature, loaded: Loaded) -> Path:
+    from agent.upgrade import signature
+
+    copy = own.take(package, signed.release)
+    # Once more, of what nobody else can change between this look and its use.
+    signature.verify(copy, signed, loaded.settings.upgrade.trusted_keys)
+    return copy
+
+
+def _have_a_way_back(own: Installation, back: Path | None, loaded: Loaded) -> None:
+    """See that the release that runs can be put back; take its package where the operator gives it."""
+    if back is not None:
+        signed = _verified(back, loaded)
+        if signed.release != own.current or not back.name.endswith(own.suffixes):
+            raise UpgradeError(
+                f"{back.name} is {signed.release}; --back wants the package of {own.current}, which runs"
+            )
+        _taken(own, back, signed, loaded)
+    elif not own.has(own.current):
+        raise UpgradeError(
+            f"{own.root}: the package of {own.current}, which runs, is not kept here, and without it there is no way "
+            "back; nothing was changed. Give it, with its signature beside it: --back PACKAGE. From then on each "
+            "upgrade keeps what the next one needs"
+        )
 
 
 def _try(program: Path, loaded: Loaded) -> None:
     """See whether a release can run here at all, and reads the operator's file."""
-    from agent.upgrade.watcher import TRY_S, clean_environment
+    from agent.upgrade.environment import clean_environment
+    from agent.upgrade.watcher import TRY_S
 
     for words in (["selfcheck"], ["operations", "--config", str(loaded.path), "--json"]):
         try:
@@ -190,32 +229,33 @@ def _try(program: Path, loaded: Loaded) -> None:
 # --- after: the watcher does the rest -----------------------------------------------------------------
 
 
-def _begin(side: SideBySide, release: str, loaded: Loaded, grace: int, steady: int) -> None:
+def _begin(own: Installation, release: str, loaded: Loaded, grace: int, steady: int) -> None:
     from agent import status
     from agent.journal import lock
     from agent.upgrade import report, watcher
+    from agent.upgrade.package_managers import INSTALL_S
+    from agent.upgrade.side_by_side import SideBySide
 
     state_dir = _state_dir(loaded)
-    before = side.current
+    before = own.current
     running = status.read(state_dir) if lock.held(state_dir) else None
-    if running is None:
-        side.switch(release)
-        report.write(state_dir, report.Report("done", before, release, time.time()))
-        return
-    report.write(state_dir, report.Report("installing", before, release, time.time()))
-    linked = running.linked_since is not None
-    watcher.start(
-        watcher.Orders(
-            root=str(side.root),
-            before=before,
-            after=release,
-            config=str(loaded.path),
-            state_dir=str(state_dir),
-            linked=linked,
-            grace_s=float(grace),
-            steady_s=float(steady),
-        )
+    orders = watcher.Orders(
+        root=str(own.root),
+        package="" if isinstance(own, SideBySide) else own.suffixes[0],
+        before=before,
+        after=release,
+        config=str(loaded.path),
+        state_dir=str(state_dir),
+        runs=running is not None,
+        linked=running is not None and running.linked_since is not None,
+        account=watcher.service_status().account,
+        grace_s=float(grace),
+        steady_s=float(steady),
+        until=time.time() + 2 * (INSTALL_S + grace + steady),
     )
+    program = own.apart()
+    report.write(state_dir, report.Report("installing", before, release, time.time(), until=orders.until))
+    watcher.start(program, orders)
 
 
 def _report(loaded: Loaded) -> Report | None:
@@ -225,7 +265,7 @@ def _report(loaded: Loaded) -> Report | None:
 
 
 def _ended(loaded: Loaded) -> Report | None:
-    while (found := _report(loaded)) is not None and found.state in ("installing", "watching"):
+    while (found := _report(loaded)) is not None and found.under_way:
         time.sleep(0.2)  # the watcher answers by a file
     return found
 
@@ -235,7 +275,7 @@ def _tell(found: Report | None, as_json: bool) -> None:
         show(None if found is None else facts(found))
     else:
         click.echo("there was no upgrade yet" if found is None else found.text)
-    if found is not None and found.state in ("failed", "stuck"):
+    if found is not None and found.state != "done" and not found.under_way:
         sys.exit(FAILED)
 
 

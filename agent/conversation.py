@@ -24,10 +24,13 @@ from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
+    BLOBS,
     GROUPS,
     Ack,
     AnyMessage,
     Beat,
+    BlobChunk,
+    BlobGone,
     Cancel,
     Catalogue,
     Condition,
@@ -81,7 +84,12 @@ class Conversation:
         self._catalogue = catalogue
         self._papers = papers or MemoryPapers()
         self._anchors = anchors or Anchors(journal)
-        self._own = Limits(max_running=max_running, silence_s=silence_s, remembers=limits.REMEMBERS)
+        self._own = Limits(
+            max_running=max_running,
+            stream_window_bytes=limits.STREAM_WINDOW_BYTES,
+            silence_s=silence_s,
+            remembers=limits.REMEMBERS,
+        )
         self._session = Session(Side.AGENT, self._own, now=time.monotonic())
         position, head = self._anchors.greeting()
         self._hello = Hello(
@@ -194,7 +202,7 @@ class Conversation:
         shown = await self._papers.shown()
         self._session.greet(
             msgspec.structs.replace(
-                self._hello, lineage=shown.lineage, trusts=list(shown.trusts), features=[*shown.features, GROUPS]
+                self._hello, lineage=shown.lineage, trusts=list(shown.trusts), features=[*shown.features, GROUPS, BLOBS]
             )
         )
         writer = asyncio.create_task(self._write(), name="write to the broker")
@@ -268,6 +276,8 @@ class Conversation:
     async def _act(self, message: AnyMessage, payload: Buffer) -> None:
         if isinstance(message, Run):
             self._dispatcher.offer(message, bytes(payload), self._age_s(message))
+        elif isinstance(message, BlobChunk | BlobGone):
+            self._dispatcher.blob(message, payload)
         elif isinstance(message, Ack):
             self._dispatcher.forget(message.id)
         elif isinstance(message, Cancel):

@@ -31,7 +31,8 @@ from agent.spool import SpoolFolder
 from agent.status import ConnectionStatus
 from protocol import limits
 from protocol.errors import RemoteProtocolError
-from protocol.messages import AnyMessage, Condition, Held, Run, Started
+from protocol.framing import Buffer
+from protocol.messages import AnyMessage, BlobChunk, BlobGone, Condition, Held, Run, Started
 from protocol.signing import signature_digest
 
 log = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ class Dispatcher:
         """Take up all that the broker has not told us to forget; call it once, before the first link."""
         left = self._journal.unacknowledged()
         self._taken_up = len(left)
+        self._attempts.blobs.open()
         self._spool.open({entry.claim.id for entry in left if entry.spooled})
         for entry in left:
             claim = entry.claim
@@ -215,6 +217,7 @@ class Dispatcher:
         running = self._commands[command_id]
         running.result.resume(offset)
         self._voice.attach(running.result)
+        self._attempts.blobs.again(command_id)
         if running.started and not running.result.ended:
             self._voice.say(Started(command_id, running.claim.epoch, self._journal.position))
 
@@ -250,6 +253,10 @@ class Dispatcher:
         self._commands[run.id] = running
         self._voice.attach(result)
         running.task = asyncio.create_task(self._attempts.new(running), name=f"command {run.id}")
+
+    def blob(self, message: BlobChunk | BlobGone, data: Buffer) -> None:
+        """Something of a blob, or that there is none; raises RemoteProtocolError for what was not asked for."""
+        self._attempts.blobs.heard(message, data)
 
     def cancel(self, command_id: str) -> None:
         """The caller wants it no more."""

@@ -20,6 +20,7 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
         * CannotUnseal                                  cannot_unseal
         * ProcedureChanged                              procedure_changed
         * TooManyRows                                   too_many_rows
+        * BlobUnavailable                               blob_unavailable
         * Paused                                        paused                retryable
         * SignatureError                                signature_error
             * SignatureMissing                          signature_missing
@@ -45,6 +46,7 @@ What can go wrong on the agent, as a tree. ``code`` is what the caller of the HT
             * OutcomeUnknown                            outcome_unknown
             * DriverCrashed                             driver_crashed        retryable
             * ContentInvalid                            content_invalid
+            * ContentDamaged                            content_damaged       retryable
             * FileExists                                file_exists
             * ValueUnreadable                           value_unreadable
 """
@@ -228,6 +230,12 @@ class TooManyRows(CommandError):
     code = "too_many_rows"
 
 
+class BlobUnavailable(CommandError):
+    """The blob that the parameters name can't be had from the broker, or not be stored here; nothing was begun."""
+
+    code = "blob_unavailable"
+
+
 class Paused(CommandError):
     """Somebody at the agent's machine paused the connection; there was no effect, and only there it can be undone."""
 
@@ -384,6 +392,13 @@ class ContentInvalid(ConnectorError):
     """What was to be written can't be: wrong shape, or not in the file's encoding."""
 
     code = "content_invalid"
+
+
+class ContentDamaged(ConnectorError):
+    """What came of a blob is not what its digest says; nothing was written under its name, and it is fetched again."""
+
+    code = "content_damaged"
+    retryable = True
 
 
 class FileExists(ConnectorError):

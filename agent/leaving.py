@@ -40,15 +40,18 @@ class Leaving:
         """Return the outputs that leave, hidden where they are to be, also inside of others."""
         if self._receipts:
             return dict(values)
-        return {name: self._value(name, value) for name, value in values.items() if self.lets(name)}
+        return {name: self.value(name, value) for name, value in values.items() if self.lets(name)}
 
-    def _value(self, name: str, value: Any) -> Any:
+    def value(self, name: str, value: Any) -> Any:
+        """Return a value as it leaves: hidden, or with what is hidden inside of it."""
+        if not self._hidden:
+            return value
         if self.hides(name):
             return None if value is None else MASKED
         if isinstance(value, dict):
-            return {key: self._value(key, child) for key, child in value.items()}
+            return {key: self.value(key, child) for key, child in value.items()}
         if isinstance(value, list):
-            return [self._value("", child) for child in value]
+            return [self.value("", child) for child in value]
         return value
 
     def missing(self) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import re
 import string
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ CONTENT: Final = {"csv": "rows", "fixed-width": "rows", "xml": "document", "json
 
 _SECRET: Final = re.compile(r"pass|pwd|secret|token|credential|api_?key|(^|_)pin($|_)", re.IGNORECASE)
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
 _BUILT_IN: Final[dict[str, dict[str, Param]]] = {
     "echo": {},
     "rows": {
@@ -37,13 +40,27 @@ _BUILT_IN: Final[dict[str, dict[str, Param]]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class BlobName:
+    """
+    What stands in the place of a content that is too large for parameters.
+
+    Attributes:
+        id: as the broker gave it.
+        sha256: of its bytes, hex, where the caller says it.
+    """
+
+    id: str
+    sha256: str | None = None
+
+
 def decode(operation: Operation, raw: bytes) -> dict[str, Any]:
     """
     Return the parameters in ``raw`` (a JSON object) as Python values, in the declared order.
 
     Each declared parameter that goes in is there: its value, its default, or ``None``. The content of a
-    drop (``rows``, ``document``, ``content``) comes last; ``content`` as bytes. An operation that takes any object (see
-    ``takes_anything``) has it as it is, fractions as Decimal.
+    drop (``rows``, ``document``, ``content``) comes last; ``content`` as bytes, or a ``BlobName``.
+    An operation that takes any object (see ``takes_anything``) has it as it is, fractions as Decimal.
 
     Raises:
         ParametersInvalid: with a line for each problem.
@@ -235,12 +252,23 @@ def _xml_document(value: Any) -> tuple[Any, list[str]]:
 
 
 def _raw_content(value: Any) -> tuple[Any, list[str]]:
+    if type(value) is dict:
+        return _blob_name(value)
     try:
         if type(value) is str:
             return base64.b64decode(value, validate=True), []
     except ValueError:
         pass
     return None, [f"content: wants bytes in base64, found {show(value)}"]
+
+
+def _blob_name(given: dict[str, Any]) -> tuple[BlobName | None, list[str]]:
+    blob_id, sha256 = given.get("blob"), given.get("sha256")
+    if type(blob_id) is not str or not given.keys() <= {"blob", "sha256"}:
+        return None, ['content: wants {"blob": ID} and "sha256" beside it at most, found another object']
+    if sha256 is not None and not (type(sha256) is str and _SHA256.fullmatch(sha256)):
+        return None, [f"content.sha256: wants 64 digits in hex, found {show(sha256)}"]
+    return BlobName(blob_id, sha256), []
 
 
 def _row_problems(rows: Any, columns: tuple[str, ...] | None) -> list[str]:
@@ -291,4 +319,15 @@ def _content_schema(form: FileFormat) -> dict[str, Any]:
         return {"type": ["object", "string"], "description": "The document: elements as keys, or XML as text."}
     if form.type == "json":
         return {"type": ["object", "array", "string", "number", "boolean"], "description": "The document."}
-    return {**BASE64, "description": "The file's bytes."}
+    # Each word counts for values of its own type only: text in base64, or an object that names a blob.
+    return {
+        **BASE64,
+        "type": ["string", "object"],
+        "properties": {
+            "blob": {"type": "string", "description": "Id of what was sent to POST /v1/blobs."},
+            "sha256": {"type": "string", "description": "Of its bytes, hex; wanted where the command is signed."},
+        },
+        "required": ["blob"],
+        "additionalProperties": False,
+        "description": "The file's bytes, or the blob that has them.",
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agent import errors
 from agent.journal.base import Claim, Entry
@@ -29,15 +29,15 @@ def permitted(settings: Settings, name: str) -> Operation:
     return operation
 
 
-def fits(name: str, operation: Operation, params: bytes) -> None:
+def fits(name: str, operation: Operation, params: bytes) -> dict[str, Any]:
     """
-    See that the parameters are those that the operation takes.
+    Return the parameters if they are those that the operation takes, as ``agent.parameters.decode`` does.
 
     Raises:
         ParametersInvalid: with a line for each problem, and one for the rule.
     """
     try:
-        decode(operation, params)
+        return decode(operation, params)
     except errors.ParametersInvalid as exc:
         raise errors.ParametersInvalid(
             f"{exc.message}\nthese are the rules of the operator's file (operations.{name}.params); an operator allows "

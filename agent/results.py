@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from agent.connectors.base import Column
+from agent.connectors.base import Column, RowsAs
 from agent.errors import OutcomeUnknown, ResultLost
 from agent.sealing import ResultSeal
 from agent.spool import Shelf, Spool, SpoolFolder, Window
@@ -106,7 +106,7 @@ class Result:
                 self._count(payload, message.rows)
                 self.end += len(payload)
 
-    async def begin(self, columns: Sequence[Column]) -> None:
+    async def begin(self, columns: Sequence[Column], rows_as: RowsAs = "ndjson") -> None:
         """
         A row set begins.
 
@@ -123,7 +123,7 @@ class Result:
             )
         self._in_set = True
         infos = [ColumnInfo(column.name, column.type, column.source_type) for column in columns]
-        begins = RowSetBegins(id=self.id, epoch=self.epoch, index=len(self._sets), offset=self.end, columns=infos)
+        begins = RowSetBegins(self.id, self.epoch, len(self._sets), self.end, infos, rows_as)
         if self.seal is None:
             await self._shelf.put(Record(begins))
             self._grown()
@@ -224,6 +224,10 @@ class Result:
             self._shelf.sent()
         else:
             self._told = True
+
+    def granted(self, size: int) -> None:
+        """The broker has so many bytes more."""
+        self._shelf.granted(size)
 
     # --- after a lost link ------------------------------------------------------------------------
 

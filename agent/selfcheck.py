@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import importlib
+import importlib.util
 import pkgutil
 import ssl
 import sys
@@ -61,8 +62,9 @@ _OURS_OF_A_SYSTEM: Final = {  # and those whose names begin so
     "agent.service.windows": "win32",
     "agent.service.linux": "linux",
     "agent.service.unix": "linux",
-    "agent.upgrade.watcher": "linux",
+    "agent.upgrade.processes": "linux",
 }
+_OF_ARROW: Final = "agent.connectors.odbc.arrow"  # how names of our own begin that want the extra `arrow`
 _NO_CODECS: Final = {"mbcs", "oem"} if sys.platform != "win32" else set[str]()
 _TIMEOUT_S: Final = 60.0
 _FILE: Final = """
@@ -126,6 +128,8 @@ def _tried(subject: str, step: Callable[[], str]) -> Finding:
 def _modules() -> str:
     """Import all modules of our own that belong on this system."""
     names = [*_within(protocol), *_within(agent)]
+    if importlib.util.find_spec("pyarrow") is None:
+        names = [name for name in names if not name.startswith(_OF_ARROW)]
     for name in names:
         importlib.import_module(name)
     return f"{len(names)} of our own"

@@ -262,6 +262,7 @@ class DropOperation(OperationBase, frozen=True, kw_only=True):
     format: Annotated[FileFormat, Meta(description="What is written.")]
     encoding: Annotated[str, Meta(description="Any Python codec, `cp037` (EBCDIC) included.")] = "utf-8"
     overwrite: Annotated[bool, Meta(description="Whether a file of this name may be replaced.")] = False
+    max_bytes: Annotated[int, Meta(ge=0, description="Largest file that is written, in bytes.")] = 10 * 1_073_741_824
 
 
 class PickOperation(OperationBase, frozen=True, kw_only=True):
@@ -285,6 +286,10 @@ class CallOperation(OperationBase, frozen=True, kw_only=True):
     business_faults: Annotated[
         tuple[str, ...], Meta(description="Fault codes or detail elements: the ERP said no.")
     ] = ()
+    rows: Annotated[
+        Annotated[str, Meta(pattern=r"^[^/\s]+(/[^/\s]+)*\Z")] | None,
+        Meta(description="Where in the answer the elements are that repeat, such as `Orders/Order`: they become rows."),
+    ] = None
 
 
 class SyntheticOperation(OperationBase, frozen=True, kw_only=True):
@@ -396,7 +401,10 @@ class SoapConnection(ConnectionBase, frozen=True, kw_only=True):
         default_factory=lambda: SoapAuth(scheme="none")
     )
     ca: Annotated[str | None, Meta(description="PEM file of the authority to trust, if not the system's.")] = None
-    max_reply_bytes: Annotated[int, Meta(ge=1024, description="A larger reply is refused.")] = 16_777_216
+    max_reply_bytes: Annotated[
+        int,
+        Meta(ge=1024, description="A larger reply is refused; with `rows`, what stands beside them, and one row."),
+    ] = 16_777_216
 
 
 class SyntheticConnection(ConnectionBase, frozen=True, kw_only=True):

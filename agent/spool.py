@@ -29,7 +29,7 @@ from protocol.messages import AnyMessage, Chunk, RowSetBegins
 P = ParamSpec("P")
 
 HIGH_BYTES: Final = 262_144  # unsent bytes at which a source that may be run again is made to wait
-# Sent bytes that are kept for a link that is lost: all that may be on its way without credit, so
+# Sent bytes that are kept at most for a link that is lost: all that may be on its way without credit, so
 # that a result can always go on where a broker that lived has it.
 KEPT_BYTES: Final = limits.STREAM_WINDOW_BYTES
 SMALL_BYTES: Final = 65_536  # records up to this many bytes stay in memory and go into the journal; more go into a file
@@ -62,6 +62,9 @@ class Shelf(Protocol):
     def sent(self) -> None:
         """The head was written."""
 
+    def granted(self, size: int) -> None:
+        """The broker has ``size`` bytes more for sure: they need not be kept."""
+
     def rewind(self, offset: int) -> int:
         """
         Go back to the first record that is not wholly before ``offset``.
@@ -81,6 +84,7 @@ class Window:
         self._records: deque[Record] = deque()
         self._position = 0  # of the next record to send
         self._kept = 0  # bytes in _records
+        self._safe = 0  # offset up to which the broker has all
         self._unsent = 0  # bytes at and after _position
         self._dropped = False
         self._room = asyncio.Event()
@@ -107,10 +111,15 @@ class Window:
         self._let_go()
         self._open()
 
+    def granted(self, size: int) -> None:
+        self._safe += size
+        self._let_go()
+
     def rewind(self, offset: int) -> int:
         self._position = next(
             (i for i, record in enumerate(self._records) if _not_before(record.message, offset)), len(self._records)
         )
+        self._safe = offset
         rest = list(self._records)[self._position :]
         self._unsent = sum(len(record.payload) for record in rest)
         self._open()
@@ -129,14 +138,17 @@ class Window:
             self._room.clear()
 
     def _let_go(self) -> None:
-        """Drop the oldest sent bytes beyond KEPT_BYTES."""
+        """Drop the oldest sent bytes: those that the broker has, and those beyond KEPT_BYTES."""
         while True:
             # The beginnings of row sets go only together with the bytes after them: who has those has them too.
             ahead = next((i for i, record in enumerate(self._records) if isinstance(record.message, Chunk)), None)
             if ahead is None or ahead >= self._position:
                 return
             message, payload = self._records[ahead]
-            if self._kept - self._unsent - len(payload) < KEPT_BYTES or not isinstance(message, Chunk):
+            if not isinstance(message, Chunk):
+                return
+            safe = message.offset + len(payload) <= self._safe
+            if not safe and self._kept - self._unsent - len(payload) < KEPT_BYTES:
                 return
             for _ in range(ahead + 1):
                 self._records.popleft()
@@ -353,6 +365,9 @@ class Spool:
             self._head = None
         else:
             self._next += 1
+
+    def granted(self, size: int) -> None:
+        """All of it is kept until the end."""
 
     def rewind(self, offset: int) -> int:
         self._head = None

@@ -18,6 +18,7 @@ import uvicorn
 
 from cloud_broker import RELEASE
 from cloud_broker.api.app import create_app
+from cloud_broker.api.express import Express
 from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
@@ -25,6 +26,7 @@ from cloud_broker.approved import acts
 from cloud_broker.audit import start_note
 from cloud_broker.audit.anchors import TELL_S
 from cloud_broker.audit.notary import Notary
+from cloud_broker.blobs import Blobs
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.desk import AgentDesk
@@ -115,7 +117,9 @@ async def running(settings: Settings) -> AsyncIterator[Services]:
             store.note_soon(start_note.migrated(migrated, "broker", time.time()))
         results = Results(settings.data_dir / "results", settings.limits.inline_bytes, settings.limits.result_bytes)
         retries = settings.retries
-        router = Router(store, results, time.time, Schedule(retries.attempts, retries.first, retries.most))
+        blobs = Blobs(store, settings.data_dir / "blobs", settings.limits)
+        await blobs.open()
+        router = Router(store, results, blobs, time.time, Schedule(retries.attempts, retries.first, retries.most))
         await router.start()
         store.note_soon(start_note.started(settings, time.time()))
         try:
@@ -177,6 +181,7 @@ async def _listening(
         dead_letters=dead_letters,
         replay_runs=replay_runs,
         approvals=approvals,
+        blobs=router.blobs,
         enrol=lambda agent, message, csr, source: admission.enrolled(message, csr, source, agent),
         authorities=lambda: trust.for_agents,
     )
@@ -190,6 +195,7 @@ async def _listening(
             asyncio.create_task(every(seconds, chore), name=name)
             for name, seconds, chore in (
                 ("tidy what is past its retention", TIDY_S, lambda: _tidy(settings, store, results)),
+                ("remove blobs that nothing needs", TIDY_S, router.blobs.tidy),
                 ("look again at who is linked", LOOK_AGAIN_S, lambda: _look_again(router, admission)),
                 ("keep how far the agents' journals have come", POSITIONS_S, desk.keep_positions),
                 ("tell agents where the audit trail stands", TELL_S, desk.tell_audit),
@@ -238,7 +244,7 @@ async def _api(settings: Settings, services: Services) -> AsyncIterator[None]:
         bound = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
-    server = _Server(server_of(create_app(services), settings, timeout_graceful_shutdown=API_GRACE_S))
+    server = _Server(server_of(Express(create_app(services)), settings, timeout_graceful_shutdown=API_GRACE_S))
     task = asyncio.create_task(server.serve(sockets=[bound]), name="serve the HTTP API")
     try:
         yield

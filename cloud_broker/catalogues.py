@@ -24,6 +24,7 @@ MAX_PATTERN_WORK: Final = 2**29
 MAX_WORK: Final = 16 * 1_048_576  # bytes of parameters times steps of a schema: a quarter of a second at worst
 MAX_LISTED_WORK: Final = 16_384  # the same, up to which all that is wrong is listed
 MAX_REASON_CHARS: Final = 200  # of what a validator says, which shows the value
+CONTENT: Final = "content"  # the parameter of a drop that may be a blob
 MAX_PLACE_CHARS: Final = 200  # of an agent's word for where a connection leads
 
 _Kind = jsonschema_rs.ValidationErrorKind
@@ -95,6 +96,13 @@ def _pattern_bytes(schema: Any) -> int:
     return MAX_PATTERN_BYTES
 
 
+def _takes_blobs(schema: Any) -> bool:
+    """Whether the content of a drop may be ``{"blob": ID}``."""
+    for step in ("properties", CONTENT, "properties", "blob"):
+        schema = schema.get(step) if isinstance(schema, dict) else None
+    return schema is not None
+
+
 def _refuse(address: str) -> Any:
     raise ValueError(f"a reference to {address}, outside of the schema")
 
@@ -116,6 +124,8 @@ class Operation:
         self.connection = entry.connection
         self.effect: Effect = entry.effect
         self.timeout_s = entry.timeout_s
+        self._drops = entry.kind == "drop"
+        self._takes_blobs = _takes_blobs(entry.params)
         self._schema = entry.params
         try:
             self._steps = schema_cost.steps(entry.params)
@@ -127,6 +137,21 @@ class Operation:
                 self._wider = _validator(schema_cost.without_patterns(entry.params), MAX_PATTERN_BYTES)
         except (RecursionError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
             raise CatalogueInvalid(f"operation {entry.name}: its schema can't be used: {exc}") from exc
+
+    def blob_in(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what stands in the parameters in place of a content: ``{"blob": ID}``; ``None`` if nothing does."""
+        given = params.get(CONTENT) if self._takes_blobs else None
+        return given if isinstance(given, dict) else None
+
+    def no_blobs(self, params: Mapping[str, Any]) -> str:
+        """Return why a blob that stands in the parameters can't be taken; "" if it can, or there is none."""
+        if self._takes_blobs or not self._drops:
+            return ""
+        if not any(isinstance(given := params.get(name), dict) and "blob" in given for name in (CONTENT, "rows")):
+            return ""
+        if CONTENT in (self._schema.get("properties") or {}):
+            return "the agent's program is of a release that takes no blobs: update it, or give the content in base64"
+        return "only an operation whose format is raw takes a blob: it writes the bytes as they are"
 
     def problems(self, params: Any, size: int) -> list[Problem]:
         """

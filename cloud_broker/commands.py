@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -26,6 +26,7 @@ from cloud_broker.errors import (
     ParametersInvalid,
     ResultGone,
     RowSetNotFound,
+    StoreUnavailable,
     TooManyOpenCommands,
     Unavailable,
 )
@@ -37,12 +38,16 @@ from cloud_broker.tenants import Scope
 from protocol.ids import new_id
 from protocol.states import CommandState
 
+CHECKED_IN_A_ROUND: Final = 16  # submissions that are checked in one round of the event loop
+
+Answer = tuple[Command, bool] | BrokerError
+Asked = tuple[str | None, str | None, str, bool]
+
 _EXACT: Final = msgspec.json.Decoder(float_hook=Decimal)
 _CANONICAL: Final = msgspec.json.Encoder(order="deterministic")
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True):
     """
     What a caller asks for.
 
@@ -119,32 +124,97 @@ class Commands:
             if (earlier := await self._earlier(scope, submission)) is not None:
                 return earlier, False
             raise
+        entry = self._router.prepare(command)
         try:
-            kept, new = await self._store.add_command(scope, command)
-        except IdempotencyConflict as exc:
-            raise _reused(submission) from exc
+            kept, new = await self._store.add_command(scope, entry.command)
+        except BaseException as exc:  # whatever it was, its place at the agent is free again
+            self._router.drop(entry)
+            if isinstance(exc, IdempotencyConflict):
+                raise _reused(submission) from exc
+            raise
         if new:
-            self.take(kept)
-            return kept, True
+            self._router.take(entry)
+            return entry.command, True
+        self._router.drop(entry)
         return self._current(scope, kept), False
 
-    def _check_room(self, scope: Scope) -> None:
-        if self._most_open and self._router.open_of(scope) >= self._most_open:
+    async def submit_many(self, scope: Scope, submissions: Sequence[Submission]) -> list[Answer]:
+        """Keep commands in one transaction and send them on their way, in order; what ``submit`` raises is returned."""
+        looked: list[Command | Answer] = []
+        known: dict[Asked, Operation] = {}
+        for number, submission in enumerate(submissions):
+            if number % CHECKED_IN_A_ROUND == 0:
+                await asyncio.sleep(0)  # one round of the loop: everybody else who is ready goes first
+            looked.append(await self._looked_at(scope, submission, len(looked), known))
+        try:
+            added = iter(await self._store.add_commands(scope, [one for one in looked if isinstance(one, Command)]))
+        except StoreUnavailable as exc:
+            return [exc if isinstance(one, Command) else one for one in looked]
+        return [
+            self._told(scope, submission, one, next(added)) if isinstance(one, Command) else one
+            for submission, one in zip(submissions, looked, strict=True)
+        ]
+
+    async def _looked_at(
+        self, scope: Scope, submission: Submission, before: int, known: dict[Asked, Operation]
+    ) -> Command | Answer:
+        """Return the command to be kept, or what is to be answered; ``before`` is how many are kept with it."""
+        try:
+            self._check_room(scope, before)
+            return await self.checked(scope, submission, known)
+        except BrokerError as exc:
+            try:
+                earlier = await self._earlier(scope, submission)
+            except BrokerError as other:
+                return other
+            return exc if earlier is None else (earlier, False)
+
+    def _told(
+        self, scope: Scope, submission: Submission, command: Command, added: tuple[Command, bool] | IdempotencyConflict
+    ) -> Answer:
+        if not isinstance(added, IdempotencyConflict) and added[1]:
+            self.take(added[0])
+            return added
+        self._router.blobs.ended(command.id)
+        if isinstance(added, IdempotencyConflict):
+            return _reused(submission)
+        return self._current(scope, added[0]), False
+
+    def has_room(self, scope: Scope, count: int) -> bool:
+        """Whether a tenant may have so many more commands under way."""
+        return not self._most_open or self._router.open_of(scope) + count <= self._most_open
+
+    def _check_room(self, scope: Scope, before: int = 0) -> None:
+        if not self.has_room(scope, before + 1):
             raise TooManyOpenCommands(
                 f"The tenant has {self._most_open} commands under way, and may have no more; wait for some to end.",
                 retry_after_s=5.0,
             )
 
-    async def checked(self, scope: Scope, submission: Submission) -> Command:
-        """Return the command that was asked for, kept by nobody yet; raises what ``submit`` does of its words."""
+    async def checked(
+        self, scope: Scope, submission: Submission, known: dict[Asked, Operation] | None = None
+    ) -> Command:
+        """
+        Return the command that was asked for, kept by nobody yet; raises what ``submit`` does of its words.
+
+        Args:
+            known: operations that were looked up just now, by who was asked for them.
+        """
         if self._router.stopping:
             raise Unavailable("the broker is stopping and takes no commands; ask again", retry_after_s=5.0)
-        operation = await self._operation(scope, submission)
-        if not submission.sealed:
-            _check(operation, submission.params)
+        asked = (submission.agent, submission.group, submission.operation, bool(submission.seal_to))
+        operation = known.get(asked) if known is not None else None
+        if operation is None:
+            operation = await self._operation(scope, submission)
+            if known is not None:
+                known[asked] = operation
+        blob = None if submission.sealed else _check(operation, submission.params)
         now = time.time()
+        command_id = new_id("cmd", int(now * 1000), os.urandom)
+        if blob is not None:
+            await self._router.blobs.use(scope, blob, command_id)
         return Command(
-            id=new_id("cmd", int(now * 1000), os.urandom),
+            id=command_id,
             tenant=scope.tenant,
             agent=submission.agent,
             group=submission.group,
@@ -327,16 +397,20 @@ def _reused(submission: Submission) -> IdempotencyKeyReused:
     )
 
 
-def _check(operation: Operation, params: bytes) -> None:
+def _check(operation: Operation, params: bytes) -> dict[str, Any] | None:
+    """Raise ``ParametersInvalid`` unless they fit; return what names a blob, if something does."""
     try:
         decoded = msgspec.json.decode(params)
     except (ValueError, RecursionError) as exc:
         raise ParametersInvalid(f"params: not JSON: {exc}") from exc
     if not isinstance(decoded, dict):
         raise ParametersInvalid("params: wants an object")
+    if reason := operation.no_blobs(decoded):
+        raise ParametersInvalid(f"{operation.name}: {reason}")
     problems = operation.problems(decoded, len(params))
     if problems:
         raise ParametersInvalid(
             f"{operation.name}: " + "; ".join(f"{p.name}: {p.reason}" if p.name else p.reason for p in problems),
             errors=[{"name": problem.name, "reason": problem.reason} for problem in problems],
         )
+    return operation.blob_in(decoded)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec.structs import replace
 
 from cloud_broker.commands import Submission
 from cloud_broker.errors import (

@@ -12,7 +12,6 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from cloud_broker import catalogues, retries
 from cloud_broker.audit.anchors import Anchors, head_of
 from cloud_broker.audit.notary import Notary
 from cloud_broker.audit.trail import Act
+from cloud_broker.blob_feed import BlobFeed
 from cloud_broker.catalogues import CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
 from cloud_broker.identity.lineage import Verdict
@@ -42,11 +42,13 @@ from protocol.messages import (
     RENEWAL,
     Accepted,
     Beat,
+    BlobGone,
     Cancel,
     Chunk,
     Completed,
     Condition,
     Credit,
+    Fetch,
     Held,
     Hello,
     Holding,
@@ -64,7 +66,7 @@ from protocol.states import CommandState
 log = logging.getLogger(__name__)
 
 _OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-CREDIT_BYTES: Final = limits.STREAM_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
+CREDIT_BYTES: Final = limits.SMALL_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
 LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
 MAX_SHUT_S: Final = 8 * 86_400.0  # seconds; windows come again every week
 MAX_MARK_CHARS: Final = 200  # of a journal; it is kept with each command that is sent
@@ -345,7 +347,7 @@ class AgentDesk:
             if result is None or offset != have:
                 self._router.new_result(entry)
             entry.hear()
-            link.say(Resume(command.id, command.epoch, offset=offset or 0, credit=limits.STREAM_WINDOW_BYTES))
+            link.say(Resume(command.id, command.epoch, offset=offset or 0, credit=link.window))
             if command.cancel_requested:
                 link.say(Cancel(command.id, command.epoch))
         elif decision is Decision.AGAIN:
@@ -364,14 +366,7 @@ class AgentDesk:
         if entry is not None:
             entry.hear()
         if entry is not None and entry.command.state is not CommandState.RUNNING:
-            now = self._now()
-            first = entry.command.started_at
-            entry.command = replace(
-                entry.command, state=CommandState.RUNNING, started_at=now if first is None else first
-            )
-            self._router.background.note(
-                partial(self._store.running, entry.scope, message.id, now), f"note {message.id}"
-            )
+            self._router.began(entry)
 
     def row_set_begins(self, link: Conversation, message: RowSetBegins) -> None:
         entry = self._line(link).flying_on(link, message.id)
@@ -412,6 +407,21 @@ class AgentDesk:
             link.say(Credit(entry.command.id, entry.uncredited))
             line.uncredited -= entry.uncredited
         entry.uncredited = 0
+
+    def fetch(self, link: Conversation, message: Fetch) -> None:
+        entry = self._line(link).flying_on(link, message.id)
+        blob = self._router.blobs.named_by(message.id)
+        if entry is None or blob is None:
+            link.say(BlobGone(message.id, message.epoch, "the broker has no blob for this command"))
+            return
+        if message.offset + message.bytes > blob.bytes:
+            raise RemoteProtocolError(f"{message.id}: asks for more than the {blob.bytes} bytes of its blob")
+        entry.hear()
+        if entry.feed is None or entry.feed[0] is not link or entry.feed[1].epoch != message.epoch:
+            path = self._router.blobs.path(entry.scope, blob.id)
+            entry.feed = link, BlobFeed(message.id, message.epoch, path, link.wake)
+            link.attach(message.id, entry.feed[1])
+        entry.feed[1].ask(message.offset, message.bytes)
 
     def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
         if outputs:

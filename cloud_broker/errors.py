@@ -24,6 +24,8 @@ What the HTTP API says no with: each has a status, a stable code and a title; ``
         * RowSetNotFound                        404  row_set_not_found
         * ReplayRunNotFound                     404  replay_run_not_found
         * ApprovalNotFound                      404  approval_not_found
+        * BlobNotFound                          404  blob_not_found
+        * ContentNotFound                       404  content_not_found
     * MethodNotAllowed                          405  method_not_allowed
     * Conflict                                  409  conflict
         * NotFinished                           409  not_finished
@@ -37,6 +39,7 @@ What the HTTP API says no with: each has a status, a stable code and a title; ``
         * TooManyWrongKeys                      429  too_many_wrong_keys
     * Unavailable                               503  unavailable
         * StoreUnavailable                      503  store_unavailable
+    * NoRoom                                    507  no_room
 """
 
 from __future__ import annotations
@@ -231,6 +234,20 @@ class ApprovalNotFound(NotFound):
     title = "No such approval"
 
 
+class BlobNotFound(NotFound):
+    """There is no such blob; one that nothing named for a while was removed."""
+
+    code = "blob_not_found"
+    title = "No such blob"
+
+
+class ContentNotFound(NotFound):
+    """The command has picked no such file, or none whose format is raw."""
+
+    code = "content_not_found"
+    title = "No such content"
+
+
 class MethodNotAllowed(BrokerError):
     """The route exists, with other methods."""
 
@@ -325,3 +342,11 @@ class StoreUnavailable(Unavailable):
 
     code = "store_unavailable"
     title = "Nothing can be kept now"
+
+
+class NoRoom(BrokerError):
+    """The disk is full, or the tenant's blobs have as many bytes as they may; nothing was kept."""
+
+    status = 507
+    code = "no_room"
+    title = "There is no room for this"

@@ -19,7 +19,6 @@ from cloud_broker.router import Router
 from cloud_broker.settlement import REPEATABLE, error_of
 from cloud_broker.store.base import Command, Step, Store
 from cloud_broker.tenants import Scope
-from protocol import limits
 from protocol.messages import Completed, Held, Resume
 from protocol.states import FINAL, CommandState, Phase
 
@@ -73,7 +72,7 @@ class LateAnswers:
         if running or known(command, steps, held.epoch):
             self._done(link, line, held.id, held.epoch)
         else:
-            link.say(Resume(held.id, held.epoch, offset=held.sent, credit=limits.STREAM_WINDOW_BYTES))
+            link.say(Resume(held.id, held.epoch, offset=held.sent, credit=link.window))
 
     async def _give_up(self, link: Conversation, line: Line) -> None:
         await asyncio.sleep(TELL_S)

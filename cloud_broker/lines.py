@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from cloud_broker.blob_feed import BlobFeed
 from cloud_broker.breakers import Breaker
 from cloud_broker.catalogues import Catalogue, Connection
 from cloud_broker.link.conversation import Conversation
@@ -32,6 +33,7 @@ class Entry:
     Attributes:
         number: grows with each submission.
         sent: whether Run was said on a link that may still be answering.
+        chosen: the link that it is to be sent on as soon as the store has it.
         result: of the attempt under way.
         spilled: whether an earlier attempt may have left a file of rows.
         writing: what an earlier attempt still writes to that file.
@@ -45,6 +47,7 @@ class Entry:
         asked_epoch: number of the last such question; attempts and questions are counted together.
         unsettled: what other agents said who could not tell, for people, by name.
         ask_at: when another question makes sense, on the monotonic clock.
+        feed: the blob that goes to its agent, and on which link.
         moved: set, and replaced, when ``result`` changes or the end is reached.
     """
 
@@ -52,6 +55,7 @@ class Entry:
     number: int
     line: Line | None = None
     sent: bool = False
+    chosen: Conversation | None = None
     result: LiveResult | None = None
     spilled: bool = False
     writing: asyncio.Task[None] | None = None
@@ -65,6 +69,7 @@ class Entry:
     asked_epoch: int = 0
     unsettled: dict[str, str] = field(default_factory=dict)
     ask_at: float = 0.0
+    feed: tuple[Conversation, BlobFeed] | None = None
     waiters: set[asyncio.Future[Command]] = field(default_factory=set)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 

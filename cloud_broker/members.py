@@ -164,7 +164,7 @@ class Members:
                 epoch=entry.asked_epoch,
                 operation=command.operation,
                 expires_in_s=LEASE_S,
-                credit=limits.STREAM_WINDOW_BYTES,
+                credit=line.link.window,
                 correlation_id=command.correlation_id,
                 traceparent=command.traceparent,
                 group=command.group or "",

@@ -2,25 +2,28 @@
 Results: stored as they arrive, read while they arrive.
 
 A result is one stream of bytes, cut into row sets. A small one stays in memory and goes into the
-store with the command; a larger one is written to a file of its own. Bytes count as
-taken (and are granted again to the agent) once they are stored here, whether or not anybody
-reads them: a stalled reader slows nobody, and memory stays flat.
+store with the command; a larger one is written to a file of its own. Bytes are granted again to the agent
+once they are stored here, whether or not anybody reads them: a stalled reader slows nobody, and memory stays
+flat. A reader who keeps up has them from memory, and may have them before they are stored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from cloud_broker.errors import ResultGone
 from cloud_broker.store.base import RowSetInfo
+from cloud_broker.tails import Tail
 from cloud_broker.tenants import Scope
 from protocol import limits, sealing
 from protocol.framing import Buffer
@@ -32,6 +35,7 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})  # of Windows too: its wor
 FULL_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
 MAX_TYPE_CHARS: Final = 32  # of the type of a column; those that there are have fewer
 READ_BYTES: Final = 262_144  # bytes per read; a few chunks, so that a fast reader makes few system calls
+GATHER_S: Final = 0.01  # seconds; what comes meanwhile is written with it: each write wakes a thread
 
 
 @dataclass(slots=True)
@@ -45,13 +49,16 @@ class _Set:
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
+_Part = tuple[_Set, Buffer, Callable[[int], None]]  # some bytes of a row set, and who is told once they are kept
+
+
 class LiveResult:
     """
     The result of one attempt while it arrives.
 
     Attributes:
         taken: bytes handed to us so far, stored or about to be; where sending resumes after a lost link.
-        stored: bytes that readers may have.
+        stored: bytes of it that are kept.
         on_cut: called when it was cut for a reason of its own, so that the agent can be told to stop.
     """
 
@@ -73,8 +80,11 @@ class LiveResult:
         self._kept = 0  # bytes that are whole in the file
         self._full = False
         self._unsure = False  # whether a sync has failed
-        self._pending: list[tuple[_Set, Buffer, Callable[[int], None]]] = []
+        self._pending: list[_Part] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()  # somebody waits for the file
+        self._tail = Tail()
+        self._readers = 0
         self._after = after
         self._column_bytes = 0
         self._changed = asyncio.Event()
@@ -119,6 +129,9 @@ class LiveResult:
             # What is still on its way is let in and dropped, so that the end can come.
             stored(len(data))
             return
+        if self._readers:
+            self._tail.add(data, self.taken)
+            self._notify()
         self.taken += len(data)
         current = self.sets[-1]
         current.rows += rows
@@ -145,14 +158,13 @@ class LiveResult:
                 await asyncio.wait((self._after,))
                 self._after = None
             while self._pending and self._cut is None:
+                await self._gather()
                 pending, self._pending = self._pending, []
                 trouble = None
                 if self.taken > self._max_bytes:
                     trouble = f"the result is larger than {self._max_bytes} bytes (limits.result_bytes)"
                 else:
-                    for current, data, _ in pending:
-                        current.digest.update(data)
-                    trouble = await self._once_there_is_room(self._write, b"".join([data for _, data, _ in pending]))
+                    trouble = await self._once_there_is_room(partial(self._keep, pending))
                 if trouble is not None:
                     # Granted all the same: what is on its way must be let in, so that the end can come.
                     for _, data, stored in pending:
@@ -171,7 +183,12 @@ class LiveResult:
             if self._ended or self._cut is not None:
                 self._close()
 
-    async def _once_there_is_room(self, write: Callable[[bytes], None], data: bytes) -> str | None:
+    async def _gather(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S):
+                await self._hurry.wait()
+
+    async def _once_there_is_room(self, write: Callable[[], None]) -> str | None:
         """
         Write, again and again while the disk is full; return why it can't be, or why nobody wants it any more.
 
@@ -179,7 +196,7 @@ class LiveResult:
         """
         while True:
             try:
-                await asyncio.to_thread(write, data)
+                await asyncio.to_thread(write)
             except OSError as exc:
                 if exc.errno not in FULL:
                     return f"the broker could not keep the result: {exc.strerror}"
@@ -192,6 +209,12 @@ class LiveResult:
             else:
                 self._full = False
                 return None
+
+    def _keep(self, pending: Sequence[_Part]) -> None:
+        self._write(b"".join([data for _, data, _ in pending]))
+        # Only now: what can't be written is tried again.
+        for current, data, _ in pending:
+            current.digest.update(data)
 
     def _write(self, data: bytes) -> None:
         if self._file is None:
@@ -234,7 +257,7 @@ class LiveResult:
 
     async def _make_durable(self) -> None:
         try:
-            trouble = await self._once_there_is_room(self._sync, b"")
+            trouble = await self._once_there_is_room(self._sync)
             if trouble is not None:
                 self.cut(trouble)
         finally:
@@ -242,7 +265,7 @@ class LiveResult:
             if self._ended or self._cut is not None:
                 self._close()
 
-    def _sync(self, _: bytes) -> None:
+    def _sync(self) -> None:
         if self._file is None:
             return
         if self._unsure:
@@ -265,8 +288,10 @@ class LiveResult:
 
     async def flushed(self) -> None:
         """Wait until nothing is on its way to the file."""
+        self._hurry.set()
         while self._flushing is not None:
             await asyncio.wait((self._flushing,))
+        self._hurry.clear()
 
     def end(self) -> None:
         """The command has its final state: readers come to a clean end."""
@@ -332,19 +357,24 @@ class LiveResult:
         current = self.sets[index]
         position = current.offset
         file: BinaryIO | None = None
+        self._readers += 1
         try:
             while True:
                 if self._cut is not None:
                     raise ResultGone(self._cut)
-                end = self.stored if current.end is None else min(self.stored, current.end)
-                if position < end:
+                stored = self.stored if current.end is None else min(self.stored, current.end)
+                last = self.taken if current.end is None else current.end
+                if data := self._tail.read(position, min(last, position + READ_BYTES)):
+                    position += len(data)
+                    yield data
+                elif position < stored:
                     # The buffer may move into the file between two reads, never during one.
                     buffer = self._buffer
                     if buffer:
-                        data = bytes(buffer[position:end])
+                        data = bytes(buffer[position:stored])
                     else:
                         file = file or self.path.open("rb")
-                        data = await asyncio.to_thread(_read, file, position, min(end - position, READ_BYTES))
+                        data = await asyncio.to_thread(_read, file, position, min(stored - position, READ_BYTES))
                         if self._cut is not None:
                             # By now the file may be another attempt's.
                             raise ResultGone(self._cut)
@@ -355,6 +385,9 @@ class LiveResult:
                 else:
                     await self._changed.wait()
         finally:
+            self._readers -= 1
+            if not self._readers:
+                self._tail.drop()
             if file is not None:
                 file.close()
 

@@ -15,12 +15,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
 from cloud_broker import catalogues, versions
 from cloud_broker.background import Background, Note, store_pause, until_kept
+from cloud_broker.blobs import Blobs
 from cloud_broker.catalogues import Catalogue
 from cloud_broker.deadlines import Deadlines
 from cloud_broker.errors import StoreUnavailable
@@ -33,8 +35,9 @@ from cloud_broker.retries import Again, Schedule
 from cloud_broker.settlement import REPEATABLE, ended
 from cloud_broker.store.base import Agent, Command, Finish, Step, Store
 from cloud_broker.tenants import Scope
-from protocol import limits
 from protocol.messages import (
+    BLOBS,
+    BlobInfo,
     Cancel,
     Run,
 )
@@ -45,6 +48,7 @@ log = logging.getLogger(__name__)
 FAREWELL_S: Final = 2.0  # seconds
 LOOK_AGAIN_S: Final = 60.0  # seconds; a connection that can't be used is looked at again then, whatever it said
 SHORTEST_S: Final = 0.001  # seconds; what an event loop's clock tells apart
+BEGUN_S: Final = 0.1  # seconds that a command runs before that is noted by itself, and not with its end
 
 
 class Router:
@@ -57,15 +61,17 @@ class Router:
         background: what is done beside.
         deadlines: of the open commands.
         members: what becomes of commands that were with a lost agent of a group.
+        blobs: that commands name.
     """
 
     def __init__(
-        self, store: Store, results: Results, now: Callable[[], float], schedule: Schedule | None = None
+        self, store: Store, results: Results, blobs: Blobs, now: Callable[[], float], schedule: Schedule | None = None
     ) -> None:
         self.schedule = schedule or Schedule()
         self.stopping = False
         self._store = store
         self._results = results
+        self.blobs = blobs
         self._now = now
         self._entries: dict[str, Entry] = {}
         self._open: Counter[str] = Counter()  # entries by tenant
@@ -73,6 +79,7 @@ class Router:
         self._groups: dict[tuple[str, str], Queue] = {}
         self._order = Order()
         self._number = 0
+        self._begun: list[Entry] = []  # those that began just now, which the store does not know
         self.background = Background()
         self.deadlines = Deadlines(self._entries, self._lines, now, self.end)
         self.members = Members(self)
@@ -83,7 +90,8 @@ class Router:
         """Take up every command that has no final state."""
         # What was sent before comes before what never was: of one ordering key, the other way round would overtake it.
         for command in sorted(await self._store.open_commands(), key=_never_sent):
-            entry = self._enter(command)
+            entry = self._new(command)
+            self._enter(entry)
             entry.spilled = command.epoch > 0
             if command.state is CommandState.QUEUED and command.cancel_requested:
                 # The broker ended between the wish and its answer.
@@ -141,9 +149,40 @@ class Router:
 
     def submit(self, command: Command) -> None:
         """Take a command that the store has."""
-        entry = self._enter(command)
+        self.take(self._new(command))
+
+    def prepare(self, command: Command) -> Entry:
+        """
+        Return a command that the store is about to be given.
+
+        If its agent can be sent it at once it has a place there, and its own record says so: then that it is sent need
+        not be kept by itself. ``take`` or ``drop`` follows.
+        """
+        entry = self._new(command)
+        line = self._at_once(command)
+        if line is not None and line.link is not None:
+            entry.chosen = line.link
+            self._fly(entry, line, sent=False)
+            self._mark_sent(entry, line, line.link)
+        return entry
+
+    def take(self, entry: Entry) -> None:
+        """Take a command that the store has by now."""
+        self._enter(entry)
+        if entry.line is not None and entry.chosen is not None:
+            if not self._stopped(entry, entry.line, entry.chosen):
+                self._say_run(entry, entry.chosen)
+            return
         self._enqueue(entry)
-        self._dispatch_for(command)
+        self._dispatch_for(entry.command)
+
+    def drop(self, entry: Entry) -> None:
+        """Let go of a command that the store did not take."""
+        line = entry.line
+        self._land(entry)
+        self.blobs.ended(entry.command.id)
+        if line is not None:
+            self.dispatch(line)
 
     def open_of(self, scope: Scope) -> int:
         """Return how many commands of a tenant have no final state."""
@@ -158,14 +197,14 @@ class Router:
         """Return the command once it is final, or as it is when the time is up."""
         if self.stopping or self._entries.get(entry.command.id) is not entry:
             return entry.command
-        waiter: asyncio.Future[Command] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Command] = loop.create_future()
         entry.waiters.add(waiter)
+        up = loop.call_later(timeout_s, _time_is_up, entry, waiter)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await waiter
-        except TimeoutError:
-            return entry.command
+            return await waiter
         finally:
+            up.cancel()
             entry.waiters.discard(waiter)
 
     async def changed(self, entry: Entry, seen: LiveResult | None) -> None:
@@ -268,14 +307,32 @@ class Router:
             return self._groups.setdefault((command.tenant, command.group), Queue())
         return self.line_of(command.tenant, command.agent or "").queue
 
-    def _enter(self, command: Command) -> Entry:
+    def _new(self, command: Command) -> Entry:
         self._number += 1
-        entry = self._entries[command.id] = Entry(command, self._number)
+        return Entry(command, self._number)
+
+    def _enter(self, entry: Entry) -> None:
+        command = entry.command
+        self._entries[command.id] = entry
         self._open[command.tenant] += 1
         self.deadlines.watch(command)
         if command.ordering_key:
             self._order.join(command.tenant, command.ordering_key, command.id)
-        return entry
+
+    def _at_once(self, command: Command) -> Line | None:
+        """Return the agent that a command can be sent to before all that waits, because nothing does."""
+        if command.group is not None or command.ordering_key or self.stopping:
+            return None
+        line = self._lines.get((command.tenant, command.agent or ""))
+        if line is None or not line.ready or line.full or line.queue or not line.free(command.connection):
+            return None
+        if line.group is not None and self._groups.get((line.tenant, line.group)):
+            return None
+        now = time.monotonic()
+        if line.obstacle(command.connection, now) is not None:
+            return None
+        line.sending(command.connection, command.id, now)
+        return line
 
     def _enqueue(self, entry: Entry) -> None:
         command = entry.command
@@ -380,30 +437,39 @@ class Router:
         if line is not None and line.flying.pop(entry.command.id, None) is not None:
             line.busy[entry.command.connection] -= 1
             line.breaker(entry.command.connection).ended(entry.command.id, None, time.monotonic())
-        entry.line = None
+        entry.line = entry.chosen = None
         entry.sent = False
 
     # --- sending ----------------------------------------------------------------------------------
 
-    def _send(self, entry: Entry, line: Line, link: Conversation) -> None:
+    def _mark_sent(self, entry: Entry, line: Line, link: Conversation) -> None:
         command = entry.command
-        journal = link.hello.journal if link.hello else ""
-        now, epoch = self._now(), max(command.epoch, entry.asked_epoch) + 1
         entry.unsettled.clear()
         entry.ask_at = 0.0
         entry.command = replace(
             command,
             state=CommandState.DISPATCHED,
-            epoch=epoch,
+            epoch=max(command.epoch, entry.asked_epoch) + 1,
             agent=line.agent,
-            journal=journal,
-            dispatched_at=now,
+            journal=link.hello.journal if link.hello else "",
+            dispatched_at=self._now(),
             not_before=None,
             error=None,
         )
+
+    def _send(self, entry: Entry, line: Line, link: Conversation) -> None:
+        self._mark_sent(entry, line, link)
+        command = entry.command
         durable = command.effect not in REPEATABLE
         note = partial(
-            self._store.dispatched, entry.scope, command.id, epoch, line.agent, journal, now, durable=durable
+            self._store.dispatched,
+            entry.scope,
+            command.id,
+            command.epoch,
+            line.agent,
+            command.journal,
+            command.dispatched_at or 0.0,
+            durable=durable,
         )
         if durable:
             self.background.spawn(self._send_once_noted(entry, line, link, note), f"send {command.id}")
@@ -419,19 +485,23 @@ class Router:
             except StoreUnavailable:
                 noted = False
                 await store_pause()
-            if entry.finishing:
+            if entry.finishing or self._stopped(entry, line, link):
                 return
-            if entry.command.cancel_requested:
-                self.end(entry, ended(CommandState.CANCELLED, self._now()))
-            elif line.link is not link or not link.open:
-                self.again(entry, "the link was lost before it was sent")
-            elif entry.command.expires_at <= self._now():
-                self.end(entry, ended(CommandState.EXPIRED, self._now()))
-            elif noted:
+            if noted:
                 self._say_run(entry, link)
-            else:
-                continue
-            return
+                return
+
+    def _stopped(self, entry: Entry, line: Line, link: Conversation) -> bool:
+        """See whether something came between the choice of a link and the sending; if so, act on it."""
+        if entry.command.cancel_requested:
+            self.end(entry, ended(CommandState.CANCELLED, self._now()))
+        elif line.link is not link or not link.open or self.stopping:
+            self.again(entry, "the link was lost before it was sent")
+        elif entry.command.expires_at <= self._now():
+            self.end(entry, ended(CommandState.EXPIRED, self._now()))
+        else:
+            return False
+        return True
 
     def _say_run(self, entry: Entry, link: Conversation) -> None:
         command = entry.command
@@ -446,7 +516,7 @@ class Router:
                 epoch=command.epoch,
                 operation=command.operation,
                 expires_in_s=begin_within_s(command, self._now()),
-                credit=limits.STREAM_WINDOW_BYTES,
+                credit=link.window,
                 correlation_id=command.correlation_id,
                 traceparent=command.traceparent,
                 group=command.group or "",
@@ -455,9 +525,15 @@ class Router:
                 sealed=command.sealed,
                 seal_to=command.seal_to,
                 said_s=link.age_s,
+                blob=self._blob_for(command.id, link),
             ),
             command.params,
         )
+
+    def _blob_for(self, command_id: str, link: Conversation) -> BlobInfo | None:
+        blob = self.blobs.named_by(command_id)
+        # An agent that can't fetch one refuses the parameters, which name it.
+        return BlobInfo(blob.id, blob.bytes, blob.sha256) if blob is not None and BLOBS in link.features else None
 
     def new_result(self, entry: Entry) -> LiveResult:
         """Begin the result of an attempt."""
@@ -472,6 +548,25 @@ class Router:
         result.on_cut = stop_sending
         entry.move()
         return result
+
+    def began(self, entry: Entry) -> None:
+        """The work on a command began, as its agent says."""
+        now, first = self._now(), entry.command.started_at
+        entry.command = replace(entry.command, state=CommandState.RUNNING, started_at=now if first is None else first)
+        if not self._begun:
+            asyncio.get_running_loop().call_later(BEGUN_S, self._note_begun)
+        self._begun.append(entry)
+
+    def _note_begun(self) -> None:
+        """Note those that still run; of the others their end says when they began."""
+        begun, self._begun = self._begun, []
+        if self.stopping:
+            return
+        for entry in begun:
+            command = entry.command
+            if command.state is CommandState.RUNNING and not entry.finishing:
+                note = partial(self._store.running, entry.scope, command.id, command.started_at or self._now())
+                self.background.note(note, f"note {command.id}")
 
     # --- endings ----------------------------------------------------------------------------------
 
@@ -491,6 +586,7 @@ class Router:
         line = entry.line
         self._queue_of(command).remove(command.id)
         self.members.stop_asking(entry)
+        finish = replace(finish, started_at=command.started_at)
         await until_kept(lambda: self._store.finish(entry.scope, command.id, finish))
         entry.command = final = replace(
             entry.command,
@@ -508,6 +604,7 @@ class Router:
             await self._remove_file(entry)
         self._land(entry)
         del self._entries[command.id]
+        self.blobs.ended(command.id)
         self._open[command.tenant] -= 1
         entry.move()
         for waiter in entry.waiters:
@@ -607,6 +704,11 @@ class Router:
     def _take_back(self, entry: Entry, why: str) -> None:
         entry.drop_result(f"attempt {entry.command.epoch} ended without a result: {why}")
         self._land(entry)
+
+
+def _time_is_up(entry: Entry, waiter: asyncio.Future[Command]) -> None:
+    if not waiter.done():
+        waiter.set_result(entry.command)
 
 
 def _never_sent(command: Command) -> bool:

@@ -302,6 +302,18 @@ class LimitSettings(Model):
         ge=65_536,
         description="Largest result of one command, in bytes; beyond it the command fails.",
     )
+    blob_bytes: int = Field(
+        10 * 1_073_741_824, ge=65_536, description="Largest blob, a content for a drop, in bytes; beyond it: 413."
+    )
+    tenant_blob_bytes: int = Field(
+        50 * 1_073_741_824, ge=0, description="All blobs of one tenant, in bytes; beyond: 507. 0: any number."
+    )
+    blob_days: float = Field(
+        2,
+        gt=0,
+        description="Days that a blob is kept after it came, or a command named it; longer for those that have no end "
+        "or are dead letters.",
+    )
     inline_bytes: int = Field(
         65_536,
         ge=0,
@@ -315,6 +327,11 @@ class LimitSettings(Model):
     )
     requests_at_once: int = Field(
         1_000, ge=0, description="Requests of one tenant under way, those that wait included. 0: any number."
+    )
+    bulk_lines_per_s: float = Field(
+        20_000,
+        ge=0,
+        description="Commands a second of one tenant in bulk; beyond, they are taken in slower. 0: any number.",
     )
     open_commands: int = Field(
         100_000, ge=0, description="Commands of one tenant that have no end yet; beyond: 429. 0: any number."

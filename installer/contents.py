@@ -17,6 +17,10 @@ ON_WINDOWS: Final = ("win32timezone",)  # pywin32 asks for it when it first make
 LEFT_OUT: Final = (
     "PyInstaller",
     "_pytest",
+    # Of the extra `arrow`: larger than all of the agent.
+    "agent.connectors.odbc.arrow",
+    "agent.connectors.odbc.arrow_columns",
+    "arrow_odbc",
     "aiohttp",
     "cloud_broker",
     "curses",
@@ -30,8 +34,10 @@ LEFT_OUT: Final = (
     "markupsafe",
     "mypy",
     "mypy_extensions",
+    "numpy",
     "pdb",
     "pip",
+    "pyarrow",
     "pydantic.mypy",
     "pydantic.v1",
     "pydoc",

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS: Final = range(120, -1, -10)
 RANDOM_BYTES: Final = 10
 
 
@@ -22,8 +24,4 @@ def new_id(prefix: str, now_ms: int, random_bytes: Callable[[int], bytes]) -> st
         ULID, https://github.com/ulid/spec
     """
     value = (now_ms & ((1 << 48) - 1)) << 80 | int.from_bytes(random_bytes(RANDOM_BYTES), "big")
-    text = []
-    for _ in range(26):
-        value, digit = divmod(value, 32)
-        text.append(_ALPHABET[digit])
-    return f"{prefix}_{''.join(reversed(text))}"
+    return f"{prefix}_{''.join([_PAIRS[value >> shift & 0x3FF] for shift in _SHIFTS])}"

@@ -23,8 +23,12 @@ CHUNK_BYTES: Final = 65_536  # bytes; a larger chunk would keep small results wa
 BATCH_BYTES: Final = 131_072  # bytes; records written together in one websocket message at most
 MAX_CATALOGUE_BYTES: Final = 1_048_576  # bytes; a few thousand operations with their schemas
 
-STREAM_WINDOW_BYTES: Final = 1_048_576  # bytes per command; 80 ms of round trip at 12 MB/s
-LINK_WINDOW_BYTES: Final = 4 * 1_048_576  # bytes per link; bounds what one agent can make a broker hold
+STREAM_WINDOW_BYTES: Final = 6 * 1_048_576  # bytes per command; 80 ms of round trip at 75 MB/s
+SMALL_WINDOW_BYTES: Final = 1_048_576  # bytes per command of an agent that does not say how many it keeps (0.1)
+BLOB_WINDOW_BYTES: Final = 2 * 1_048_576  # bytes of a blob that an agent asks for ahead of those it has stored
+MAX_FETCHES: Final = 64  # parts of one blob that are asked for and not sent; more is no agent of ours
+
+LINK_WINDOW_BYTES: Final = 8 * 1_048_576  # bytes per link; bounds what one agent can make a broker hold
 
 MAX_UNSENT: Final = 50_000  # records; a peer that asks and reads no answers is cut off before they fill the memory
 

@@ -35,7 +35,8 @@ class Limits(msgspec.Struct, frozen=True):
         max_message_bytes: largest websocket message it reads.
         max_command_bytes: largest parameters of one command.
         max_running: commands the agent runs at once; the broker never offers more. 0 from a broker.
-        stream_window_bytes: unconfirmed result bytes per command; 0 from an agent.
+        stream_window_bytes: unconfirmed result bytes per command; from an agent as many as it can send again, where 0
+            are ``SMALL_WINDOW_BYTES``.
         link_window_bytes: unconfirmed result bytes on the link; 0 from an agent.
         silence_s: seconds without a word after which it closes the link.
         remembers: commands an agent can still tell the end of after it was told to forget them; 0 from a broker.
@@ -225,6 +226,21 @@ class Resume(Message, frozen=True):
 # --- the life of a command -----------------------------------------------------------------------
 
 
+class BlobInfo(msgspec.Struct, frozen=True):
+    """
+    A content that is too large for parameters, as the broker keeps it.
+
+    Attributes:
+        id: as it stands in the parameters.
+        bytes: of it.
+        sha256: of its bytes, hex.
+    """
+
+    id: str
+    bytes: Count
+    sha256: str
+
+
 class Run(Message, frozen=True):
     """
     Run this; payload: its parameters, a JSON object.
@@ -248,6 +264,9 @@ class Run(Message, frozen=True):
             be found out and told, as the end of this attempt; nothing is to be run. Needs the feature ``groups``.
         place: as that agent's catalogue has it, of the operation's connection: what tells whether both work with the
             same ledger. "" where ``settles`` is 0, or no ledger tells.
+        blob: what its parameters name as ``{"blob": ID}``, to be fetched. Needs the feature ``blobs``.
+        rows_as: as what its rows are to be sent, ``ndjson`` or ``arrow``. Something else than the former needs an
+            agent whose catalogue says of the operation that it can.
     """
 
     id: str
@@ -265,6 +284,8 @@ class Run(Message, frozen=True):
     said_s: float = 0.0
     settles: Count = 0
     place: str = ""
+    blob: BlobInfo | None = None
+    rows_as: str = "ndjson"
 
 
 class Accepted(Message, frozen=True):
@@ -310,7 +331,8 @@ class RowSetBegins(Message, frozen=True):
         index: counts the row sets of a command from 0.
         offset: bytes of the result before it.
         columns: in order.
-        format: of its rows; ``ndjson`` is one JSON object per line, ``sealed`` what only the caller can read.
+        format: of its rows; ``ndjson`` is one JSON object per line, ``sealed`` what only the caller can read, ``arrow``
+            a stream of Arrow's IPC format, which is only sent to who asked for it.
     """
 
     id: str
@@ -414,6 +436,54 @@ class Ack(Message, frozen=True):
 
     id: str
     epoch: Count
+
+
+# --- blobs, to the agent; with the feature ``blobs`` -----------------------------------------------
+
+
+class Fetch(Message, frozen=True):
+    """
+    The agent wants a part of the command's blob, and has room for it.
+
+    It asks for several parts one after another, as it stores those that came; after a lost link again from what it has.
+
+    Attributes:
+        offset: the first byte.
+        bytes: how many; they come as one or more BlobChunk, in order.
+    """
+
+    id: str
+    epoch: Count
+    offset: Count
+    bytes: Count
+
+
+class BlobChunk(Message, frozen=True):
+    """
+    Some bytes of the blob, as payload; only such as were asked for.
+
+    Attributes:
+        offset: of the first one.
+        crc32: of the payload, as zlib has it; a chunk that does not fit it costs the link, and is asked for again.
+    """
+
+    id: str
+    epoch: Count
+    offset: Count
+    crc32: Count
+
+
+class BlobGone(Message, frozen=True):
+    """
+    The broker can't give the blob.
+
+    Attributes:
+        reason: for people.
+    """
+
+    id: str
+    epoch: Count
+    reason: str
 
 
 # --- enrolment, on a connection of its own ---------------------------------------------------------
@@ -533,6 +603,7 @@ AGENT_SAYS: Final = (
     RowSetBegins,
     Chunk,
     Completed,
+    Fetch,
     Beat,
     Goodbye,
     Enrol,
@@ -540,10 +611,25 @@ AGENT_SAYS: Final = (
     Renew,
     Trusts,
 )
-BROKER_SAYS: Final = (Welcome, Resume, Run, Credit, Cancel, Ack, Beat, Goodbye, Enrolled, Renewed, Trust)
-WITH_PAYLOAD: Final = (Catalogue, Run, Chunk, Completed, Enrol, Recover, Enrolled, Renew, Renewed)
+BROKER_SAYS: Final = (
+    Welcome,
+    Resume,
+    Run,
+    Credit,
+    BlobChunk,
+    BlobGone,
+    Cancel,
+    Ack,
+    Beat,
+    Goodbye,
+    Enrolled,
+    Renewed,
+    Trust,
+)
+WITH_PAYLOAD: Final = (Catalogue, Run, Chunk, BlobChunk, Completed, Enrol, Recover, Enrolled, Renew, Renewed)
 RENEWAL: Final = "renewal"  # the feature of Renew, Renewed, Trust and Trusts
 GROUPS: Final = "groups"  # the feature of Run.settles; who has it also knows how old a Run is, by Run.said_s
+BLOBS: Final = "blobs"  # the feature of Run.blob, Fetch, BlobChunk and BlobGone
 
 AnyMessage = (
     Hello
@@ -561,6 +647,9 @@ AnyMessage = (
     | Chunk
     | Credit
     | Completed
+    | Fetch
+    | BlobChunk
+    | BlobGone
     | Cancel
     | Ack
     | Enrol

@@ -24,6 +24,7 @@ from protocol.flow import Window
 from protocol.framing import Buffer
 from protocol.messages import (
     AGENT_SAYS,
+    BLOBS,
     BROKER_SAYS,
     GROUPS,
     RENEWAL,
@@ -31,12 +32,15 @@ from protocol.messages import (
     Ack,
     AnyMessage,
     Beat,
+    BlobChunk,
+    BlobGone,
     Cancel,
     Chunk,
     Completed,
     Credit,
     Enrol,
     Enrolled,
+    Fetch,
     Goodbye,
     Hello,
     Holding,
@@ -83,6 +87,9 @@ class Lane(Protocol):
     def sent(self) -> None:
         """The head was written; move on."""
 
+    def granted(self, size: int) -> None:
+        """The peer has ``size`` bytes more for sure."""
+
 
 ABOUT_COMMANDS: Final = (
     Run,
@@ -92,6 +99,9 @@ ABOUT_COMMANDS: Final = (
     Chunk,
     Credit,
     Completed,
+    Fetch,
+    BlobChunk,
+    BlobGone,
     Cancel,
     Ack,
     Resume,
@@ -283,6 +293,8 @@ class Session:
             self._resumed(message)
         elif isinstance(message, Credit):
             self._granted(message)
+            if lane := self._lanes.get(message.id):
+                lane.granted(message.bytes)
         elif isinstance(message, Goodbye):
             self.stage = Stage.CLOSED
         if isinstance(message, Beat):
@@ -342,7 +354,19 @@ class Session:
 
     def _command(
         self,
-        message: Run | Accepted | Started | RowSetBegins | Chunk | Credit | Completed | Cancel | Ack | Resume,
+        message: Run
+        | Accepted
+        | Started
+        | RowSetBegins
+        | Chunk
+        | Credit
+        | Completed
+        | Fetch
+        | BlobChunk
+        | BlobGone
+        | Cancel
+        | Ack
+        | Resume,
         payload_size: int,
     ) -> None:
         talk = self._talks.get(message.id)
@@ -353,6 +377,8 @@ class Session:
         if isinstance(message, Run):
             if message.settles and GROUPS not in self.features:
                 raise RemoteProtocolError(f"{message.id}: to be settled, without the feature {GROUPS!r}")
+            if message.blob is not None and BLOBS not in self.features:
+                raise RemoteProtocolError(f"{message.id}: with a blob, without the feature {BLOBS!r}")
             talk = self._talks[message.id] = _Talk(message.epoch, following)
         elif talk is None:
             raise AssertionError("the table lets nothing but Run begin")
@@ -370,6 +396,10 @@ class Session:
             talk.window.take(payload_size)
             self._link_window.take(payload_size)
             talk.offset = message.offset + payload_size
+        elif isinstance(message, Fetch | BlobChunk | BlobGone) and BLOBS not in self.features:
+            raise RemoteProtocolError(f"{message.id}: {type(message).__name__} without the feature {BLOBS!r}")
+        elif isinstance(message, BlobChunk) and not 0 < payload_size <= limits.CHUNK_BYTES:
+            raise RemoteProtocolError(f"{message.id}: a chunk of {payload_size} bytes")
         talk.phase = following
         if following is Phase.FORGOTTEN:
             del self._talks[message.id]

@@ -14,10 +14,13 @@ from protocol.messages import (
     Accepted,
     Ack,
     AnyMessage,
+    BlobChunk,
+    BlobGone,
     Cancel,
     Chunk,
     Completed,
     Credit,
+    Fetch,
     Resume,
     RowSetBegins,
     Run,
@@ -47,6 +50,9 @@ PHASES: Final[dict[Phase, dict[type[AnyMessage], Phase]]] = {
     },
     Phase.ACCEPTED: {
         Started: Phase.RUNNING,
+        Fetch: Phase.ACCEPTED,
+        BlobChunk: Phase.ACCEPTED,
+        BlobGone: Phase.ACCEPTED,
         Completed: Phase.ENDED,
         Cancel: Phase.ACCEPTED,
     },
@@ -55,11 +61,21 @@ PHASES: Final[dict[Phase, dict[type[AnyMessage], Phase]]] = {
         RowSetBegins: Phase.RUNNING,
         Chunk: Phase.RUNNING,
         Credit: Phase.RUNNING,
+        # Of one held over from an earlier link only its agent knows whether it has begun.
+        Fetch: Phase.RUNNING,
+        BlobChunk: Phase.RUNNING,
+        BlobGone: Phase.RUNNING,
         Completed: Phase.ENDED,
         Cancel: Phase.RUNNING,
     },
-    # Credit and Cancel may cross Completed on the wire, so they are legal and have no effect.
-    Phase.ENDED: {Credit: Phase.ENDED, Cancel: Phase.ENDED, Ack: Phase.FORGOTTEN},
+    # These may cross Completed on the wire, so they are legal and have no effect.
+    Phase.ENDED: {
+        Credit: Phase.ENDED,
+        BlobChunk: Phase.ENDED,
+        BlobGone: Phase.ENDED,
+        Cancel: Phase.ENDED,
+        Ack: Phase.FORGOTTEN,
+    },
     # Of what it holds from an earlier link the agent says nothing until it is asked.
     Phase.HELD: {Resume: Phase.RUNNING, Cancel: Phase.HELD, Ack: Phase.FORGOTTEN},
     Phase.FORGOTTEN: {},

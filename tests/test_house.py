@@ -52,6 +52,7 @@ DEFERRED: Final = {
     "cloud_broker.client.cli": "httpx2 and rich take longer to load than `--help` should take",
     "cloud_broker.client.cli_sealing": "what seals is large, and most calls seal nothing",
     "cloud_broker.client.cli_dead_letters": "what signs is large, and most replays sign nothing",
+    "agent.connectors.odbc.driver": "pyarrow is there with an extra only, and takes 40 MiB",
     "cloud_broker.client.cli_signing": "the same, for calls",
     "cloud_broker.client.cli_shows": "the same, for reading",
     "cloud_broker.client.output": "rich takes longer to load than all else",
@@ -65,7 +66,7 @@ DEFERRED: Final = {
 # An implementation and who may name it: the file that joins a program, or a table; all others know `base.py` only.
 IMPLEMENTATIONS: Final = {
     # Its reader of SQL says which parameters a statement has; its texts of the ledger are printed.
-    "agent.connectors.odbc": {"agent.config_checks", "agent.cli_ledger", "agent.diagnostics"},
+    "agent.connectors.odbc": {"agent.config_checks", "agent.cli_ledger", "agent.diagnostics", "agent.row_formats"},
     "agent.connectors.file": set[str](),
     "agent.connectors.soap": set[str](),
     "agent.connectors.synthetic": {"agent.app"},
@@ -93,6 +94,8 @@ IMPLEMENTATIONS: Final = {
 # A library and the rooms it stays in, so that another one can take its place.
 LIBRARIES: Final = {
     "pyodbc": ("agent.connectors.odbc",),
+    "pyarrow": ("agent.connectors.odbc",),
+    "arrow_odbc": ("agent.connectors.odbc",),
     "zeep": ("agent.connectors.soap",),
     "lxml": ("agent.connectors",),
     "keyring": ("agent.secrets",),

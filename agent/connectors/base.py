@@ -43,11 +43,20 @@ class Column:
     source_type: str = ""
 
 
+RowsAs = Literal["ndjson", "arrow"]
+
+
 @dataclass(frozen=True, slots=True)
 class RowSet:
-    """A row set begins; the ``Rows`` that follow are its rows."""
+    """
+    A row set begins; the ``Rows`` that follow are its rows.
+
+    Attributes:
+        rows_as: what their bytes are: NDJSON, or one stream of Arrow's IPC format.
+    """
 
     columns: tuple[Column, ...]
+    rows_as: RowsAs = "ndjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +66,9 @@ class Rows:
 
     Attributes:
         data: NDJSON, one object per line with all columns in order, each line ended by a newline;
-            whole lines from a driver; to the dispatcher a very long one may come in parts.
-        count: how many lines end in it.
+            whole lines from a driver; to the dispatcher a very long one may come in parts. Or a part of an Arrow
+            stream, which may be cut anywhere.
+        count: how many rows end in it.
     """
 
     data: bytes
@@ -115,6 +125,9 @@ class Call:
         place: a word for who works with the ledger: left there before a run, and wanted there by ``find``, which else
             can't tell; "" asks for neither.
         begin_by: on the clock of ``agent.awake``: later than that it may not begin; 0 sets no time.
+        rows_as: as what its rows are wanted; a driver that can't refuses.
+        content: the file with the content of a drop that ``params`` only name; "" where there is none.
+        content_sha256: of that file, hex.
     """
 
     command_id: str
@@ -125,6 +138,9 @@ class Call:
     fingerprint: str = ""
     place: str = ""
     begin_by: float = 0.0
+    rows_as: RowsAs = "ndjson"
+    content: str = ""
+    content_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

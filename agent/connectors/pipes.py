@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from agent import errors
-from agent.connectors.base import Column, Finding
+from agent.connectors.base import Column, Finding, RowsAs
 from agent.discretion import hushed
 from agent.settings import Connection, Operation
 
@@ -44,6 +44,9 @@ class Do(Said, frozen=True):
     fingerprint: str
     place: str = ""
     begin_by: float = 0.0
+    rows_as: RowsAs = "ndjson"
+    content: str = ""
+    content_sha256: str = ""
 
 
 class GoOn(Said, frozen=True):
@@ -89,10 +92,11 @@ class Columns(Said, frozen=True):
     """A row set begins."""
 
     columns: tuple[Column, ...]
+    rows_as: RowsAs = "ndjson"
 
 
 class SomeRows(Said, frozen=True):
-    """Rows of it; payload: NDJSON."""
+    """Rows of it; payload: as ``Rows.data``."""
 
     count: int
 

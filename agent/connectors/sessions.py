@@ -226,6 +226,9 @@ class DriverConnector(Connector):
                     call.fingerprint,
                     call.place,
                     call.begin_by,
+                    call.rows_as,
+                    call.content,
+                    call.content_sha256,
                 ),
                 call.params,
             )
@@ -260,7 +263,7 @@ class DriverConnector(Connector):
             if isinstance(message, pipes.SomeRows):
                 yield Rows(payload, message.count)
             elif isinstance(message, pipes.Columns):
-                yield RowSet(message.columns)
+                yield RowSet(message.columns, message.rows_as)
             elif isinstance(message, pipes.Values):
                 yield Outputs(outputs_of(payload))
             elif isinstance(message, pipes.Remarked):

@@ -112,7 +112,13 @@ class Worker:
             if asked.begin_by and awake.now() >= asked.begin_by:
                 # The agent may have slept between its own look at the time and its word.
                 raise DeadlinePassed("its time was up before it could start", touched=False)
-            self._run(driver, _call(asked, payload))
+            call = replace(
+                _call(asked, payload),
+                rows_as=asked.rows_as,
+                content=asked.content,
+                content_sha256=asked.content_sha256,
+            )
+            self._run(driver, call)
         elif isinstance(asked, pipes.Find):
             outputs = driver.find(_call(asked, payload))
             if outputs is not None:
@@ -154,7 +160,7 @@ class Worker:
                         _refuse(pieces, too_many(call.operation, most))
                     self._tell_rows(piece)
                 elif isinstance(piece, RowSet):
-                    self._tell(pipes.Columns(piece.columns))
+                    self._tell(pipes.Columns(piece.columns, piece.rows_as))
                 elif isinstance(piece, Outputs):
                     self._tell_outputs(piece)
                 elif isinstance(piece, Remark):

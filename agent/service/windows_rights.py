@@ -32,6 +32,7 @@ def administrators_and(service: str) -> str:
     return f"D:PAI(A;OICI;{_ALL};;;SY)(A;OICI;{_ALL};;;BA){mine}"
 
 
+FOR_ADMINISTRATORS: Final = f"D:PAI(A;OICI;{_ALL};;;SY)(A;OICI;{_ALL};;;BA)"
 FOR_THE_FILE: Final = administrators_and(_READ)  # the operator's word: the service may not change it
 FOR_THE_SERVICE: Final = administrators_and(_CHANGE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Final, Literal
 
@@ -23,6 +24,7 @@ class Report(msgspec.Struct, frozen=True):
         after: the release that was to run.
         at: when this was written, seconds since 1970.
         why: it failed.
+        until: when it must have ended, seconds since 1970; later than that nobody watches any more.
     """
 
     state: State
@@ -30,10 +32,18 @@ class Report(msgspec.Struct, frozen=True):
     after: str
     at: float
     why: str = ""
+    until: float = 0.0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether somebody watches."""
+        return self.state in ("installing", "watching") and time.time() < self.until
 
     @property
     def text(self) -> str:
         """All of it in a sentence."""
+        if self.state in ("installing", "watching") and not self.under_way:
+            return f"the upgrade from {self.before} to {self.after} was cut off, and nobody watches it: see what runs"
         return {
             "installing": f"{self.after} is being installed",
             "watching": f"{self.after} is being watched; if it does not come up, {self.before} is put back",

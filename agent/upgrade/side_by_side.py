@@ -22,6 +22,7 @@ from agent.errors import UpgradeError, UpgradeNotAllowed
 
 VERSIONS, CURRENT = "versions", "current"
 PROGRAM: Final = "outhaul-agent"
+ARCHIVES: Final = (".tar.xz", ".tar")
 UNPACKED_TIMES: Final = 5  # as large as its archive an unpacked release may be, and some room is left then
 MAX_BYTES: Final = 2 * 1024**3  # bytes of an unpacked release; a tenth of it is usual
 
@@ -54,18 +55,22 @@ class SideBySide:
         """The release that the link leads to."""
         return (self.root / CURRENT).resolve().name
 
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the archives that it takes."""
+        return ARCHIVES
+
+    @property
+    def starts(self) -> Path:
+        """The program that starts now."""
+        return self.root / CURRENT / PROGRAM
+
     def program(self, release: str) -> Path:
         """Return the program of a release."""
         return self.root / VERSIONS / release / PROGRAM
 
-    def take(self, package: Path) -> Path:
-        """
-        Copy a package to where only who may install anything can change it, and return the copy.
-
-        Raises:
-            UpgradeError: there is no room for it.
-            OSError: it can't be copied.
-        """
+    def take(self, package: Path, release: str) -> Path:
+        """Copy a package to where only who may install anything can change it; see ``Installation``."""
         size = package.stat().st_size
         wanted = size * (1 + UNPACKED_TIMES)
         room = shutil.disk_usage(self.root).free
@@ -77,14 +82,8 @@ class SideBySide:
         shutil.copyfile(package, copy)
         return copy
 
-    def unpack(self, package: Path, release: str) -> None:
-        """
-        Have a release beside the others, all of it or nothing; one of that name that does not run goes.
-
-        Raises:
-            UpgradeNotAllowed: it is no archive of this program, or of another release than it should be.
-            OSError: it can't be written.
-        """
+    def unpack(self, package: Path, release: str) -> Path:
+        """Have a release beside the others, all of it or nothing; see ``Installation``."""
         folder = self._incoming() / "unpacked"
         try:
             with tarfile.open(package) as archive:
@@ -111,6 +110,11 @@ class SideBySide:
         shutil.rmtree(to, ignore_errors=True)
         os.rename(made, to)
         durable_file.sync_folder(to.parent)
+        return self.program(release)
+
+    def apart(self) -> Path:
+        """Return the program of the current release, which stays where it is; see ``Installation``."""
+        return self.program(self.current)
 
     def switch(self, release: str) -> None:
         """Have the link lead to a release, in one step and durably."""
@@ -121,10 +125,14 @@ class SideBySide:
         os.replace(new, link)
         durable_file.sync_folder(self.root)
 
-    def remove(self, release: str) -> None:
+    def forget(self, release: str) -> None:
         """Remove a release that does not run."""
         if release != self.current:
             shutil.rmtree(self.root / VERSIONS / release, ignore_errors=True)
+
+    def has(self, release: str) -> bool:
+        """Whether a release is there."""
+        return self.program(release).is_file()
 
     def keep_only(self, *releases: str) -> None:
         """Remove all other releases, and what was left over."""

@@ -7,9 +7,7 @@ by who started it, never by a file in the agent's folder; from there it reads on
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,28 +17,26 @@ from typing import Final, NoReturn
 import msgspec
 
 from agent import status
-from agent.errors import AgentError, JournalOfLaterRelease
+from agent.errors import AgentError, JournalOfLaterRelease, UpgradeError
 from agent.journal import lock, reading
 from agent.journal.disk import Disk
 from agent.journal.file import FOLDER
 from agent.journal.records import Index
-from agent.service.base import ServiceManager
+from agent.service.base import ServiceManager, ServiceStatus
 from agent.upgrade import report
+from agent.upgrade.environment import clean_environment
+from agent.upgrade.installation import Installation
+from agent.upgrade.package_managers import MANAGERS
+from agent.upgrade.packaged import Packaged
 from agent.upgrade.report import Report, State
 from agent.upgrade.side_by_side import PROGRAM, SideBySide
 from agent.upgrade.trial import Trial, Verdict
 
-if sys.platform == "win32":
-    raise ImportError("for Linux only")
-
-from agent.service import linux
-
 WORD: Final = "watch-upgrade"  # of the program's words, for itself only
+UNIT: Final = "outhaul-agent-upgrade"  # of the watcher under systemd: it is no part of who asked for it
 LOOK_S: Final = 0.2  # seconds between two looks at how the agent says that it is
-END_S: Final = 120.0  # seconds that what runs has to come to its end; a service manager knows its own
-PROC: Final = Path("/proc")
-PROGRAM_WORDS: Final = 3  # first of a command line, one of which is the program: it may be an interpreter's
 TRY_S: Final = 600.0  # seconds that a command of a release may take
+_DETACHED: Final = 0x0208  # DETACHED_PROCESS and CREATE_NEW_PROCESS_GROUP
 PUT_BACK_TRIES: Final = 5  # while the agent that is started again and again holds its folder for a moment
 
 
@@ -49,37 +45,71 @@ class Orders(msgspec.Struct, frozen=True):
     What a watcher is to do.
 
     Attributes:
-        root: folder with the releases side by side.
+        root: folder of the program, or with the releases side by side.
+        package: suffix of the packages that a manager installs; "" for releases side by side.
         before: the release that is current.
         after: the release that is to be.
         config: the operator's file.
         state_dir: of the agent.
+        runs: whether the agent runs now; one that doesn't is not started.
         linked: whether the agent is linked now.
+        account: that the service runs under; "" if unknown.
         grace_s: seconds that a release has to come up.
         steady_s: seconds that it has to stay up.
+        until: when all of it has ended, seconds since 1970.
     """
 
     root: str
+    package: str
     before: str
     after: str
     config: str
     state_dir: str
+    runs: bool
     linked: bool
+    account: str
     grace_s: float
     steady_s: float
+    until: float
+
+    def installation(self) -> Installation:
+        """Return what is to be changed."""
+        if not self.package:
+            return SideBySide(Path(self.root))
+        manager = next(one for one in MANAGERS if one.suffix == self.package)
+        return Packaged(Path(self.root), manager, facts={"config": self.config, "account": self.account})
 
 
-def start(orders: Orders) -> None:
-    """Start the watcher, so that it outlives this process and its terminal."""
-    program = SideBySide(Path(orders.root)).program(orders.before)
+def start(program: Path, orders: Orders) -> None:
+    """
+    Start the watcher, so that it outlives this process and its terminal.
+
+    Args:
+        program: of this release, where nothing replaces it.
+
+    Raises:
+        UpgradeError: another one watches an upgrade.
+    """
+    words = [str(program), WORD, msgspec.json.encode(orders).decode()]
+    environment = clean_environment()
+    if sys.platform != "win32" and os.getuid() == 0 and Path("/run/systemd/system").is_dir():
+        unit = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", f"--working-directory={orders.root}", "--"]
+        done = subprocess.run([*unit, *words], capture_output=True, text=True, env=environment, check=False)  # noqa: S603 - our own program and words
+        if done.returncode != 0:
+            raise UpgradeError(
+                f"systemd does not start what watches the upgrade; is one under way? {done.stderr[-400:]}"
+            )
+        return
+    windows = sys.platform == "win32"
     subprocess.Popen(  # noqa: S603 - our own program and words
-        [str(program), WORD, msgspec.json.encode(orders).decode()],
+        words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=orders.root,
-        env=clean_environment(),
-        start_new_session=True,
+        cwd=program.parent,
+        env=environment,
+        start_new_session=not windows,
+        creationflags=_DETACHED if windows else 0,
     )
 
 
@@ -89,45 +119,40 @@ def main(text: str) -> NoReturn:
     sys.exit()
 
 
-def clean_environment() -> dict[str, str]:
-    """Return our environment without what a frozen program needs for itself and no other one may have."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("_PYI_", "LD_LIBRARY_PATH"))}
-    if before := os.environ.get("LD_LIBRARY_PATH_ORIG"):
-        kept["LD_LIBRARY_PATH"] = before
-    return kept
-
-
 def watch(orders: Orders) -> None:
     """Do what is ordered; the report says how it ended."""
-    side, state_dir = SideBySide(Path(orders.root)), Path(orders.state_dir)
+    installation, state_dir = orders.installation(), Path(orders.state_dir)
 
     def tell(state: State, why: str = "") -> None:
-        report.write(state_dir, Report(state, orders.before, orders.after, time.time(), why))
+        report.write(state_dir, Report(state, orders.before, orders.after, time.time(), why, orders.until))
 
+    manager = service() if orders.runs else None
     tell("watching")
-    verdict = _tried(side, orders, orders.after)
+    verdict = _tried(installation, manager, orders, orders.after)
     if verdict.up:
-        side.keep_only(orders.before, orders.after)
+        installation.keep_only(orders.before, orders.after)
         tell("done")
-        return
-    back = _tried(side, orders, orders.before)
-    side.remove(orders.after)
-    tell("failed" if back.up else "stuck", verdict.why)
+    else:
+        back = _tried(installation, manager, orders, orders.before)
+        installation.forget(orders.after)
+        tell("failed" if back.up else "stuck", verdict.why)
+    installation.clear()
 
 
-def _tried(side: SideBySide, orders: Orders, release: str) -> Verdict:
+def _tried(installation: Installation, manager: ServiceManager | None, orders: Orders, release: str) -> Verdict:
     """Have a release run in the place of the other, and see whether it comes up."""
     state_dir = Path(orders.state_dir)
-    manager = service()
     try:
         since, began = time.time(), time.monotonic()
-        side.switch(release)
         if manager is not None:
             manager.stop()
-        else:
-            _end(side, state_dir)
+        installation.switch(release)
+        if not orders.runs:
+            return Verdict(True)
+        if manager is None:
+            _end(installation, state_dir)
         if release == orders.before:
-            _have_journal_of(side.program(release), orders)
+            _have_journal_of(installation.starts, orders)
         trial = Trial(release, since, orders.linked, orders.grace_s + time.monotonic() - began, orders.steady_s)
         if manager is not None:
             manager.start()
@@ -154,33 +179,27 @@ def _have_journal_of(program: Path, orders: Orders) -> None:
 
 def service() -> ServiceManager | None:
     """Return the service manager that runs the agent; ``None`` if another program keeps it running, or nobody does."""
-    return linux if linux.status().running else None
+    manager = _manager()
+    return manager if manager.status().running else None
 
 
-def _end(side: SideBySide, state_dir: Path) -> None:
-    """Have the agent end, also one that hangs; whoever keeps it running starts what is current then."""
-    running = [pid for pid in _of_proc() if _is_the_agents(pid, side, state_dir)]
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        deadline = time.monotonic() + END_S
-        while running and time.monotonic() < deadline:
-            time.sleep(LOOK_S)  # they are no children of ours, so that no wait() tells
-            running = [pid for pid in running if _is_the_agents(pid, side, state_dir)]
+def service_status() -> ServiceStatus:
+    """Return what the service manager knows."""
+    return _manager().status()
 
 
-def _of_proc() -> list[int]:
-    return [int(path.name) for path in PROC.iterdir() if path.name.isdecimal()]
+def _manager() -> ServiceManager:
+    if sys.platform == "win32":
+        from agent.service import windows  # of Windows only
+
+        return windows
+    from agent.service import linux
+
+    return linux
 
 
-def _is_the_agents(pid: int, side: SideBySide, state_dir: Path) -> bool:
-    """Whether a process runs the agent out of our folder, under the account whose state_dir it is, or ours."""
-    try:
-        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
-        owner = (PROC / str(pid)).stat().st_uid
-        ours = owner in (state_dir.stat().st_uid, os.getuid())
-    except OSError:
-        return False
-    programs = [Path(os.fsdecode(word)) for word in words[:PROGRAM_WORDS]]
-    return ours and b"run" in words and any(path.name == PROGRAM and side.root in path.parents for path in programs)
+def _end(installation: Installation, state_dir: Path) -> None:
+    if sys.platform != "win32":
+        from agent.upgrade import processes
+
+        processes.end(PROGRAM, installation.root, state_dir)

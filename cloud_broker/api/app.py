@@ -11,7 +11,10 @@ from cloud_broker.api import (
     approvals,
     audit,
     auth,
+    blobs,
+    bulk,
     commands,
+    content,
     dead_letters,
     est,
     health,
@@ -38,7 +41,21 @@ def described() -> FastAPI:
         redirect_slashes=False,
     )
     openapi.install(app)
-    for part in (commands, rows, dead_letters, agents, tenants, keys, approvals, audit, est, health):
+    for part in (
+        commands,
+        bulk,
+        blobs,
+        rows,
+        content,
+        dead_letters,
+        agents,
+        tenants,
+        keys,
+        approvals,
+        audit,
+        est,
+        health,
+    ):
         app.include_router(part.router)
     return app
 

@@ -35,17 +35,29 @@ async def read(request: Request, kind: type[T], limit: int = ENVELOPE_BYTES) -> 
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise ContentTypeUnsupported(f"wants Content-Type: application/json, found {media_type}")
-    raw = await read_bytes(request, limit)
+    return decoded(await read_bytes(request, limit) or b"{}", kind, "body")
+
+
+def decoded(raw: bytes, kind: type[T], name: str) -> T:
+    """
+    Return what JSON says.
+
+    Args:
+        name: of the thing, such as ``body``.
+
+    Raises:
+        RequestInvalid: it is not JSON, or not of this shape.
+    """
     try:
         raw.decode("utf-8")  # the decoder passes raw members over, and would not look into their texts
-        return msgspec.json.decode(raw or b"{}", type=kind)
+        return msgspec.json.decode(raw, type=kind)
     except UnicodeDecodeError as exc:
-        raise RequestInvalid(f"The body is not UTF-8: byte 0x{raw[exc.start]:02x} at {exc.start}.") from exc
+        raise RequestInvalid(f"The {name} is not UTF-8: byte 0x{raw[exc.start]:02x} at {exc.start}.") from exc
     except msgspec.ValidationError as exc:
         known = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
-        raise RequestInvalid(f"The body does not fit: {exc}; known members: {known}.") from exc
+        raise RequestInvalid(f"The {name} does not fit: {exc}; known members: {known}.") from exc
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise RequestInvalid(f"The body is not JSON: {exc}.") from exc
+        raise RequestInvalid(f"The {name} is not JSON: {exc}.") from exc
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:

@@ -46,9 +46,22 @@ def idempotency_key(given: Sequence[str]) -> str | None:
     key = given[0].strip()
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
+    return checked_key("Idempotency-Key", key)
+
+
+def checked_key(name: str, key: str) -> str:
+    """
+    Return an idempotency key.
+
+    Args:
+        name: what it was called where it came from.
+
+    Raises:
+        RequestInvalid: it is empty, too long, or has more than visible ASCII.
+    """
     if not 1 <= len(key) <= MAX_KEY_CHARS or not all("!" <= char <= "~" for char in key):
         raise RequestInvalid(
-            f"Idempotency-Key wants 1 to {MAX_KEY_CHARS} visible ASCII characters without spaces, "
+            f"{name} wants 1 to {MAX_KEY_CHARS} visible ASCII characters without spaces, "
             f"such as a UUID; found {len(key)} characters."
         )
     return key

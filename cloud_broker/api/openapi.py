@@ -54,6 +54,7 @@ def describe(
     example: Mapping[str, Any] | None = None,
     parameters: Sequence[Mapping[str, Any]] = (),
     takes: Mapping[str, Any] | None = None,
+    lines: tuple[type, tuple[type, ...], str] | None = None,
 ) -> dict[str, Any]:
     """
     Return what a route's decorator takes to be described well.
@@ -66,8 +67,15 @@ def describe(
         media: the content of an answer that is not JSON.
         body: of the request.
         takes: the content of a request that is not JSON.
+        lines: of a request and an answer that are lines of JSON: what they are, one or another of several, and the
+            media type.
     """
     every = EVERYWHERE if scope else ()
+    if lines is not None:
+        line, answers_of_lines, media_type = lines
+        # A stream has no schema of its own in OpenAPI 3.1; that of one of its lines is what everybody looks for.
+        media = {media_type: {"schema": {"oneOf": [_schema(one) for one in answers_of_lines]}}}
+        takes = {media_type: {"schema": _schema(line)} | ({"example": example} if example else {})}
     responses = {str(status): _answer(text, kind, items, media) for status, (text, kind) in answers.items()}
     responses |= _problems([*every, *problems])
     extra: dict[str, Any] = {"responses": responses}

@@ -47,25 +47,33 @@ def type_of(kind: type[BrokerError]) -> str:
     return f"urn:outhaul:problem:{kind.code.replace('_', '-')}"
 
 
-def answer(error: BrokerError) -> Response:
+def document(error: BrokerError) -> dict[str, Any]:
     """Return the problem document of an error."""
-    kind = type(error)
-    document: dict[str, Any] = {
-        "type": type_of(kind),
+    told: dict[str, Any] = {
+        "type": type_of(type(error)),
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
         "code": error.code,
     }
+    return told | error.extra | told  # extra members last, and never in their place
+
+
+def answer(error: BrokerError) -> Response:
+    """Return the answer that an error is."""
     headers = {"Cache-Control": "no-store"}
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["Retry-After"] = str(retry_after(error.retry_after_s))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="outhaul"'
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.extra.get("allowed", ()))
-    body = msgspec.json.encode(document | error.extra | document)  # extra members last, and never in their place
-    return Response(body, error.status, headers, MEDIA_TYPE)
+    return Response(msgspec.json.encode(document(error)), error.status, headers, MEDIA_TYPE)
+
+
+def retry_after(seconds: float) -> int:
+    """Return what a ``Retry-After`` says."""
+    return max(1, math.ceil(seconds))
 
 
 def install(app: FastAPI) -> None:
@@ -111,7 +119,20 @@ async def _invalid_request(request: Request, exc: Exception) -> Response:
 
 
 async def _nobody_there(request: Request, exc: Exception) -> Response:
+    return nobody_there()
+
+
+def nobody_there() -> Response:
+    """Return what is answered to a caller who has left."""
     return Response(status_code=400)
+
+
+def unexpected(scope: Scope) -> Response:
+    """Log the error that is being handled, which nobody foresaw, and return what is told of it."""
+    log.exception(
+        "%s %s failed", scope["method"], scope["path"], extra={"event": "request_failed", "path": scope["path"]}
+    )
+    return answer(BrokerError("The broker failed; its log says why."))
 
 
 class _Unexpected:
@@ -134,9 +155,7 @@ class _Unexpected:
         try:
             await self._app(scope, receive, watched)
         except Exception:  # the last one that can still answer: a 500 without internals
-            log.exception(
-                "%s %s failed", scope["method"], scope["path"], extra={"event": "request_failed", "path": scope["path"]}
-            )
+            told = unexpected(scope)
             # A response under way is left open, and the server cuts it: the caller must not take it for whole.
             if not started:
-                await answer(BrokerError("The broker failed; its log says why."))(scope, receive, send)
+                await told(scope, receive, send)

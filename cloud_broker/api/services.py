@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,9 +10,11 @@ from cryptography import x509
 from fastapi import Request
 
 from cloud_broker.approvals import Approvals
+from cloud_broker.blobs import Blobs
 from cloud_broker.commands import Submission
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.dead_letters import DeadLetters
+from cloud_broker.errors import BrokerError
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import Settings
 from cloud_broker.store.base import Agent, Command, RowSetInfo, Store
@@ -50,6 +52,14 @@ class CommandsService(Protocol):
         Raises:
             AgentNotFound, OperationNotFound, ParametersInvalid, IdempotencyKeyReused, StoreUnavailable
         """
+
+    async def submit_many(
+        self, scope: Scope, submissions: Sequence[Submission]
+    ) -> list[tuple[Command, bool] | BrokerError]:
+        """Keep commands, in order; return of each what ``submit`` does, or the error that it would raise."""
+
+    def has_room(self, scope: Scope, count: int) -> bool:
+        """Whether a tenant may have so many more commands under way."""
 
     async def get(self, scope: Scope, command_id: str) -> Command:
         """Return one command, or raise CommandNotFound."""
@@ -95,6 +105,7 @@ class Services:
         dead_letters: what went wrong, and what people do about it.
         replay_runs: replays of many dead letters.
         approvals: what waits for a second person.
+        blobs: contents that are too large for parameters.
         enrol: of the agent's name, a token's secret, a signing request (DER) and an address; as
             ``Admission.enrolled``.
         authorities: returns whom agents are to trust.
@@ -109,6 +120,7 @@ class Services:
     dead_letters: DeadLetters
     replay_runs: ReplayRuns
     approvals: Approvals
+    blobs: Blobs
     enrol: Callable[[str, Enrol, bytes, str], Awaitable[tuple[Enrolled, bytes]]]
     authorities: Callable[[], list[x509.Certificate]]
 

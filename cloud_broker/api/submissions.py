@@ -71,7 +71,10 @@ def checked_signature(text: str | None, key: str | None) -> str:
     except SignatureMalformed as exc:
         raise RequestInvalid(f"signature: {exc}.") from exc
     if key is None:
-        raise RequestInvalid("signature: wants the header Idempotency-Key as well, which is part of what was signed.")
+        raise RequestInvalid(
+            "signature: wants an idempotency key as well, which is part of what was signed: the header "
+            "Idempotency-Key, or in bulk the member idempotency_key."
+        )
     return text
 
 

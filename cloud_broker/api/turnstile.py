@@ -36,7 +36,7 @@ class Turnstile:
     """What all requests of one application go through."""
 
     def __init__(self, limits: LimitSettings) -> None:
-        self.allowances = Allowances(limits.requests_per_s, limits.requests_at_once)
+        self.allowances = Allowances(limits.requests_per_s, limits.requests_at_once, limits.bulk_lines_per_s)
         self.requests = Gate(AT_ONCE, EACH)
         self.streams = Gate(STREAMS, STREAMS)
         self._wrong = WrongKeys(limits.wrong_keys_per_min)

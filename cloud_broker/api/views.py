@@ -277,6 +277,21 @@ class NewKeyView(msgspec.Struct, frozen=True):
     expires_at: str | None
 
 
+class BlobView(msgspec.Struct, frozen=True):
+    """
+    A content that is kept for a command to come.
+
+    Attributes:
+        blob: its id, for `{"blob": ID}` in place of a content.
+        bytes: how many there are.
+        sha256: of them, hex.
+    """
+
+    blob: str
+    bytes: int
+    sha256: str
+
+
 class ListView(msgspec.Struct, frozen=True):
     """Part of a list; ``next`` goes into ``cursor`` of the following request, null at the end."""
 

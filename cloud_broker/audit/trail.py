@@ -60,6 +60,8 @@ ACTIONS: Final[Mapping[str, str]] = {
     "command_cancelled": "Somebody asked for a command's end.",
     "command_resolved": "A person said what became of a command in doubt.",
     "command_replayed": "A dead letter was done again: as which command.",
+    "blob_kept": "A content for a command to come was taken: how many bytes, and their digest.",
+    "blob_removed": "A content that no command needs was removed.",
     "replays_begun": "Many dead letters are to be replayed: which, and how many.",
     "replays_ended": "That came to its end, or was stopped.",
     "approval_asked": "A dangerous act waits for a second person.",

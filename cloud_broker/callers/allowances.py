@@ -36,6 +36,12 @@ class Bucket:
         self.used += 1
         return 0.0
 
+    def overdraw(self, count: int, now: float) -> float:
+        """Take many whether there is room or not; return 0, or the seconds until there would have been."""
+        self._fill(now)
+        self.used += count
+        return max(0.0, self.used - self.size) / self.rate_per_s
+
     def left(self) -> int:
         """Return how many there is room for."""
         return math.floor(self.size - self.used)
@@ -61,11 +67,21 @@ class Buckets:
 
     def take(self, name: str, now: float) -> tuple[float, int]:
         """Take one of ``name``; return 0 or the seconds until there is room, and how many there is room for now."""
-        bucket = self._buckets.pop(name, None) or Bucket(self._rate_per_s, self._size, now)
-        self._buckets[name] = bucket
+        bucket = self._last(name, now)
         wait_s = bucket.take(now)
         self._forget(now)
         return wait_s, bucket.left()
+
+    def overdraw(self, name: str, count: int, now: float) -> float:
+        """Take many of ``name`` as ``Bucket.overdraw`` does."""
+        wait_s = self._last(name, now).overdraw(count, now)
+        self._forget(now)
+        return wait_s
+
+    def _last(self, name: str, now: float) -> Bucket:
+        bucket = self._buckets.pop(name, None) or Bucket(self._rate_per_s, self._size, now)
+        self._buckets[name] = bucket
+        return bucket
 
     def _forget(self, now: float) -> None:
         full_after_s = self._size / self._rate_per_s
@@ -99,9 +115,12 @@ class Allowances:
     Args:
         per_s: requests a second of one tenant; 0 for any number.
         at_once: requests of one tenant under way; 0 for any number.
+        lines_per_s: commands a second of one tenant that come in bulk; 0 for any number.
     """
 
-    def __init__(self, per_s: float, at_once: int) -> None:
+    def __init__(self, per_s: float, at_once: int, lines_per_s: float = 0.0) -> None:
+        self._lines_per_s = lines_per_s
+        self._lines = Buckets(lines_per_s, max(1.0, lines_per_s * BURST_S))
         self._per_s = per_s
         self._size = max(1.0, per_s * BURST_S)
         self._most = at_once
@@ -123,6 +142,10 @@ class Allowances:
         standing = self._counted(tenant, now) if self._per_s else None
         self._inside[tenant] += 1
         return standing
+
+    def lines(self, tenant: str, count: int, now: float) -> float:
+        """Count lines of a request in bulk; return 0, or the seconds that they have to wait."""
+        return self._lines.overdraw(tenant, count, now) if self._lines_per_s else 0.0
 
     def leave(self, tenant: str) -> None:
         """A request has ended."""

@@ -21,6 +21,7 @@ from cloud_broker.client import arguments, profile
 from cloud_broker.client.call import tell
 from cloud_broker.client.cli_approvals import approvals, tell_waiting
 from cloud_broker.client.cli_audit import audit
+from cloud_broker.client.cli_bulk import bulk
 from cloud_broker.client.cli_call import call
 from cloud_broker.client.cli_dead_letters import dead_letters, replay, resolve
 from cloud_broker.client.cli_shows import agents, commands, operations
@@ -103,7 +104,7 @@ def _asked(what: str, *, hidden: bool) -> str:
     return line
 
 
-for _command in (audit, call, commands, dead_letters, replay, resolve, approvals, agents, operations, keygen):
+for _command in (audit, bulk, call, commands, dead_letters, replay, resolve, approvals, agents, operations, keygen):
     cli.add_command(_command)
 commands.add_command(verify)
 

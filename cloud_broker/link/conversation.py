@@ -15,6 +15,7 @@ from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
+    BLOBS,
     GROUPS,
     Accepted,
     AnyMessage,
@@ -23,6 +24,7 @@ from protocol.messages import (
     Chunk,
     Completed,
     Condition,
+    Fetch,
     Goodbye,
     Hello,
     Holding,
@@ -34,7 +36,7 @@ from protocol.messages import (
     Trusts,
     Welcome,
 )
-from protocol.session import Session, Side, Stage
+from protocol.session import Lane, Session, Side, Stage
 from protocol.states import Phase
 
 log = logging.getLogger(__name__)
@@ -108,6 +110,9 @@ class Desk(Protocol):
     def chunk(self, link: Conversation, message: Chunk, data: Buffer) -> None:
         """Some rows."""
 
+    def fetch(self, link: Conversation, message: Fetch) -> None:
+        """It wants a part of a command's blob."""
+
     def completed(self, link: Conversation, message: Completed, outputs: bytes) -> None:
         """A command ended."""
 
@@ -163,11 +168,27 @@ class Conversation:
         """Seconds since Welcome; never 0, which would say nothing."""
         return max(0.001, time.monotonic() - self._welcomed_at)
 
+    @property
+    def window(self) -> int:
+        """Bytes of a result that may be on their way: the agent keeps as many, to send them again on another link."""
+        told = self.hello.limits.stream_window_bytes if self.hello is not None else 0
+        return min(limits.STREAM_WINDOW_BYTES, told or limits.SMALL_WINDOW_BYTES)
+
     def say(self, message: AnyMessage, payload: Buffer = b"") -> None:
         """Queue a message; without effect once the link has ended."""
         if self._session.stage is not Stage.CLOSED:
             self._session.say(message, payload)
             self._wake.set()
+
+    def attach(self, command_id: str, lane: Lane) -> None:
+        """Let what a command still has to be sent take turns; ``wake`` tells when there is more of it."""
+        if self._session.stage is Stage.OPEN:
+            self._session.attach(command_id, lane)
+            self._wake.set()
+
+    def wake(self) -> None:
+        """There is something new to send."""
+        self._wake.set()
 
     def phase(self, command_id: str) -> Phase:
         """Where the conversation about a command stands on this link."""
@@ -266,6 +287,8 @@ class Conversation:
             self._desk.row_set_begins(self, message)
         elif isinstance(message, Completed):
             self._desk.completed(self, message, bytes(payload))
+        elif isinstance(message, Fetch):
+            self._desk.fetch(self, message)
         elif isinstance(message, Hello):
             await self._greet(message)
         elif isinstance(message, Condition):
@@ -301,7 +324,7 @@ class Conversation:
             Welcome(
                 version=limits.VERSION,
                 release=self._release,
-                features=[*greeting.features, *({GROUPS} & set(hello.features))],
+                features=[*greeting.features, *({GROUPS, BLOBS} & set(hello.features))],
                 limits=self._own,
                 tenant=self.peer.tenant,
                 agent=self.peer.agent,

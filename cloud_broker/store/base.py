@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import msgspec
+
 from cloud_broker.audit.trail import Act, AuditFilter, AuditPage, Record
 from cloud_broker.identity.lineage import NEW, Lineage
 from cloud_broker.store.approvals import ApprovalStore
+from cloud_broker.store.blobs import BlobStore
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 
@@ -213,8 +216,7 @@ class Step:
     outputs: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """
     One request to run one operation; the row of the store.
 
@@ -282,8 +284,7 @@ class Command:
     operation_digest: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """
     The final state of a command, written once.
 
@@ -292,6 +293,7 @@ class Finish:
         proof: as in ``Command``.
         by: who ended it, for the audit trail: ``agent:NAME``, or ``broker``.
         head: of the agent's journal then, as ``POSITION:HASH``, or "".
+        started_at: when it began; ``None`` where the store knows, or nobody does.
     """
 
     state: CommandState
@@ -308,6 +310,7 @@ class Finish:
     agent: str = ""
     epoch: int = 0
     journal: str = ""
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +390,7 @@ class Exists(Exception):
     """Something of this name is there already."""
 
 
-class Store(ApprovalStore, abc.ABC):
+class Store(ApprovalStore, BlobStore, abc.ABC):
     """All that the broker keeps besides large results."""
 
     @abc.abstractmethod
@@ -576,6 +579,12 @@ class Store(ApprovalStore, abc.ABC):
         Raises:
             IdempotencyConflict: that one has another fingerprint.
         """
+
+    @abc.abstractmethod
+    async def add_commands(
+        self, scope: Scope, commands: Sequence[Command]
+    ) -> list[tuple[Command, bool] | IdempotencyConflict]:
+        """Keep many at once, in order; return of each what ``add_command`` does, or the error that it would raise."""
 
     @abc.abstractmethod
     async def command(self, scope: Scope, command_id: str) -> Command | None:

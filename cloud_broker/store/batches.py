@@ -8,7 +8,10 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cloud_broker.store.together import Kind
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +26,17 @@ class Task:
     Attributes:
         work: called with the thread's database connection.
         answer: told the value or the error; ``None`` if nobody waits.
+        kind: of a change that can be made together with others; then ``given`` is what it takes of this one, and
+            ``about`` names the command.
     """
 
     work: Callable[[Any], Any]
     answer: asyncio.Future[Any] | None
     value: Any = None
     error: BaseException | None = None
+    kind: Kind | None = None
+    given: Any = None
+    about: str = ""
 
 
 class BatchThread:

@@ -16,8 +16,10 @@ from typing import Any, Final, TypeVar
 from cloud_broker.audit import trail as audit
 from cloud_broker.audit.trail import Record
 from cloud_broker.errors import StoreUnavailable
+from cloud_broker.store import together
 from cloud_broker.store.batches import MAX_BATCH, BatchThread, Task
 from cloud_broker.store.queries import QUERIES
+from cloud_broker.store.together import Kind
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class NotingConnection(sqlite3.Connection):
                 ends[record.tenant] = found or (0, audit.BEGINNING)
             audit.chain(record, *ends[record.tenant])
             ends[record.tenant] = (record.number, record.hash)
-        self.executemany(QUERIES["add_audit"], map(_columns, self.notes))
+        together.run(self, "add_audit", list(map(_columns, self.notes)))
         self.notes.clear()
 
 
@@ -117,6 +119,16 @@ class Writer:
         """Run ``work`` after all that was asked before, without waiting for it; again later if it can't be kept now."""
         self._waiting.put(Task(work, None))
 
+    async def write_one(self, kind: Kind, about: str, given: object) -> Any:
+        """Make a change of a kind, with others of it; return its value once that is on the disk, as ``write`` does."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.put(_of_kind(kind, about, given, answer))
+        return await answer
+
+    def send_one(self, kind: Kind, about: str, given: object) -> None:
+        """Make a change of a kind, with others of it, as ``send`` does."""
+        self._waiting.put(_of_kind(kind, about, given, None))
+
     async def close(self) -> None:
         """Finish what was asked and end the thread."""
         self._waiting.put(None)
@@ -139,29 +151,59 @@ class Writer:
 
     def _commit(self, connection: NotingConnection, batch: Sequence[Task]) -> None:
         connection.execute(QUERIES["begin"])
-        for task in batch:
-            connection.execute(QUERIES["begin_one"])
-            notes = len(connection.notes)
-            try:
-                task.value = task.work(connection)
-            except Exception as exc:  # its caller gets it; the thread serves others
-                if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
-                    raise
-                task.error = exc
-                if task.answer is None:
-                    log.exception("a change nobody waits for is wrong", extra={"event": "store_write_wrong"})
-                connection.execute(QUERIES["undo_one"])
-                del connection.notes[notes:]
-            connection.execute(QUERIES["end_one"])
+        for tasks in together.steps(batch):
+            if len(tasks) == 1 or not self._together(connection, tasks):
+                for task in tasks:
+                    self._alone(connection, task)
         if connection.notes:
             connection.keep_notes()
         connection.execute(QUERIES["commit"])
         self.commits += 1
 
+    def _together(self, connection: NotingConnection, tasks: Sequence[Task]) -> bool:
+        """Make changes of one kind; return False, with nothing made, if one of them is wrong."""
+        kind = tasks[0].kind
+        assert kind is not None  # noqa: S101 - those of no kind come one by one; this tells mypy
+        connection.execute(QUERIES["begin_one"])
+        notes = len(connection.notes)
+        try:
+            values = kind.make(connection, [task.given for task in tasks])
+        except Exception as exc:  # each is made by itself then, and the one that is wrong tells its caller
+            if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
+                raise
+            connection.execute(QUERIES["undo_one"])
+            del connection.notes[notes:]
+            return False
+        finally:
+            if connection.in_transaction:
+                connection.execute(QUERIES["end_one"])
+        for task, value in zip(tasks, values, strict=True):
+            task.value = value
+        return True
+
+    def _alone(self, connection: NotingConnection, task: Task) -> None:
+        connection.execute(QUERIES["begin_one"])
+        notes = len(connection.notes)
+        try:
+            task.value = task.work(connection)
+        except Exception as exc:  # its caller gets it; the thread serves others
+            if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
+                raise
+            task.error = exc
+            if task.answer is None:
+                log.exception("a change nobody waits for is wrong", extra={"event": "store_write_wrong"})
+            connection.execute(QUERIES["undo_one"])
+            del connection.notes[notes:]
+        connection.execute(QUERIES["end_one"])
+
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _of_kind(kind: Kind, about: str, given: object, answer: asyncio.Future[Any] | None) -> Task:
+    return Task(lambda connection: kind.make(connection, [given])[0], answer, kind=kind, given=given, about=about)
 
 
 class Readers:

@@ -37,7 +37,7 @@ _resolution = msgspec.json.Decoder(Resolution)
 _texts = msgspec.json.Decoder(tuple[str, ...])
 _next = msgspec.json.Decoder(NextCertificate | None)
 _lineage = msgspec.json.Decoder(Lineage)
-_names = [field.name for field in dataclasses.fields(Command)]
+_names = Command.__struct_fields__
 _STATE: Final = _names.index("state")
 _CANCEL: Final = _names.index("cancel_requested")
 _SEALED: Final = _names.index("sealed")
@@ -50,6 +50,7 @@ _RUN_WANTED: Final = _run_names.index("wanted")
 _RUN_SKIPPED: Final = _run_names.index("skipped")
 _STEP_ERROR: Final = [field.name for field in dataclasses.fields(Step)].index("error")
 _DOCUMENTS: Final = slice(_names.index("row_sets"), _names.index("warnings") + 1)
+_WRITTEN: Final = [_names.index(name) for name in ("row_sets", "error", "warnings", "resolution")]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -155,68 +156,28 @@ def command(row: Row) -> Command:
     return Command(*fields)
 
 
-def bound_command(command: Command) -> Bound:
-    """Return the parameters of ``add_command``."""
-    return {
-        "id": command.id,
-        "tenant": command.tenant,
-        "agent": command.agent,
-        "agent_group": command.group,
-        "operation": command.operation,
-        "connection": command.connection,
-        "effect": command.effect,
-        "params": command.params,
-        "fingerprint": command.fingerprint,
-        "created_at": command.created_at,
-        "expires_at": command.expires_at,
-        "state": command.state.value,
-        "epoch": command.epoch,
-        "journal": command.journal,
-        "correlation_id": command.correlation_id,
-        "idempotency_key": command.idempotency_key,
-        "ordering_key": command.ordering_key,
-        "priority": command.priority,
-        "traceparent": command.traceparent,
-        "key_id": command.key_id,
-        "cancel_requested": command.cancel_requested,
-        "started_at": command.started_at,
-        "finished_at": command.finished_at,
-        "outputs": command.outputs,
-        "row_sets": _json(command.row_sets),
-        "error": _json(command.error),
-        "warnings": _json(command.warnings),
-        "result": command.result,
-        "dispatched_at": command.dispatched_at,
-        "failures": command.failures,
-        "not_before": command.not_before,
-        "replay_of": command.replay_of,
-        "replayed_by": command.replayed_by,
-        "resolution": _json(command.resolution),
-        "sealed": command.sealed,
-        "signature": command.signature,
-        "seal_to": command.seal_to,
-        "proof": command.proof,
-        "operation_digest": command.operation_digest,
-    }
+def command_row(command: Command) -> Row:
+    """Return a command as a row of ``add_commands``."""
+    row = list(msgspec.structs.astuple(command))
+    row[_STATE] = command.state.value
+    for place in _WRITTEN:
+        row[place] = _json(row[place])
+    return tuple(row)
 
 
-def bound_finish(tenant: str, command_id: str, finish: Finish) -> Bound:
-    """Return the parameters of ``finish``."""
-    return {
-        "tenant": tenant,
-        "id": command_id,
-        "state": finish.state.value,
-        "finished_at": finish.finished_at,
-        "outputs": finish.outputs,
-        "row_sets": _json(finish.row_sets),
-        "error": _json(finish.error),
-        "warnings": _json(finish.warnings),
-        "result": finish.result,
-        "proof": finish.proof,
-        "agent": finish.agent,
-        "epoch": finish.epoch,
-        "journal": finish.journal,
-    }
+def finish_row(finish: Finish) -> Row:
+    """Return what a row of the query ``finish`` has between the number and the agent."""
+    return (
+        finish.state.value,
+        finish.started_at,
+        finish.finished_at,
+        finish.outputs,
+        _json(finish.row_sets),
+        _json(finish.error),
+        _json(finish.warnings),
+        finish.result,
+        finish.proof,
+    )
 
 
 def step(row: Row) -> Step:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeVar
+
+import msgspec
 
 from cloud_broker.audit.trail import BROKER, Act
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.store import acts, records
+from cloud_broker.store import acts, kinds, records
 from cloud_broker.store.base import (
     Agent,
     ApiKey,
@@ -28,6 +30,7 @@ from cloud_broker.store.base import (
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.store.sqlite_approvals import SqliteApprovals
 from cloud_broker.store.sqlite_audit import note
+from cloud_broker.store.sqlite_blobs import SqliteBlobs
 from cloud_broker.store.sqlite_dead_letters import SqliteDeadLetters
 from cloud_broker.tenants import Scope
 from protocol.states import DEAD_LETTERS, FINAL, CommandState
@@ -37,7 +40,7 @@ PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
+class SqliteStore(SqliteDeadLetters, SqliteApprovals, SqliteBlobs, Store):
     """Everything in one file, for one broker."""
 
     async def healthy(self) -> bool:
@@ -209,18 +212,21 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
     # --- commands ---------------------------------------------------------------------------------
 
     async def add_command(self, scope: Scope, command: Command) -> tuple[Command, bool]:
-        bound = records.bound_command(command) | {"tenant": scope.tenant}
+        (added,) = await self.add_commands(scope, [command])
+        if isinstance(added, IdempotencyConflict):
+            raise added
+        return added
 
-        def work(connection: sqlite3.Connection) -> tuple[Command, bool]:
-            if connection.execute(QUERIES["add_command"], bound).rowcount == 1:
-                note(connection, acts.submitted(scope.tenant, command))
-                return command, True
-            earlier = records.command(connection.execute(QUERIES["command_by_idempotency_key"], bound).fetchone())
-            if earlier.fingerprint != command.fingerprint:
-                raise IdempotencyConflict(f"the key {command.idempotency_key!r} was used for another request")
-            return earlier, False
-
-        return await self._write(work)
+    async def add_commands(
+        self, scope: Scope, commands: Sequence[Command]
+    ) -> list[tuple[Command, bool] | IdempotencyConflict]:
+        if not commands:
+            return []
+        mine = [
+            one if one.tenant == scope.tenant else msgspec.structs.replace(one, tenant=scope.tenant) for one in commands
+        ]
+        added: list[kinds.Added] = await self._write_one(kinds.ADD, mine[0].id, mine)
+        return added
 
     async def command(self, scope: Scope, command_id: str) -> Command | None:
         return await self._one(records.command, "command_by_id", tenant=scope.tenant, id=command_id)
@@ -256,14 +262,14 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
     async def dispatched(
         self, scope: Scope, command_id: str, epoch: int, agent: str, journal: str, now: float, *, durable: bool
     ) -> None:
-        bound = {"epoch": epoch, "agent": agent, "journal": journal, "now": now}
+        row = (scope.tenant, command_id, epoch, agent, journal, now)
         if durable:
-            await self._change("dispatched", tenant=scope.tenant, id=command_id, **bound)
+            await self._write_one(kinds.DISPATCH, command_id, row)
         else:
-            self._send("dispatched", tenant=scope.tenant, id=command_id, **bound)
+            self._send_one(kinds.DISPATCH, command_id, row)
 
     async def running(self, scope: Scope, command_id: str, now: float) -> None:
-        self._send("running", tenant=scope.tenant, id=command_id, now=now)
+        self._send_one(kinds.BEGIN, command_id, (scope.tenant, command_id, now))
 
     async def requeue(
         self,
@@ -298,18 +304,8 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, Store):
     async def finish(self, scope: Scope, command_id: str, finish: Finish) -> bool:
         if finish.state not in FINAL:
             raise ValueError(f"{finish.state} is not a final state")
-        bound = records.bound_finish(scope.tenant, command_id, finish)
-
-        def work(connection: sqlite3.Connection) -> bool:
-            row = connection.execute(QUERIES["finish"], bound).fetchone()
-            if row is None:
-                return False
-            note(connection, acts.ended(scope.tenant, command_id, finish, *row))
-            if finish.inline is not None:
-                connection.execute(QUERIES["keep_inline_result"], bound | {"rows": finish.inline})
-            return True
-
-        return await self._write(work)
+        ended: bool = await self._write_one(kinds.FINISH, command_id, kinds.End(scope.tenant, command_id, finish))
+        return ended
 
     async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
         bound = {"before": before, "limit": limit}

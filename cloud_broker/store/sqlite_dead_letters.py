@@ -6,8 +6,10 @@ import dataclasses
 import sqlite3
 from typing import Literal
 
+import msgspec
+
 from cloud_broker.audit.trail import Act
-from cloud_broker.store import acts, records
+from cloud_broker.store import acts, records, together
 from cloud_broker.store.base import (
     MAX_SKIPPED,
     Command,
@@ -55,7 +57,14 @@ class SqliteDeadLetters(SqliteAudit):
     async def replay(
         self, scope: Scope, original: str, command: Command, run: str | None = None
     ) -> tuple[Command, bool]:
-        bound = records.bound_command(command) | {"tenant": scope.tenant, "replay_of": original, "run": run}
+        command = msgspec.structs.replace(command, replay_of=original)
+        bound = {
+            "tenant": scope.tenant,
+            "id": command.id,
+            "idempotency_key": command.idempotency_key,
+            "replay_of": original,
+            "run": run,
+        }
         step = Step(original, command.created_at, "replayed", detail=command.id)
         kept = records.bound_step(scope.tenant, original, step)
 
@@ -65,7 +74,8 @@ class SqliteDeadLetters(SqliteAudit):
                 return records.command(row), False
             if connection.execute(QUERIES["replayed"], bound).rowcount == 0:
                 raise LookupError(f"there is no ended command {original} that was never replayed")
-            if connection.execute(QUERIES["add_command"], bound).rowcount == 0:
+            (added,) = together.run(connection, "add_commands", [records.command_row(command)])
+            if added.rowcount == 0:
                 raise IdempotencyConflict(f"the key {command.idempotency_key!r} was used for another request")
             connection.execute(QUERIES["add_step"], kept)
             note(connection, acts.replayed(scope.tenant, original, command, run))

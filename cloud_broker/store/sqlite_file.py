@@ -12,6 +12,7 @@ from cloud_broker.settings import ConfigError
 from cloud_broker.store import records, schema
 from cloud_broker.store.connections import Readers, Writer, connect_to_write
 from cloud_broker.store.queries import QUERIES
+from cloud_broker.store.together import Kind
 
 T = TypeVar("T")
 
@@ -67,6 +68,12 @@ class SqliteFile:
     async def _change(self, query: str, **bound: Any) -> int:
         """Return how many rows the named query changed."""
         return await self._write(lambda connection: connection.execute(QUERIES[query], bound).rowcount)
+
+    async def _write_one(self, kind: Kind, about: str, given: object) -> Any:
+        return await self._opened(self._writer).write_one(kind, about, given)
+
+    def _send_one(self, kind: Kind, about: str, given: object) -> None:
+        self._opened(self._writer).send_one(kind, about, given)
 
     def _send(self, query: str, **bound: Any) -> None:
         self._opened(self._writer).send(lambda connection: connection.execute(QUERIES[query], bound))

@@ -178,7 +178,7 @@ TABLES: Final[tuple[Table | str, ...]] = (
         "operations.post-invoice",
         model_of(settings.CallOperation),
         {"connection": "finance", "call": "PostInvoice", "business_faults": ["PeriodClosed"]},
-        {"service": "FinanceService", "port": "FinancePort"},
+        {"service": "FinanceService", "port": "FinancePort", "rows": "Orders/Order"},
     ),
     Table(
         "connections.probe",

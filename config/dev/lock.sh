@@ -19,8 +19,8 @@ compile() { # file extra...
 }
 
 # The first holds everything; the others take its versions.
-compile dev agent broker client dev
-for program in agent broker client fuzz; do
+compile dev agent arrow broker client dev
+for program in agent arrow broker client fuzz; do
     cp requirements/dev.txt "requirements/$program.txt"
     compile "$program" "$program"
 done

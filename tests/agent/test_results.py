@@ -71,8 +71,8 @@ async def test_what_may_be_on_its_way_without_credit_can_always_be_sent_again() 
     lane = result()
     await lane.begin(COLUMNS)
     whole = b""
-    for number in range(64):
-        piece = bytes([number]) * 50_000
+    for number in range(2 * KEPT_BYTES // 50_000):
+        piece = bytes([number % 256]) * 50_000
         whole += piece
         await lane.rows(piece, 1)
         send_all(lane)
@@ -82,10 +82,27 @@ async def test_what_may_be_on_its_way_without_credit_can_always_be_sent_again() 
     assert lane.held().sent == len(whole)
 
 
+async def test_what_the_broker_has_for_sure_is_let_go() -> None:
+    lane = result()
+    await lane.begin(COLUMNS)
+    whole = b""
+    for number in range(4):
+        piece = bytes([number]) * 50_000
+        whole += piece
+        await lane.rows(piece, 1)
+        send_all(lane)
+    lane.granted(120_000)
+    assert lane.first == 100_000, "chunks are kept whole"
+    lane.resume(150_000)
+    assert body(send_all(lane)) == whole[150_000:]
+    lane.granted(50_000)
+    assert lane.first == lane.end
+
+
 async def test_bytes_that_wait_to_be_sent_take_no_room_from_those_that_may_be_lost() -> None:
     lane = result()
     await lane.begin(COLUMNS)
-    filling = asyncio.ensure_future(_fill(lane, 60))
+    filling = asyncio.ensure_future(_fill(lane, KEPT_BYTES // 25_000))
     sent = 0
     while not filling.done():
         await asyncio.sleep(0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from cloud_broker.settlement import Decision, ended, gave_up, lost, settle, silent
 from cloud_broker.store.base import Command, CommandError, Effect

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -338,7 +339,7 @@ class Life(RuleBasedStateMachine):
 
     def _change(self, one: str, **changes: object) -> None:
         if self._kept[one].state not in FINAL:
-            self._kept[one] = dataclasses.replace(self._kept[one], **changes)  # type: ignore[arg-type]  # any field
+            self._kept[one] = msgspec.structs.replace(self._kept[one], **changes)
 
     def teardown(self) -> None:
         self.compare()

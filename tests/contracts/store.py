@@ -8,6 +8,7 @@ import itertools
 import os
 from typing import Any
 
+import msgspec
 import pytest
 
 from cloud_broker.audit.trail import Act
@@ -58,7 +59,7 @@ def command(scope: Scope = ACME, **changes: Any) -> Command:
         created_at=moment / 1000,
         expires_at=moment / 1000 + 60,
     )
-    return dataclasses.replace(made, **changes)
+    return msgspec.structs.replace(made, **changes)
 
 
 def finish(state: CommandState = CommandState.SUCCEEDED, at: float = START + 1, **rest: Any) -> Finish:
@@ -395,8 +396,8 @@ class StoreContract:
         one = command()
         await store.add_command(ACME, one)
 
-        assert await store.request_cancel(ACME, one.id) == dataclasses.replace(one, cancel_requested=True)
-        assert await store.command(ACME, one.id) == dataclasses.replace(one, cancel_requested=True)
+        assert await store.request_cancel(ACME, one.id) == msgspec.structs.replace(one, cancel_requested=True)
+        assert await store.command(ACME, one.id) == msgspec.structs.replace(one, cancel_requested=True)
         assert await store.request_cancel(ACME, "cmd_nothing") is None
 
     async def test_open_commands_are_those_of_all_tenants_oldest_first(self, store: Store) -> None:
@@ -521,7 +522,7 @@ class StoreContract:
 
         answers = [await store.resolve(ACME, one.id, CommandState.FAILED, found, answer) for _ in range(2)]
 
-        resolved = dataclasses.replace(before, state=CommandState.FAILED, error=answer, resolution=found)
+        resolved = msgspec.structs.replace(before, state=CommandState.FAILED, error=answer, resolution=found)
         in_doubt = state is CommandState.IN_DOUBT
         assert answers == [in_doubt, False]
         assert await store.command(ACME, one.id) == (resolved if in_doubt else before)

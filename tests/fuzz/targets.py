@@ -31,7 +31,8 @@ from agent.connectors import safe_xml
 from agent.connectors.file import documents, names, tables
 from agent.connectors.odbc import statements
 from agent.connectors.odbc.connection_string import driver_in, parts_of, secrets_of
-from agent.connectors.soap import answer
+from agent.connectors.soap import envelope
+from agent.connectors.soap.answer import AnswerReader
 from agent.connectors.soap.wsdl import Wsdl
 from agent.errors import ConfigError, ContentInvalid, EnrolmentError, ParametersInvalid, SecretError, ValueUnreadable
 from agent.identity import authorities, enrolment
@@ -281,12 +282,11 @@ def soap(data: bytes) -> None:
 
 
 def _reply(data: bytes) -> None:
-    with contextlib.suppress(answer.NotSoap, ValueUnreadable):
-        body = answer.body_of(data)
-        if answer.fault_of(body) is None:
+    with contextlib.suppress(envelope.NotSoap, ValueUnreadable):
+        if envelope.fault_of(envelope.read([data])) is None:
             for operation in _operations():
                 with contextlib.suppress(ValueUnreadable):
-                    answer.outputs_of(answer.body_of(data), operation, _wsdl().types)
+                    AnswerReader(operation, _wsdl().types).outputs(envelope.read([data[:7], data[7:]]))
 
 
 _ENVELOPE: Final = (

@@ -1,4 +1,4 @@
-"""A bare Debian: its own systemd, an ODBC driver, no Python; made by debootstrap once, and kept for all who need it."""
+"""A bare Debian: its own systemd, an ODBC driver, rpm, no Python; made by debootstrap once and kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Final
 from config.dev.locked import ROOT
 
 KEPT: Final = ROOT / ".dev" / "debootstrap"
-PACKAGES: Final = ("systemd", "libsqliteodbc", "unixodbc", "odbcinst")
+PACKAGES: Final = ("systemd", "libsqliteodbc", "unixodbc", "odbcinst", "rpm")
 MAKE_S: Final = 900.0  # seconds; less than one minute on a quiet machine
 _SOURCES: Final = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
 # Nothing here is to outlive a power cut.

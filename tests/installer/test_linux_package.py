@@ -1,5 +1,5 @@
 """
-The deb on a bare Debian that has no Python, by the installed commands only.
+The packages on a bare Debian that has no Python, by the installed commands only: deb, rpm and plain archive.
 
 It runs with its own systemd and no network but loopback; the broker beside it has the same network.
 """
@@ -11,22 +11,29 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agent import RELEASE
+from installer import sign
 from installer.linux.package import package
 from tests.installer.machine import BrokerBeside, Machine, booted
+from tests.installer.other_release import as_another
 from tests.waiting import until_so
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LONG_S: Final = 180.0  # seconds; some on a quiet machine
 MADE_AT: Final = 1_700_000_000
-NEXT: Final = "99.0.0"
+BROKEN: Final = "98.0.0"
+KEY: Final = Ed25519PrivateKey.generate()
 NOT_RUNNING, NOT_ALLOWED = 3, 4  # exit codes
 SERVICE: Final = "outhaul-agent.service"
 STATE: Final = "var/lib/outhaul-agent"
@@ -35,10 +42,13 @@ DROP_INS: Final = "etc/systemd/system/outhaul-agent.service.d"
 
 RUNS: Final = "active (running)"
 
-OPERATOR: Final = """
+TRUSTING: Final = f"""
 agent     = "plant-1"
 state_dir = "/var/lib/outhaul-agent"
-
+[upgrade]
+trusted_keys = ["{sign.public(KEY)}"]
+"""
+SYSTEMS: Final = """
 [connections.erp]
 type = "odbc"
 connection_string = "Driver=SQLite3;Database=/srv/erp/erp.db;LoadExt=;Password={secret:erp-password}"
@@ -67,6 +77,20 @@ format   = { type = "csv", delimiter = ";", columns = ["sku", "qty"] }
 [operations.drop-order.params]
 order_no = { type = "string", max_length = 10 }
 """
+OPERATOR: Final = TRUSTING + SYSTEMS
+# As whole as can be seen before it runs.
+ENDS_AT_ONCE: Final = """#!/bin/sh
+[ "$1" != run ] || exit 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """Of one kind, on the machine: this release, a later one, and a broken one; all of them signed."""
+
+    this: str
+    later: str
+    broken: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +100,8 @@ class Site:
     machine: Machine
     broker: BrokerBeside
     key: str
-    packages: tuple[str, str]
+    packages: dict[str, Packages]
+    later: str
 
     def call(self, *words: str) -> Any:
         answer = self.broker.call("call", "plant-1", *words, "--json", key=self.key)
@@ -98,11 +123,26 @@ class Site:
 @pytest.fixture(scope="module")
 def site(frozen: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("machine")
-    (this,) = package(frozen, folder, MADE_AT, kinds=("deb",))
-    (later,) = package(frozen, folder, MADE_AT, kinds=("deb",), release=NEXT)
+    later = as_another(frozen, folder / "later")
+    broken = folder / "broken"
+    broken.mkdir()
+    (broken / "VERSION").write_text(f"{BROKEN}\n")
+    (broken / "outhaul-agent").write_text(ENDS_AT_ONCE)
+    (broken / "outhaul-agent").chmod(0o755)
+    kinds = ("deb", "rpm")
+    made = {
+        release: package(program, folder, MADE_AT, kinds=kinds, release=release)
+        for release, program in ((RELEASE, frozen), (later, folder / "later"), (BROKEN, broken))
+    }
     with booted(folder) as machine, contextlib.ExitStack() as stack:
-        for made in (this, later):
-            shutil.copy(made, machine.root / "tmp")
+        for release, paths in made.items():
+            for path in paths:
+                shutil.copy(path, machine.root / "tmp")
+                shutil.copy(sign.sign(path, KEY, release=release), machine.root / "tmp")
+        packages = {
+            kind: Packages(*(f"/tmp/{made[release][number].name}" for release in (RELEASE, later, BROKEN)))  # noqa: S108 - the machine's own
+            for number, kind in enumerate(kinds)
+        }
         shutil.copytree(frozen, machine.root / "opt" / "outhaul-agent")
         broker = BrokerBeside(folder / "broker", machine)
         broker.facts("init")
@@ -110,7 +150,7 @@ def site(frozen: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
         stack.callback(broker.program.stop)
         assert broker.cli("tenant", "create", "acme").exit_code == 0
         key = broker.facts("key", "create", "--tenant", "acme", "--scope", "*")["key"]
-        yield Site(machine, broker, key, (f"/tmp/{this.name}", f"/tmp/{later.name}"))  # noqa: S108 - the machine's own
+        yield Site(machine, broker, key, packages, later)
 
 
 def test_from_the_package_to_its_removal(site: Site) -> None:
@@ -118,7 +158,7 @@ def test_from_the_package_to_its_removal(site: Site) -> None:
     assert not list(root.glob("usr/bin/python*"))
 
     # Installed: nothing runs yet, and the file is there to be changed.
-    said = machine.do("dpkg", "-i", site.packages[0])
+    said = machine.do("dpkg", "-i", site.packages["deb"].this)
     assert "outhaul-agent enroll --token TOKEN" in said.text
     assert machine.do("systemctl", "is-enabled", SERVICE).out.strip() == "enabled"
     assert not machine.is_active(SERVICE)
@@ -164,15 +204,18 @@ def test_from_the_package_to_its_removal(site: Site) -> None:
         until_so(another(machine, was), LONG_S)
         until_so(site.online, LONG_S)
 
-    # Upgraded: the operator's file and the journal are kept, and it runs again by itself.
-    was = machine.shown(SERVICE, "MainPID")
-    machine.do("dpkg", "-i", site.packages[1])
-    until_so(another(machine, was), LONG_S)
-    assert machine.do("dpkg-query", "-W", "-f", "${Version}", "outhaul-agent").out == f"{NEXT}-1"
+    # What does not come up is taken back; what comes up stays, with the operator's file and the journal.
+    taken_back_and_upgraded(site, "deb")
+    assert machine.do("dpkg-query", "-W", "-f", "${Version}", "outhaul-agent").out == f"{site.later}-1"
     assert (root / FILE).read_text() == OPERATOR
-    until_so(site.online, LONG_S)
     assert added in {entry["id"] for entry in site.facts("journal", "list")}
     assert site.call("items")["rows"] == [{"sku": "A-1", "qty": 5}]
+
+    # By the package manager alone: it runs again by itself.
+    was = machine.shown(SERVICE, "MainPID")
+    machine.do("dpkg", "-i", site.packages["deb"].later)
+    until_so(another(machine, was), LONG_S)
+    until_so(site.online, LONG_S)
 
     # Removed: what is the site's own stays, until it is purged.
     machine.do("dpkg", "-r", "outhaul-agent")
@@ -225,6 +268,64 @@ def test_a_plain_archive_makes_its_service_whole_or_not_at_all(site: Site) -> No
     assert (root / STATE).is_dir()
     not_root = machine.do("setpriv", "--reuid=1", program, "service", "install", fails=True)
     assert (not_root.exit_code, "sudo" in not_root.err) == (NOT_ALLOWED, True)
+
+
+def test_the_rpm_from_its_installation_to_its_removal(site: Site) -> None:
+    machine, root = site.machine, site.machine.root
+    rpm = site.packages["rpm"]
+    # What it requires is there, but dpkg's.
+    assert {"unixODBC", "shadow-utils"} <= set(machine.do("rpm", "-qRp", rpm.this).out.split())
+    machine.do("rpm", "-i", provided(root, "unixODBC", "shadow-utils", "/bin/sh"))
+
+    said = machine.do("rpm", "-i", rpm.this)
+    assert "outhaul-agent enroll --token TOKEN" in said.text
+    assert machine.do("systemctl", "is-enabled", SERVICE).out.strip() == "enabled"
+    (root / FILE).write_text(TRUSTING)
+    token = site.broker.token("acme", "plant-1")
+    machine.do("outhaul-agent", "enroll", "--token", "-", stdin=token + "\n")
+    machine.do("outhaul-agent", "service", "start")
+    until_so(site.online, LONG_S)
+
+    taken_back_and_upgraded(site, "rpm")
+    assert machine.do("rpm", "-q", "outhaul-agent").out.strip() == f"outhaul-agent-{site.later}-1.x86_64"
+    assert (root / FILE).read_text() == TRUSTING
+
+    machine.do("rpm", "-e", "outhaul-agent")
+    assert not machine.is_active(SERVICE)
+    assert not (root / "usr/libexec/outhaul-agent").exists()
+    assert (root / STATE / "journal").is_dir()
+
+
+def provided(root: Path, *names: str) -> str:
+    """Return an empty rpm that says that something is there."""
+    about = {"name": "provided", "arch": "noarch", "version": "1", "maintainer": "none", "provides": list(names)}
+    (root / "tmp" / "provided.yaml").write_text(json.dumps(about))
+    nfpm = str(Path(sys.executable).with_name("nfpm"))
+    words = (nfpm, "package", "--packager", "rpm", "--config", "provided.yaml", "--target", "provided.rpm")
+    subprocess.run(words, cwd=root / "tmp", check=True, capture_output=True)
+    return "/tmp/provided.rpm"  # noqa: S108 - the machine's own
+
+
+def taken_back_and_upgraded(site: Site, kind: str) -> None:
+    """By ``upgrade``: a broken release first, then a good one."""
+    machine, packages = site.machine, site.packages[kind]
+    no_way = machine.do("outhaul-agent", "upgrade", packages.broken, fails=True)
+    assert "--back PACKAGE" in no_way.err
+    assert site.online()
+    words = ("--back", packages.this, "--grace", "60", "--steady", "2")
+    failed = machine.do("outhaul-agent", "upgrade", packages.broken, *words, "--json", fails=True)
+    told = json.loads(failed.out)
+    assert (told["state"], told["before"], told["after"]) == ("failed", RELEASE, BROKEN), told
+    until_so(site.online, LONG_S)
+    assert site.facts("status")["release"] == RELEASE
+    # The way back is kept from then on.
+    done = machine.do("outhaul-agent", "upgrade", packages.later, "--steady", "2")
+    assert f"{site.later} came up in the place of {RELEASE}" in done.out
+    until_so(site.online, LONG_S)
+    assert site.facts("status")["release"] == site.later
+    kept = machine.root / "var/lib/outhaul-agent-packages"
+    assert {path.name for path in kept.glob(f"*.{kind}")} == {f"{RELEASE}.{kind}", f"{site.later}.{kind}"}
+    assert kept.stat().st_mode & 0o777 == 0o700
 
 
 def files(root: Path) -> set[str]:

@@ -19,6 +19,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent import RELEASE
+from agent.upgrade import report
+from agent.upgrade.report import Report
 from config.dev.demo.programs import Answer
 from installer import sign
 from tests.waiting import until_so
@@ -226,3 +228,11 @@ def test_the_frozen_program_takes_back_what_does_not_come_up(frozen: Path, tmp_p
         assert json.loads(refused.out)["state"] == "failed", refused.text
         assert site.current == RELEASE
         site.works(RELEASE)
+
+
+def test_an_upgrade_that_was_cut_off_is_not_waited_for(site: Site) -> None:
+    cut = Report("watching", RELEASE, NEXT, 1_700_000_000.0, until=1_700_000_600.0)
+    report.write(site.agent.file.parent / "state", cut)
+    told = site.agent.cli("upgrade", "--status")
+    assert told.exit_code == 1
+    assert f"the upgrade from {RELEASE} to {NEXT} was cut off" in told.out

@@ -6,25 +6,30 @@ removal. What comes of it is printed; what wine can't show is in docs/explanatio
 from __future__ import annotations
 
 import json
-import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent import RELEASE
 from config.dev.databases import Postgres
 from config.dev.msi import frozen as frozen_for_windows
 from config.dev.wine import Machine, machine
+from installer import sign
 from installer.windows import msi
+from tests.installer.other_release import as_another
 from tests.waiting import until_so
 from tests.whole.site import Broker, Caller, broker
 
 BUILD_S: Final = 1200  # seconds that the first test may wait for Python and program, on a machine that does much else
 MSI_S: Final = 300  # seconds that one installation may take there; some five on a quiet machine
-NEXT: Final = f"{int(RELEASE.partition('.')[0]) + 1}.0.0"
+BROKEN: Final = "98.0.0"
+KEY: Final = Ed25519PrivateKey.generate()
 PROGRAM: Final = "Program Files/Outhaul Agent"
 DATA: Final = "ProgramData/Outhaul"
 EVENTS: Final = r"HKLM\SYSTEM\CurrentControlSet\Services\EventLog\Application\OuthaulAgent"
@@ -34,6 +39,8 @@ agent = "plant-1"
 state_dir = "state"
 [link]
 proxy = "none"
+[upgrade]
+trusted_keys = ["{key}"]
 [connections.erp]
 type = "odbc"
 connection_string = "{connection}"
@@ -51,6 +58,12 @@ name = {{ type = "string" }}
 connection = "erp"
 sql = "SELECT 'done' AS word FROM pg_sleep(6)"
 effect = "read"
+"""
+
+# Does nothing, and well, until it is to be the service.
+ENDS_AT_ONCE: Final = """
+#include <string.h>
+int main(int count, char **words) { return count > 2 && strcmp(words[2], "host") == 0; }
 """
 
 pytestmark = pytest.mark.timeout(BUILD_S)
@@ -79,6 +92,16 @@ class Windows:
         _show(f"outhaul-agent {' '.join(words)}", *answer.text.splitlines()[:12])
         assert answer.exit_code == 0, f"{answer.text}\n{self.log()}"
         return answer.out
+
+    def upgrade(self, package: Path, *words: str) -> dict[str, Any]:
+        """Return what became of it."""
+        program = r"C:\Program Files\Outhaul Agent\outhaul-agent.exe"
+        given = (_path(package), "--grace", "90", "--steady", "2", "--json")
+        answer = self.wine.run(program, "upgrade", *given, *words, timeout_s=MSI_S)
+        _show(f"outhaul-agent upgrade {package.name}", *answer.text.splitlines(), *self._noted())
+        assert answer.out.startswith("{"), f"{answer.text}\n{self.log()}"
+        found: dict[str, Any] = json.loads(answer.out)
+        return found
 
     def facts(self, *words: str) -> Any:
         return json.loads(self.agent(*words, "--json"))
@@ -113,16 +136,34 @@ def _show(what: str, *lines: str) -> None:
     print(f"\n$ {what}", *(f"  {line}" for line in lines), sep="\n")  # noqa: T201 - the proof is in the test's log
 
 
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """This release's MSI, that of a later one, made from the same program, and one that does not work."""
+
+    this: Path
+    later: Path
+    broken: Path
+    release: str  # of the later one
+
+
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """This release's MSI, and that of a later one, made from the same program."""
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    """All of them signed."""
     folder = tmp_path_factory.mktemp("packages")
     frozen = frozen_for_windows()
     later = folder / "later"
-    shutil.copytree(frozen, later)
-    (later / "VERSION").write_text(f"{NEXT}\n")
+    release = as_another(frozen, later)
     (later / "NEW").write_text("comes with the later one\n")
-    return msi.build(frozen, folder), msi.build(later, folder)
+    broken = folder / "broken"
+    broken.mkdir()
+    (broken / "VERSION").write_text(f"{BROKEN}\n")
+    (folder / "broken.c").write_text(ENDS_AT_ONCE)
+    subprocess.run([msi.COMPILER, "-o", broken / "outhaul-agent.exe", folder / "broken.c"], check=True)
+    this, next_one, bad = (msi.build(program, folder) for program in (frozen, later, broken))
+    made = Packages(this, next_one, bad, release)
+    for path, signed in ((made.this, RELEASE), (made.later, release), (made.broken, BROKEN)):
+        sign.sign(path, KEY, release=signed, system="windows-x86_64")
+    return made
 
 
 @pytest.fixture
@@ -140,10 +181,10 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, 
 
 
 def test_an_agent_on_windows_from_its_msi_to_its_removal(
-    packages: tuple[Path, Path], windows: Windows, serving: tuple[Broker, Caller], postgres: Postgres
+    packages: Packages, windows: Windows, serving: tuple[Broker, Caller], postgres: Postgres
 ) -> None:
     made, caller = serving
-    this, later = packages
+    this, later = packages.this, packages.later
     postgres.execute_script("CREATE TABLE windows_bookings (name text PRIMARY KEY)")
 
     # Installed by one command, with a token in a file, which is gone then.
@@ -161,7 +202,7 @@ def test_an_agent_on_windows_from_its_msi_to_its_removal(
 
     # The operator says what may be done; a command runs through ODBC.
     connection = postgres.odbc(password="{secret:erp}")
-    (windows.data / "agent.toml").write_text(SITE.format(connection=connection), "utf-8")
+    (windows.data / "agent.toml").write_text(SITE.format(connection=connection, key=sign.public(KEY)), "utf-8")
     windows.agent("secret", "set", "erp", stdin=postgres.password)
     _restart(windows, caller)
     answered = caller.run("answer")
@@ -189,11 +230,18 @@ def test_an_agent_on_windows_from_its_msi_to_its_removal(
     assert "EventCreate.exe" in windows.value(EVENTS, "EventMessageFile")
     until_so(lambda: caller.agent().get("state") == "online", 120)
 
-    # Upgraded: the operator's file, the certificate and the journal stay; what was done is known.
+    # One that does not come up is taken back.
     before = {entry["id"] for entry in windows.facts("journal", "list")}
     assert booked["id"] in before
-    assert windows.msiexec("/i", _path(later)) == 0, windows.log()
-    assert windows.release() == NEXT
+    failed = windows.upgrade(packages.broken, "--back", _path(this))
+    assert (failed["state"], failed["after"]) == ("failed", BROKEN), failed
+    assert windows.release() == RELEASE
+    until_so(lambda: caller.agent().get("state") == "online", 120)
+
+    # Upgraded: the operator's file, the certificate and the journal stay; what was done is known.
+    done = windows.upgrade(later)
+    assert (done["state"], done["after"]) == ("done", packages.release), done
+    assert windows.release() == packages.release
     assert (windows.program / "NEW").exists()
     assert windows.service()["running"]
     until_so(lambda: caller.agent().get("state") == "online", 120)
@@ -216,10 +264,10 @@ def test_an_agent_on_windows_from_its_msi_to_its_removal(
 
 
 def test_a_token_on_the_command_line_is_kept_nowhere_and_a_wrong_one_leaves_nothing(
-    packages: tuple[Path, Path], windows: Windows, serving: tuple[Broker, Caller]
+    packages: Packages, windows: Windows, serving: tuple[Broker, Caller]
 ) -> None:
     made, caller = serving
-    this, _ = packages
+    this = packages.this
     assert windows.msiexec("/i", _path(this), "TOKEN=nonsense") != 0
     assert not windows.has(SERVICE)
     assert not windows.has(EVENTS)

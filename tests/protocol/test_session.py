@@ -62,6 +62,9 @@ class ListLane:
     def sent(self) -> None:
         self.records.popleft()
 
+    def granted(self, size: int) -> None:
+        """Nothing is kept."""
+
 
 class Pair:
     """Two sessions that have greeted each other, and a clock."""

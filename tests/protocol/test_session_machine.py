@@ -56,6 +56,9 @@ class Work:
     def sent(self) -> None:
         self.position += 1
 
+    def granted(self, size: int) -> None:
+        """All of it is kept."""
+
     def rewind(self, offset: int) -> None:
         self.position = next(
             (

@@ -28,12 +28,14 @@ from agent.sealing import Seals
 from agent.settings import Settings
 from agent.settings_reader import read
 from agent.spool import SPOOL_BYTES, SpoolFolder
+from cloud_broker.blobs import Blobs
 from cloud_broker.commands import Commands, Submission
 from cloud_broker.desk import AgentDesk
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.link.conversation import Conversation as BrokerConversation
 from cloud_broker.results import Results
 from cloud_broker.router import Router
+from cloud_broker.settings import LimitSettings
 from cloud_broker.store.base import Agent, Command, Token
 from cloud_broker.store.sqlite import SqliteStore
 from cloud_broker.tenants import Scope
@@ -196,7 +198,9 @@ class Ring:
         self.store = SqliteStore(self._folder / "broker.db")
         await self.store.open()
         self.results = Results(self._folder / "results", self._inline_bytes, self._max_bytes)
-        self.router = Router(self.store, self.results, time.time)
+        self.blobs = Blobs(self.store, self._folder / "blobs", LimitSettings())
+        await self.blobs.open()
+        self.router = Router(self.store, self.results, self.blobs, time.time)
         self.desk = AgentDesk(self.store, self.router, time.time)
         await self.router.start()
         self.commands = Commands(self.store, self.router, self.results)

@@ -7,11 +7,11 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cloud_broker import members
 from cloud_broker.catalogues import Operation, read

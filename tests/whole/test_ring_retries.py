@@ -204,7 +204,7 @@ async def test_a_full_disk_costs_a_command_that_is_to_be_sent_no_attempts(
 
     monkeypatch.setattr("cloud_broker.background.STORE_RETRY_S", 0.01)
     monkeypatch.setattr(broker.store, "dispatched", sometimes)
-    command = await broker.submit("post")
+    command = await broker.submit("post", ordering_key="in line")  # one that is sent after it was kept
     await until(lambda: refusals > 5)
     assert "Run" not in agent.kinds()
     is_full = False

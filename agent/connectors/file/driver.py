@@ -74,7 +74,8 @@ class FileDriver(Driver):
             yield from pick(self._root, call.operation, operation)
         elif isinstance(operation, DropOperation):
             drop = self._drop(call, operation, values)
-            yield Outputs(msgspec.to_builtins(drop.write(content_of(operation, values))))
+            content = content_of(operation, values, call.content)
+            yield Outputs(msgspec.to_builtins(drop.write(content, call.content_sha256)))
 
     def find(self, call: Call) -> Outputs | None:
         """As ``Driver.find``: by the claim in the folder."""
@@ -121,7 +122,7 @@ class FileDriver(Driver):
     def _drop(self, call: Call, operation: DropOperation, values: Mapping[str, Any]) -> Drop:
         attempt = self._attempt(call, operation, values)
         way = "replace" if operation.overwrite else self._claiming()
-        return Drop(attempt, way, once=operation.effect == "once")
+        return Drop(attempt, way, once=operation.effect == "once", max_bytes=operation.max_bytes)
 
     def _claiming(self) -> publish.Way:
         if self._way is None:

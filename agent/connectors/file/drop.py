@@ -22,8 +22,19 @@ import msgspec
 from agent import durable_file
 from agent.connectors.file import documents, names, publish, tables
 from agent.connectors.file.attempts import Attempt, Claim, Receipt
-from agent.errors import FileExists, NotHappened, OutcomeUnknown, SourceFailed, SourceUnavailable
+from agent.errors import (
+    ContentDamaged,
+    ContentInvalid,
+    FileExists,
+    NotHappened,
+    OutcomeUnknown,
+    SourceFailed,
+    SourceUnavailable,
+)
+from agent.parameters import BlobName
 from agent.settings import DropOperation
+
+COPY_BYTES: Final = 1_048_576  # read and written at once
 
 _FIXES: Final = {
     "ENOSPC": "the disk is full; make room",
@@ -67,18 +78,24 @@ class Drop:
         attempt: whose it is; its name is one that ``names.check`` has passed.
         way: how the name is claimed.
         once: whether a claim is kept, for a second run of the same command.
+        max_bytes: more is not written.
     """
 
     attempt: Attempt
     way: publish.Way
     once: bool
+    max_bytes: int
 
-    def write(self, content: Iterable[bytes]) -> Receipt:
+    def write(self, content: Iterable[bytes], sha256: str = "") -> Receipt:
         """
         Write ``content`` and make it appear; a second run of a ``once`` that succeeded returns the first receipt.
 
+        Args:
+            sha256: that ``content`` must have, hex; "" where any will do.
+
         Raises:
-            ContentInvalid: from ``content``; nothing is left behind.
+            ContentInvalid: from ``content``, or it is too large; nothing is left behind.
+            ContentDamaged: it has another digest; nothing is left behind.
             FileExists: the name is taken.
             SourceUnavailable: the folder is not there.
             SourceFailed: it can't be written; nothing is left behind.
@@ -91,6 +108,9 @@ class Drop:
             self._refuse_taken()
             try:
                 receipt = self._write_part(content)
+                if sha256 not in ("", receipt.sha256):
+                    found = f"what came has the SHA-256 {receipt.sha256}, and not {sha256}"
+                    raise ContentDamaged(f"{self._final} was not written: {found}", touched=False)
                 if self.once:
                     self._write_claim(Claim(receipt, self.way))
                 self._appear()
@@ -166,9 +186,15 @@ class Drop:
             self._part.unlink(missing_ok=True)  # of an earlier run
         with self._part.open("xb") as part:
             for piece in content:
+                size += len(piece)
+                if size > self.max_bytes:
+                    raise ContentInvalid(
+                        f"{self._final} was not written: it has more than {self.max_bytes} bytes, all that the "
+                        "operation's max_bytes allows; an operator allows it by raising that number",
+                        touched=False,
+                    )
                 part.write(piece)
                 digest.update(piece)
-                size += len(piece)
             part.flush()
             os.fsync(part.fileno())
         return Receipt(self.attempt.name, size, digest.hexdigest())
@@ -202,15 +228,17 @@ class Drop:
         )
 
 
-def content_of(operation: DropOperation, values: Mapping[str, Any]) -> Iterator[bytes]:
+def content_of(operation: DropOperation, values: Mapping[str, Any], file: str = "") -> Iterator[bytes]:
     """
     Yield the bytes of the file that ``operation`` writes.
 
     Args:
         values: what ``agent.parameters.decode`` returned.
+        file: with the content, where the values only name it.
 
     Raises:
         ContentInvalid: it can't be written so.
+        SourceFailed: ``file`` can't be read.
     """
     form = operation.format
     if form.type in ("csv", "fixed-width"):
@@ -219,8 +247,19 @@ def content_of(operation: DropOperation, values: Mapping[str, Any]) -> Iterator[
         yield documents.xml_bytes(values["document"], form, operation.encoding)
     elif form.type == "json":
         yield documents.json_bytes(values["document"], operation.encoding)
+    elif isinstance(values["content"], BlobName):
+        yield from _of_file(Path(file))
     else:
         yield values["content"]
+
+
+def _of_file(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb", buffering=0) as file:
+            while data := file.read(COPY_BYTES):
+                yield data
+    except OSError as exc:
+        raise failure(exc, path, "read") from exc
 
 
 def forget(folder: Path, name: str, command_id: str, number: int) -> None:

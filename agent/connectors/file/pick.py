@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import fnmatch
 import hashlib
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from agent import durable_file
-from agent.connectors.base import Column, Outputs, Piece, Remark, RowSet
+from agent.connectors.base import Column, Outputs, Piece, Remark, Rows, RowSet
 from agent.connectors.file import documents, held, names, publish, tables, text
 from agent.connectors.file.drop import failure
 from agent.connectors.rows import RowEncoder, unique_names
@@ -24,6 +25,9 @@ from agent.settings import PickOperation
 from protocol import limits
 
 MAX_FILES: Final = 1_000  # of one pick; their receipts travel as one message
+RAW_BYTES: Final = 196_608  # of a raw file read at once; a multiple of 3, so that parts in base64 make one text
+_RAW: Final = [Column("content", "binary")]
+_END: Final = b'""}\n'  # of a row whose last value is an empty text
 _ROW_BYTES: Final = 64  # what a value costs beside its text, roughly; a chunk must not be all braces
 
 
@@ -56,11 +60,15 @@ def pick(folder: Path, name: str, operation: PickOperation) -> Iterator[Piece]:
             measured = _Measured(source)
             rows = 0
             try:
-                for columns, row in _rows(measured, operation):
-                    yield from sender.columns(name, columns)
-                    if row is not None:
-                        yield from sender.row([name, *row])
-                        rows += 1
+                if operation.format.type == "raw":
+                    yield from sender.raw(name, measured)
+                    rows = 1
+                else:
+                    for columns, row in _rows(measured, operation):
+                        yield from sender.columns(name, columns)
+                        if row is not None:
+                            yield from sender.row([name, *row])
+                            rows += 1
             except ContentInvalid as exc:
                 raise ContentInvalid(f"{folder / name}: {exc.message}") from exc
             except OSError as exc:
@@ -199,11 +207,8 @@ def _rows(source: _Measured, operation: PickOperation) -> Iterator[tuple[list[Co
     data = source.read(documents.MAX_DOCUMENT_BYTES + 1)
     if len(data) > documents.MAX_DOCUMENT_BYTES:
         raise ContentInvalid(
-            f"is larger than {documents.MAX_DOCUMENT_BYTES} bytes; only csv and fixed-width may be of any size"
+            f"is larger than {documents.MAX_DOCUMENT_BYTES} bytes; only csv, fixed-width and raw may be of any size"
         )
-    if form.type == "raw":
-        yield [Column("content", "binary")], [data]
-        return
     columns = [Column("document", "json")]
     yield columns, None
     content = text.decoded(data, encoding)
@@ -219,7 +224,7 @@ def _expected(operation: PickOperation) -> list[Column]:
     form = operation.format
     if form.type in ("csv", "fixed-width"):
         return [Column(name, "string") for name in form.columns or ()]
-    return [Column("content", "binary")] if form.type == "raw" else [Column("document", "json")]
+    return _RAW if form.type == "raw" else [Column("document", "json")]
 
 
 class _Sender:
@@ -251,6 +256,25 @@ class _Sender:
             )
         self._columns = columns
 
+    def raw(self, name: str, source: _Measured) -> Iterator[Piece]:
+        """Take a file of any size as one row; a large one is yielded as it is read."""
+        yield from self.columns(name, _RAW)
+        data = source.read(RAW_BYTES)
+        if len(data) < RAW_BYTES:
+            yield from self.row([name, data])
+            return
+        yield from self._flush()
+        row = self._encoded([[name, b""][i] for i in self._kept])
+        # Where its content stays here, all of it is read nevertheless: its receipt has the digest.
+        leaves = row.endswith(_END)
+        if leaves:
+            yield Rows(row[: 1 - len(_END)], 0)
+        while data:
+            if leaves:
+                yield Rows(binascii.b2a_base64(data, newline=False), 0)
+            data = source.read(RAW_BYTES)
+        yield Rows(row[1 - len(_END) :] if leaves else row, 1)
+
     def row(self, row: Sequence[Any]) -> Iterator[Piece]:
         """Take a row; yield what is full."""
         kept = [row[i] for i in self._kept]
@@ -276,6 +300,10 @@ class _Sender:
         hidden = [new.name for new, column in zip(named, kept, strict=True) if self._leaving.hides(column.name)]
         self._encoder = RowEncoder(named, hidden)
         yield RowSet(named)
+
+    def _encoded(self, kept: Sequence[Any]) -> bytes:
+        assert self._encoder is not None  # noqa: S101 - the row set has begun
+        return self._encoder.encode([kept]).data
 
     def _flush(self) -> Iterator[Piece]:
         if self._rows and self._encoder is not None:

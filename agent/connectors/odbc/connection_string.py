@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 # What a driver's or database's name has in it, in lower case, and the dialect.
@@ -27,6 +28,13 @@ def parts_of(connection_string: str) -> list[tuple[str, str]]:
         (key, value[1:-1].replace("}}", "}") if value.startswith("{") and value.endswith("}") else value.strip())
         for key, value in _PART.findall(connection_string)
     ]
+
+
+def with_options(connection_string: str, options: Mapping[str, str]) -> str:
+    """Return the string with those ``options`` added that it does not set itself."""
+    there = {key.lower() for key, _ in parts_of(connection_string)}
+    more = [f"{key}={value}" for key, value in options.items() if key.lower() not in there]
+    return ";".join([connection_string.rstrip("; "), *more])
 
 
 def secrets_of(connection_string: str) -> list[str]:

@@ -8,7 +8,7 @@ stand in ``untried``.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -26,18 +26,47 @@ from agent.errors import SourceFailed
 from agent.settings import ProcedureOperation, SqlOperation
 
 INTEGER_MAX: Final = 2**63 - 1
+VALUE_BYTES: Final = 32_766  # bytes of a text or binary at most where whole buffers are handed over
 UNLIMITED: Final = 2**31 - 1  # bytes bound at once: a driver's own pieces may spoil long texts (MariaDB)
 
 _JSON: Final = msgspec.json.Encoder(decimal_format="number")
 
 
+def _not_written(_: Sequence[Leaves]) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """
+    A column that leaves the site.
+
+    Attributes:
+        position: among those of the statement.
+        name: in the result.
+        hidden: whether only ``MASKED`` leaves for its values.
+    """
+
+    position: int
+    name: str
+    hidden: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A statement ready to run; ``fields`` where they are known better than the driver tells."""
+    """
+    A statement ready to run.
+
+    Attributes:
+        fields: where they are known better than the driver tells.
+        written: returns, for the columns that leave, a statement of which each row is one text: a line of NDJSON, or
+            the number of a column that can't be carried, a space, and its value; ``None`` where that can't be had.
+    """
 
     sql: str
     values: Sequence[Any]
     fields: tuple[Field, ...] | None = None
+    written: Callable[[Sequence[Leaves]], str | None] = _not_written
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +126,9 @@ class Dialect:
     work_can_commit = True  # whether what runs in a transaction can end it
     transaction_id = ""  # a query for the number of the transaction, where ``mark`` is to compare it
     implicit_commits: tuple[tuple[str, ...], ...] = ()  # first words of statements that commit without saying so
+    arrow = False  # whether it is known how its columns come as Arrow without being changed
+    number = ""  # a query for the number of the session
+    stop = ""  # what another session says to have the statement of the one with the number {} stopped
 
     connection: pyodbc.Connection
 
@@ -114,6 +146,16 @@ class Dialect:
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
         """Begin a transaction; the database itself ends a statement after ``timeout_s`` where it can."""
+        for statement in self.beginning(read_only=read_only, timeout_s=timeout_s):
+            self.connection.execute(statement)
+
+    def beginning(self, *, read_only: bool, timeout_s: float) -> list[str]:
+        """Return what ``begin`` says."""
+        return []
+
+    def options_for_arrow(self) -> Mapping[str, str]:
+        """As ``options``, for a session that hands over whole buffers."""
+        return self.options()
 
     def bind(self, value: Any) -> Any:
         """Return a parameter as the driver wants it."""
@@ -162,13 +204,22 @@ class Dialect:
         """Return the one of ``routines`` that a call runs; ``None`` where that is not sure."""
         return routines[0] if len(routines) == 1 else None
 
-    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
+    def result_columns(self, sql: str, values: Sequence[Any]) -> list[Described] | None:
         """
         Return the columns of a statement's result without running it; ``None`` where they can't be told so.
 
         Call it where nothing can be written: a database may run the functions in a statement that it describes.
         """
         return None
+
+    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
+        """As ``result_columns``, of which only the names are wanted."""
+        columns = self.result_columns(sql, values)
+        return None if columns is None else [column.name for column in columns]
+
+    def around(self, sql: str, names: Sequence[str], selected: str) -> str:
+        """Return a SELECT around another one, whose columns it calls ``names`` and whose order it keeps."""
+        return f"SELECT {selected} FROM (\n{sql}\n) AS q({', '.join(names)})"  # noqa: S608 # the operator's own statement
 
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         """

@@ -6,14 +6,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyodbc
 
-from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Ready
+from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, Ready, RowsAs
 from agent.connectors.odbc import check
 from agent.connectors.odbc.connect_faults import connect_fault
-from agent.connectors.odbc.connection_string import dialect_in, driver_in, parts_of, secrets_of
+from agent.connectors.odbc.connection_string import dialect_in, driver_in, secrets_of, with_options
 from agent.connectors.odbc.dialects import Dialect, Query
 from agent.connectors.odbc.ledger import Summary
 from agent.connectors.odbc.leftovers import Leftovers
@@ -42,6 +42,9 @@ from agent.errors import (
 from agent.leaving import Leaving, columns_missing
 from agent.parameters import decode
 from agent.settings import OdbcConnection, Operation, ProcedureOperation, SqlOperation
+
+if TYPE_CHECKING:
+    from agent.connectors.odbc.arrow import ArrowSelect
 
 # The driver manager's own pool hands out sessions that may be dead or in another's state; ours live in the agent.
 pyodbc.pooling = False
@@ -82,6 +85,7 @@ class OdbcDriver(Driver):
         self._once: Once | None = None
         self._pins = Pins()
         self._cursor: pyodbc.Cursor | None = None
+        self._arrow: ArrowSelect | None = None
         self._cancelled = False
         self._late = False
         self._end = 0.0
@@ -121,9 +125,7 @@ class OdbcDriver(Driver):
         self._connection = connection
 
     def _connect(self, text: str, dialect: Dialect) -> pyodbc.Connection:
-        there = {key.lower() for key, _ in parts_of(text)}
-        more = [f"{key}={value}" for key, value in dialect.options().items() if key.lower() not in there]
-        full = ";".join([text.rstrip("; "), *more])
+        full = with_options(text, dialect.options())
         return pyodbc.connect(full, autocommit=False, timeout=max(1, round(self._settings.login_timeout)))
 
     def alive(self) -> bool:
@@ -140,8 +142,14 @@ class OdbcDriver(Driver):
     def cancel(self) -> None:
         """Ask the driver to stop the running statement."""
         self._cancelled = True
-        cursor = self._cursor
-        if cursor is not None:
+        cursor, arrow = self._cursor, self._arrow
+        if arrow is not None and arrow.stop:
+            # By a session of its own: the driver's may be at work in its own thread.
+            with contextlib.suppress(pyodbc.Error):
+                other = self._connect(self._settings.connection_string, self._dialect)
+                other.execute(arrow.stop).close()
+                other.close()
+        elif cursor is not None:
             with contextlib.suppress(pyodbc.Error):
                 cursor.cancel()
 
@@ -189,7 +197,7 @@ class OdbcDriver(Driver):
                 yield repeated(call, first)
                 return
             leaving = Leaving(operation)
-            for piece in self._work(operation, values, leaving):
+            for piece in self._work(operation, values, leaving, call.rows_as):
                 if isinstance(piece, Outputs):
                     outputs.update(piece.values)
                     continue
@@ -259,16 +267,33 @@ class OdbcDriver(Driver):
         return bound
 
     def _work(
-        self, operation: SqlOperation | ProcedureOperation, values: Mapping[str, Any], leaving: Leaving
+        self, operation: SqlOperation | ProcedureOperation, values: Mapping[str, Any], leaving: Leaving, rows_as: RowsAs
     ) -> Iterator[Piece]:
+        if rows_as == "arrow":
+            yield from self._as_arrow(operation, values, leaving)
+            return
         reader = Reader(self._dialect, self._execute, leaving)
         if isinstance(operation, ProcedureOperation):
             yield from reader.procedure(operation, self._dialect.invoke(operation, values))
             return
         for statement in parse(operation.sql, self._dialect.syntax):
             query = self._dialect.query(statement, [values.get(name) for name in statement.names])
-            cursor = self._execute(query)
-            yield from reader.row_sets(cursor, query.fields)
+            yield from reader.statement(query)
+
+    def _as_arrow(
+        self, operation: SqlOperation | ProcedureOperation, values: Mapping[str, Any], leaving: Leaving
+    ) -> Iterator[Piece]:
+        # Deferred: pyarrow takes 40 MiB, and is there only with the extra `arrow`.
+        from agent.connectors.odbc.arrow import ArrowSelect
+
+        if operation.effect != READ_EFFECT or not isinstance(operation, SqlOperation):
+            raise NotAllowed('rows come as Arrow from `sql` with effect = "read" only', touched=False)
+        full = with_options(self._settings.connection_string, self._dialect.options_for_arrow())
+        self._arrow = ArrowSelect(self._dialect, full, self._settings.login_timeout)
+        try:
+            yield from self._arrow.pieces(operation, values, leaving, self._end - time.perf_counter())
+        finally:
+            self._arrow = None
 
     def _execute(self, query: Query) -> pyodbc.Cursor:
         if self._cancelled:

@@ -88,6 +88,9 @@ class MariaDB(Dialect):
     refuses_writes = True
     buffering = "the driver holds a whole result in memory before its first row"
     implicit_commits = IMPLICIT_COMMITS
+    arrow = True
+    number = "SELECT CONNECTION_ID()"
+    stop = "KILL QUERY {}"
     spoils = ("JSON is a text to MariaDB and arrives as a string",)
 
     def configure(self, connection: pyodbc.Connection) -> None:
@@ -107,10 +110,15 @@ class MariaDB(Dialect):
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
         self._read_only = read_only
+        super().begin(read_only=read_only, timeout_s=timeout_s)
+
+    def beginning(self, *, read_only: bool, timeout_s: float) -> list[str]:
         # The zone again, as a procedure may have left another.
         zone = self._zone.replace("'", "''")
-        self.connection.execute(f"SET SESSION max_statement_time = {timeout_s:.3f}, SESSION time_zone = '{zone}'")
-        self.connection.execute("START TRANSACTION READ ONLY" if read_only else "START TRANSACTION")
+        return [
+            f"SET SESSION max_statement_time = {timeout_s:.3f}, SESSION time_zone = '{zone}'",
+            "START TRANSACTION READ ONLY" if read_only else "START TRANSACTION",
+        ]
 
     def bind(self, value: Any) -> Any:
         if isinstance(value, datetime) and value.tzinfo is not None:
@@ -136,11 +144,7 @@ class MariaDB(Dialect):
             f"UNIX_TIMESTAMP({name})" if column.source_type == "timestamp" else name
             for name, column in zip(names, columns, strict=True)
         ]
-        # A subquery keeps its order only if it has a LIMIT.
-        sql = (
-            f"WITH q({', '.join(names)}) AS (({statement.sql}\n) LIMIT {_ALL_ROWS}) "  # noqa: S608 # the operator's own statement
-            f"SELECT {', '.join(selected)} FROM q"
-        )
+        sql = self.around(statement.sql, names, ", ".join(selected))
         fields = [
             Field(Column(column.name, "datetime", "timestamp"), _read_epoch)
             if column.source_type == "timestamp"
@@ -148,6 +152,10 @@ class MariaDB(Dialect):
             for column in columns
         ]
         return Query(sql, values, tuple(fields))
+
+    def around(self, sql: str, names: Sequence[str], selected: str) -> str:
+        # A subquery keeps its order only if it has a LIMIT.
+        return f"WITH q({', '.join(names)}) AS (({sql}\n) LIMIT {_ALL_ROWS}) SELECT {selected} FROM q"  # noqa: S608 # the operator's own statement
 
     def _with_instants(self, sql: str, values: Sequence[Any]) -> list[Described]:
         """
@@ -258,10 +266,10 @@ class MariaDB(Dialect):
     def fitting(self, operation: ProcedureOperation, routines: Sequence[Routine]) -> Routine | None:
         return next((routine for routine in routines if _fits(routine, operation)), None)
 
-    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
+    def result_columns(self, sql: str, values: Sequence[Any]) -> list[Described] | None:
         if first_word(sql, self.syntax) != "SELECT":
             return None
-        return [column.name for column in describe(self.connection.execute(f"({sql}\n) LIMIT 0", *values))]
+        return describe(self.connection.execute(f"({sql}\n) LIMIT 0", *values))
 
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         routines = self.find(operation.procedure)

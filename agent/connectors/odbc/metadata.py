@@ -26,18 +26,29 @@ class Described:
         python_type: what pyodbc makes of its values; ``str`` where a converter reads them.
         source_type: the database's own word, "" if unknown.
         code: of its ODBC type, 0 if unknown.
+        precision: digits of a number, 0 if unknown.
+        scale: of them, behind the point.
     """
 
     name: str
     python_type: type
     source_type: str = ""
     code: int = 0
+    precision: int = 0
+    scale: int = 0
 
 
 def describe(cursor: pyodbc.Cursor) -> list[Described]:
     """Return the columns of the result."""
     return [
-        Described(column[0], column[1], _type_name(cursor, number), _type_code(cursor, number))
+        Described(
+            column[0],
+            column[1],
+            _type_name(cursor, number),
+            _type_code(cursor, number),
+            column[4] or 0,
+            column[5] or 0,
+        )
         for number, column in enumerate(cursor.description or (), 1)
     ]
 

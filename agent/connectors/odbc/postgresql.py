@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
+from functools import partial
 from typing import Any, Final
 
 import pyodbc
@@ -12,8 +13,9 @@ import pyodbc
 from agent.connectors.base import Column, ColumnType
 from agent.connectors.odbc import types
 from agent.connectors.odbc.clock import Clock
-from agent.connectors.odbc.dialects import Dialect, Invocation, Query, Routine, mismatch, plain_time
+from agent.connectors.odbc.dialects import VALUE_BYTES, Dialect, Invocation, Query, Routine, mismatch, plain_time
 from agent.connectors.odbc.metadata import Described, describe
+from agent.connectors.odbc.postgresql_lines import written
 from agent.connectors.odbc.postgresql_routines import BODIES, FIND, invocation, pairs_of, routine_of
 from agent.connectors.odbc.statements import Statement, Syntax, bare, first_word, split_name
 from agent.connectors.odbc.types import Field, Spoiled
@@ -91,6 +93,9 @@ class PostgreSQL(Dialect):
     refuses_writes = True
     nul_in_text = False
     work_can_commit = False  # it refuses COMMIT within a transaction that a client began (2D000)
+    arrow = True
+    number = "SELECT pg_backend_pid()"
+    stop = "SELECT pg_cancel_backend({})"
     buffering = f"rows stream from a cursor on the server, {FETCH_ROWS} at a time"
     spoils = (
         "in OUT parameters of procedures, in refcursors and in RETURNING: dates and timestamps that are infinite, "
@@ -100,6 +105,10 @@ class PostgreSQL(Dialect):
     def options(self) -> Mapping[str, str]:
         return _OPTIONS
 
+    def options_for_arrow(self) -> Mapping[str, str]:
+        # Room for texts without a bound: the driver gives them less, and cuts none.
+        return {**_OPTIONS, "MaxLongVarcharSize": str(VALUE_BYTES), "MaxVarcharSize": str(VALUE_BYTES)}
+
     def configure(self, connection: pyodbc.Connection) -> None:
         super().configure(connection)
         connection.execute("SET DateStyle = 'ISO'")
@@ -108,9 +117,9 @@ class PostgreSQL(Dialect):
         self._raw: set[str] = set()
         self._clocks: dict[str, Clock] = {}
 
-    def begin(self, *, read_only: bool, timeout_s: float) -> None:
+    def beginning(self, *, read_only: bool, timeout_s: float) -> list[str]:
         mode = "SET TRANSACTION READ ONLY; " if read_only else ""
-        self.connection.execute(f"{mode}SET LOCAL statement_timeout = {max(1, int(timeout_s * 1000))}")
+        return [f"{mode}SET LOCAL statement_timeout = {max(1, int(timeout_s * 1000))}"]
 
     def bind(self, value: Any) -> Any:
         return plain_time(super().bind(value))
@@ -156,12 +165,15 @@ class PostgreSQL(Dialect):
         return self._query(statement.sql, values)
 
     def _query(self, sql: str, values: Sequence[Any]) -> Query:
-        fields = self._plan(sql, values)
-        return Query(sql, values) if fields is None else Query(_wrapped(sql, fields), values, fields)
+        columns = self._plan(sql, values)
+        if columns is None:
+            return Query(sql, values)
+        fields = tuple(_wrapped_field(column) for column in columns)
+        return Query(_wrapped(sql, fields), values, fields, partial(written, sql, fields))
 
-    def _plan(self, sql: str, values: Sequence[Any]) -> tuple[Field, ...] | None:
+    def _plan(self, sql: str, values: Sequence[Any]) -> list[Described] | None:
         """
-        Return the columns of a SELECT if it is to be wrapped.
+        Return the columns of a SELECT if it can be wrapped.
 
         Asked of the server each time: between two calls a table may have got another column.
         """
@@ -179,9 +191,7 @@ class PostgreSQL(Dialect):
             self._raw.add(sql)
             return None
         self._wrappable.add(sql)
-        if not any(column.source_type in READINGS and READINGS[column.source_type].cast for column in columns):
-            return None
-        return tuple(_wrapped_field(column) for column in columns)
+        return columns or None
 
     def _columns(self, sql: str, values: Sequence[Any]) -> list[Described]:
         columns = describe(self.connection.execute(f"SELECT * FROM (\n{sql}\n) AS q LIMIT 0", *values))  # noqa: S608 # the operator's own statement
@@ -217,10 +227,8 @@ class PostgreSQL(Dialect):
     def fitting(self, operation: ProcedureOperation, routines: Sequence[Routine]) -> Routine | None:
         return next((routine for routine in routines if pairs_of(routine, operation) is not None), None)
 
-    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
-        if first_word(sql, self.syntax) not in _SELECTS:
-            return None
-        return [column.name for column in self._columns(sql, values)]
+    def result_columns(self, sql: str, values: Sequence[Any]) -> list[Described] | None:
+        return self._columns(sql, values) if first_word(sql, self.syntax) in _SELECTS else None
 
     def invoke(self, operation: ProcedureOperation, values: Mapping[str, Any]) -> Invocation:
         routines = self.find(operation.procedure)

@@ -12,7 +12,7 @@ from agent.connectors.base import Piece, Remark
 from agent.connectors.odbc import types
 from agent.connectors.odbc.dialects import Dialect, Invocation, Query
 from agent.connectors.odbc.metadata import describe
-from agent.connectors.odbc.results import Fetch, ahead, outputs, row_set
+from agent.connectors.odbc.results import Fetch, Shape, ahead, outputs, row_set, written_rows
 from agent.connectors.odbc.types import Field
 from agent.errors import SourceFailed, ValueUnreadable
 from agent.leaving import Leaving
@@ -33,7 +33,18 @@ class Reader:
         self._execute = execute
         self._leaving = leaving
 
-    def row_sets(self, cursor: pyodbc.Cursor, fields: Sequence[Field] | None) -> Iterator[Piece]:
+    def statement(self, query: Query) -> Iterator[Piece]:
+        """Run a statement and yield every row set."""
+        shape = Shape(query.fields, self._leaving) if query.fields is not None else None
+        sql = query.written(shape.leaves) if shape is not None and shape.leaves else None
+        if shape is None or sql is None:
+            yield from self._row_sets(self._execute(query), query.fields)
+            return
+        cursor = self._execute(Query(sql, query.values))
+        fields = [field for field in shape.fields if field.column.type == "string"]
+        yield from written_rows(partial(self._fetch, cursor, fields=fields), shape, self._dialect.remarks(shape.fields))
+
+    def _row_sets(self, cursor: pyodbc.Cursor, fields: Sequence[Field] | None) -> Iterator[Piece]:
         """Yield every row set; ``fields`` where those of the first are known better than the driver tells."""
         while True:
             if cursor.description is not None:
@@ -51,7 +62,7 @@ class Reader:
         yield from (Remark(remark) for remark in self._dialect.remarks(fields))
 
     def _row_set(self, fetch: Fetch, fields: Sequence[Field]) -> Iterator[Piece]:
-        yield from row_set(fetch, fields, self._leaving, self._dialect.remarks(fields))
+        yield from row_set(fetch, Shape(fields, self._leaving), self._dialect.remarks(fields))
 
     def _fetch(self, cursor: pyodbc.Cursor, count: int, fields: Sequence[Field]) -> list[Any]:
         try:
@@ -67,10 +78,11 @@ class Reader:
 
     def procedure(self, operation: ProcedureOperation, call: Invocation) -> Iterator[Piece]:
         """Run a procedure and yield what it returns."""
-        cursor = self._execute(call.query)
         if call.answer == "rows":
-            yield from self.row_sets(cursor, call.query.fields)
-        elif call.answer == "last":
+            yield from self.statement(call.query)
+            return
+        cursor = self._execute(call.query)
+        if call.answer == "last":
             yield from self._until_outputs(cursor, operation, call)
         elif call.answer == "cursors":
             names = [row[0] for row in cursor.fetchall() if row[0] is not None]

@@ -29,6 +29,7 @@ class SQLite(Dialect):
     refuses_writes = True
     ends_late_statements = False
     work_can_commit = False  # it has no procedures
+    arrow = True
     buffering = "the driver holds a whole result in memory before its first row"
     spoils = (
         "REAL, and NUMERIC or DECIMAL that SQLite keeps as REAL: 15 significant digits",
@@ -49,8 +50,11 @@ class SQLite(Dialect):
 
     def begin(self, *, read_only: bool, timeout_s: float) -> None:
         if read_only is not self._read_only:
-            self.connection.execute(f"PRAGMA query_only = {int(read_only)}")
+            super().begin(read_only=read_only, timeout_s=timeout_s)
             self._read_only = read_only
+
+    def beginning(self, *, read_only: bool, timeout_s: float) -> list[str]:
+        return [f"PRAGMA query_only = {int(read_only)}"]
 
     def bind(self, value: Any) -> Any:
         bound = super().bind(value)
@@ -72,11 +76,14 @@ class SQLite(Dialect):
     def explain(self, sql: str) -> str | None:
         return f"EXPLAIN {sql}"
 
-    def result_names(self, sql: str, values: Sequence[Any]) -> list[str] | None:
+    def result_columns(self, sql: str, values: Sequence[Any]) -> list[Described] | None:
         if first_word(sql, self.syntax) not in ("SELECT", "WITH", "VALUES"):
             return None
         described = f"SELECT * FROM ({sql}\n) LIMIT 0"  # noqa: S608 # the operator's own statement
-        return [column.name for column in describe(self.connection.execute(described, *values))]
+        return describe(self.connection.execute(described, *values))
+
+    def around(self, sql: str, names: Sequence[str], selected: str) -> str:
+        return f"WITH q({', '.join(names)}) AS (\n{sql}\n) SELECT {selected} FROM q"  # noqa: S608 # the operator's own statement
 
     def look_up(self, procedure: str) -> list[Routine] | None:
         return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -88,6 +89,12 @@ def parse(sql: str, syntax: Syntax) -> tuple[Statement, ...]:
     if not statements:
         raise StatementError("no statement in it")
     return tuple(statements)
+
+
+def marked(statement: Statement, syntax: Syntax, markers: Sequence[str]) -> str:
+    """Return a statement with ``markers`` in place of each ``?``, in order."""
+    each = iter(markers)
+    return "".join(next(each) if kind == "mark" else text for kind, text, _ in _tokens(statement.sql, syntax))
 
 
 def first_word(sql: str, syntax: Syntax) -> str:

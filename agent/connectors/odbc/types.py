@@ -55,11 +55,11 @@ def convert(fields: Sequence[Field], rows: Sequence[Sequence[Any]]) -> Sequence[
         try:
             columns[i] = [None if value is None else read(value) for value in columns[i]]
         except (ValueError, ArithmeticError, UnicodeDecodeError) as exc:
-            raise unreadable(field.column, columns[i], read, exc) from exc
+            raise unreadable(field.column, exc) from exc
     return list(zip(*columns, strict=True))
 
 
-def unreadable(column: Column, values: Sequence[Any], read: Reader, exc: Exception) -> ValueUnreadable:
+def unreadable(column: Column, exc: Exception) -> ValueUnreadable:
     """Return the error that names the column; the value itself may be private and is not shown."""
     what = str(exc) if isinstance(exc, Spoiled) else f"is no {column.type}"
     kind = f"{column.source_type} " if column.source_type else ""

@@ -6,17 +6,23 @@ import base64
 import contextlib
 import ssl
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from lxml import etree
+
 from agent import parameters
-from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece
-from agent.connectors.soap import answer
-from agent.connectors.soap.exchange import Exchange, Login, Reply, place, split
+from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, RowSet
+from agent.connectors.rows import RowEncoder
+from agent.connectors.soap import answer, envelope
+from agent.connectors.soap.answer import AnswerReader
+from agent.connectors.soap.exchange import Exchange, Login, Reply, place, shown, split
 from agent.connectors.soap.faults import judge, odd_reply
 from agent.connectors.soap.request import RequestShape
+from agent.connectors.soap.rows import NoSuchRows, RowPath, RowStream
 from agent.connectors.soap.wsdl import RequestRefused, Wsdl, WsdlOperation
 from agent.errors import CommandError, OutcomeUnknown, ParametersInvalid, SourceFailed, SourceUnavailable
 from agent.leaving import Leaving, columns_missing
@@ -26,15 +32,36 @@ CHECK_S: Final = 15.0  # seconds for the answer to a GET
 WSDL_S: Final = 30.0  # seconds for each document of a WSDL
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is the same in all calls of one operation."""
+
+    operation: CallOperation
+    found: WsdlOperation
+    endpoint: str
+    shape: RequestShape
+    reader: AnswerReader
+    rows: RowPath | None
+
+    @property
+    def service(self) -> str:
+        return place(self.endpoint)
+
+    @property
+    def repeatable(self) -> bool:
+        return self.operation.effect in ("read", "idempotent")
+
+
 class SoapDriver(Driver):
-    """One service; a connection of its own for each call."""
+    """One service; what may be called twice goes over a connection that is kept."""
 
     def __init__(self, setup: DriverSetup) -> None:
         super().__init__(setup)
         assert isinstance(setup.connection, SoapConnection)  # noqa: S101 - the table of connectors sees to it
         self._connection = setup.connection
         self._exchange: Exchange
-        self._wsdl: Wsdl
+        self._wsdl: Wsdl  # both from open on
+        self._known: dict[str, _Prepared] = {}
 
     def open(self) -> None:
         """
@@ -55,43 +82,81 @@ class SoapDriver(Driver):
         location = self._connection.wsdl
         if "://" not in location:
             location = str(self._path(location))
-        self._wsdl = Wsdl(location, self._fetch, token)
+        try:
+            self._wsdl = Wsdl(location, self._fetch, token)
+        except BaseException:
+            self._exchange.close()
+            raise
 
     def run(self, call: Call) -> Iterator[Piece]:
         """Make one call; see ``Driver.run``."""
-        operation = self._operation(call.operation)
-        found = self._find(operation)
-        leaving = self._leaving(call.operation, operation, found)
-        endpoint = self._endpoint(found)
-        envelope, headers = self._write(operation, found, parameters.decode(operation, call.params))
-        reply = self._exchange.post(endpoint, envelope, headers, call.timeout_s)
-        outputs = self._read(reply, operation, found, place(endpoint))
-        yield Outputs(leaving.outputs(outputs))
+        # Not in the generator: a cancel may come before its first step.
+        self._exchange.begin()
+        return self._run(call)
 
-    def _leaving(self, name: str, operation: CallOperation, found: WsdlOperation) -> Leaving:
+    def _run(self, call: Call) -> Iterator[Piece]:
+        prepared = self._prepared(call.operation)
+        request, headers = self._write(prepared, parameters.decode(prepared.operation, call.params))
+        with self._exchange.post(
+            prepared.endpoint, request, headers, call.timeout_s, repeatable=prepared.repeatable
+        ) as reply:
+            if prepared.rows is not None and reply.status == 200:
+                yield from self._rows(reply, prepared, prepared.rows)
+            else:
+                yield Outputs(Leaving(prepared.operation).outputs(self._outputs(reply, prepared)))
+
+    def _prepared(self, name: str) -> _Prepared:
         """
-        Return what may leave.
+        Return what is known of an operation, which is looked through once.
 
         Raises:
-            SourceFailed: `columns` lists what no answer has; nothing was sent yet.
+            SourceFailed: it is not as the WSDL has it: `call`, `rows`, or `columns` that lists what no answer has.
         """
-        there = Leaving(operation)
-        known = answer.names(found)
-        if known is not None:
-            for field in known:
-                there.lets(field)
-            if missing := there.missing():
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = self._looked_through(name)
+        return known
+
+    def _looked_through(self, name: str) -> _Prepared:
+        operation = self._operation(name)
+        found = self._find(operation)
+        rows = None
+        if operation.rows is not None:
+            try:
+                rows = RowPath(found, operation.rows)
+            except NoSuchRows as exc:
+                raise SourceFailed(f"operations.{name}.rows = {operation.rows!r}: {exc}", touched=False) from exc
+        outputs = answer.names(found)
+        if outputs is not None:
+            leaving = Leaving(operation)
+            for field in outputs:
+                if rows is None or (field,) != rows.own:
+                    leaving.lets(field)
+            for column in rows.columns if rows is not None else ():
+                leaving.lets(column.name)
+            if missing := leaving.missing():
                 raise SourceFailed(f"{name}: {columns_missing(name, missing)}", touched=False)
-        return Leaving(operation)
+        return _Prepared(
+            operation,
+            found,
+            self._endpoint(found),
+            RequestShape(found.request, self._wsdl.facets),
+            AnswerReader(found, self._wsdl.types),
+            rows,
+        )
 
     def cancel(self) -> None:
         """End the running exchange; what was sent can't be called back."""
         self._exchange.cancel()
 
+    def close(self) -> None:
+        """Close the connection that was kept."""
+        self._exchange.close()
+
     def describe(self, operation: str) -> dict[str, Any] | None:
         """Return the schema of the request element; ``None`` where the operator declared parameters."""
         found = self._operation(operation)
-        return None if found.params else self._shape(self._find(found)).schema()
+        return None if found.params else RequestShape(self._find(found).request, self._wsdl.facets).schema()
 
     def check(self, operation: str | None = None) -> Iterator[Finding]:
         """Connect to the service's endpoints, without a call; or find one operation in the WSDL."""
@@ -122,21 +187,20 @@ class SoapDriver(Driver):
             return Finding(subject, True, f"answers ({agreed}){unsure}")
         try:
             # What HTTP itself asks for is asked for whatever the method; a GET has no effect.
-            reply = self._exchange.get(endpoint, CHECK_S, known=True)
+            status, _ = self._exchange.get(endpoint, CHECK_S, known=True)
         except CommandError as exc:
             return Finding(subject, False, exc.message, code=exc.remedy or "soap.unreachable")
-        if reply.status in (401, 403):
-            detail = f"refuses us with HTTP {reply.status} (auth.scheme = {scheme!r})"
+        if status in (401, 403):
+            detail = f"refuses us with HTTP {status} (auth.scheme = {scheme!r})"
             return Finding(subject, False, detail, code="soap.account")
         return Finding(subject, True, f"answers ({agreed}), and takes us in")
 
     def _check_operation(self, name: str) -> Finding:
         subject = f"operation {name}"
         try:
-            operation = self._operation(name)
-            found = self._find(operation)
-            self._leaving(name, operation, found)
-            return Finding(subject, True, f"is in the WSDL; goes to {place(self._endpoint(found))}")
+            prepared = self._prepared(name)
+            rows = "" if prepared.rows is None else f"; a row has {', '.join(c.name for c in prepared.rows.columns)}"
+            return Finding(subject, True, f"is in the WSDL; goes to {prepared.service}{rows}")
         except CommandError as exc:
             return Finding(subject, False, exc.message, code=exc.remedy or "soap.operation")
 
@@ -154,52 +218,93 @@ class SoapDriver(Driver):
         split(endpoint)
         return endpoint
 
-    def _shape(self, found: WsdlOperation) -> RequestShape:
-        return RequestShape(found.request, self._wsdl.facets)
-
-    def _write(
-        self, operation: CallOperation, found: WsdlOperation, given: Mapping[str, Any]
-    ) -> tuple[bytes, dict[str, str]]:
-        if operation.params:
+    def _write(self, prepared: _Prepared, given: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
+        if prepared.operation.params:
             # A declared parameter that was left out arrives as None; in XML it is simply not there.
             given = {name: _json(value) for name, value in given.items() if value is not None}
-        values = self._shape(found).checked(given)
+        values = prepared.shape.checked(given)
         try:
-            return found.write(values)
+            return prepared.found.write(values)
         except RequestRefused as exc:
             raise ParametersInvalid(f"the WSDL refuses the request: {exc}", touched=False) from exc
 
-    def _read(self, reply: Reply, operation: CallOperation, found: WsdlOperation, service: str) -> dict[str, Any]:
-        if not reply.body and reply.status in (200, 202, 204) and found.answer is None:
-            return {}
-        if reply.status in (401, 403):
-            raise odd_reply(reply, "no entry", service)
+    def _outputs(self, reply: Reply, prepared: _Prepared) -> dict[str, Any]:
         try:
-            body = answer.body_of(reply.body)
-        except answer.NotSoap as exc:
-            raise odd_reply(reply, str(exc), service) from exc
-        fault = answer.fault_of(body)
+            body = envelope.read(self._limited(reply))
+        except envelope.NotSoap as exc:
+            reply.skim()
+            if not reply.shown() and reply.status in (200, 202, 204) and prepared.found.answer is None:
+                return {}
+            raise odd_reply(reply, str(exc), prepared.service) from exc
+        return self._answered(reply, prepared, body)
+
+    def _answered(self, reply: Reply, prepared: _Prepared, body: etree._Element) -> dict[str, Any]:
+        """
+        Return the outputs in the body of an envelope.
+
+        Raises:
+            CommandError: it holds a fault, or the service did not mean it as an answer.
+        """
+        if reply.status in (401, 403):
+            raise odd_reply(reply, "no entry", prepared.service)
+        fault = envelope.fault_of(body)
         if fault is not None:
-            raise judge(fault, operation.business_faults, found.declared_faults, operation.effect, service)
+            operation, declared = prepared.operation, prepared.found.declared_faults
+            raise judge(fault, operation.business_faults, declared, operation.effect, prepared.service)
         if reply.status != 200:
-            raise odd_reply(reply, "an envelope without a fault", service)
-        return answer.outputs_of(body, found, self._wsdl.types)
+            raise odd_reply(reply, "an envelope without a fault", prepared.service)
+        return prepared.reader.outputs(body)
+
+    def _limited(self, reply: Reply) -> Iterator[bytes]:
+        most, size = self._connection.max_reply_bytes, 0
+        for piece in reply.pieces():
+            size += len(piece)
+            if size > most:
+                raise reply.too_long(most)
+            yield piece
+
+    def _rows(self, reply: Reply, prepared: _Prepared, path: RowPath) -> Iterator[Piece]:
+        """Yield the rows of an answer while it comes, and its outputs."""
+        leaving, most = Leaving(prepared.operation), self._connection.max_reply_bytes
+        kept = [i for i, column in enumerate(path.columns) if leaving.lets(column.name)]
+        columns = [path.columns[i] for i in kept]
+        encoder = RowEncoder(columns, [column.name for column in columns if leaving.hides(column.name)])
+        begun = not columns
+        stream = RowStream(path, prepared.reader, kept, leaving)
+        try:
+            for piece in reply.pieces():
+                rows = stream.feed(piece)
+                if stream.held > most:
+                    raise reply.too_long(most, " besides its rows, or in one of them")
+                if rows and columns:
+                    if not begun:
+                        yield RowSet(tuple(columns))
+                        begun = True
+                    yield encoder.encode(rows)
+            body = stream.close()
+        except envelope.NotSoap as exc:
+            reply.skim()
+            raise odd_reply(reply, str(exc), prepared.service) from exc
+        outputs = path.leave_out(self._answered(reply, prepared, body))
+        if not begun:
+            yield RowSet(tuple(columns))
+        yield Outputs(leaving.outputs(outputs))
 
     def _fetch(self, url: str) -> bytes:
         # Credentials only to the server that the operator named.
         home, there = split(self._connection.wsdl), split(url)
         known = (home.scheme, home.hostname, home.port) == (there.scheme, there.hostname, there.port)
         try:
-            reply = self._exchange.get(url, WSDL_S, known=known)
+            status, body = self._exchange.get(url, WSDL_S, known=known)
         except OutcomeUnknown as exc:
             raise SourceUnavailable(exc.message, touched=False) from exc  # reading has no effect
-        if reply.status != 200:
+        if status != 200:
             raise SourceFailed(
-                f"{place(url)}: wants the WSDL, found HTTP {reply.status}: {reply.shown()}",
+                f"{place(url)}: wants the WSDL, found HTTP {status}: {shown(body)}",
                 touched=False,
-                remedy="soap.account" if reply.status in (401, 403) else "soap.wsdl",
+                remedy="soap.account" if status in (401, 403) else "soap.wsdl",
             )
-        return reply.body
+        return body
 
     def _tls(self) -> ssl.SSLContext:
         auth, ca = self._connection.auth, self._connection.ca

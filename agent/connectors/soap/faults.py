@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from agent.connectors.soap.answer import Fault
+from agent.connectors.soap.envelope import Fault
 from agent.connectors.soap.exchange import Reply
 from agent.errors import ConnectorError, OutcomeUnknown, SourceFailed, SourceRejected
 from agent.settings import Effect

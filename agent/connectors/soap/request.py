@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from zeep import xsd
@@ -14,6 +14,8 @@ from agent.connectors.soap.types import builtin, for_zeep, param
 from agent.errors import ParametersInvalid
 from agent.parameters import MAX_PROBLEMS, show
 from agent.value_schema import value_schema
+
+_Inside = tuple[Mapping[str, Field], tuple[Alternatives, ...]]  # of an object: its fields by name, and choices
 
 _NO_TYPE: Final = frozenset({"anyType", "anySimpleType"})
 
@@ -31,7 +33,8 @@ class RequestShape:
         self._facets = facets
         self._type = element.type if element is not None else None
         self._name = element.name if element is not None else ""
-        self._readers: dict[int, tuple[Any, values.Reader, str]] = {}
+        self._readers: dict[int, tuple[Any, values.Reader, str]] = {}  # by the type's id, and with the type: ids are
+        self._insides: dict[int, tuple[Any, _Inside]] = {}  # used again
         self._names: dict[str, str] = {}  # of the schema's definitions, by the type's full name
 
     def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,8 +48,7 @@ class RequestShape:
             ParametersInvalid: unknown or missing fields, or values that are not of their type; a line for each.
         """
         problems: list[str] = []
-        choices = choices_of(self._type) if is_complex(self._type) else ()
-        found = self._object(self._fields(), choices, given, "", problems)
+        found = self._object(*self._whole(), given, "", problems)
         if problems:
             more = len(problems) - MAX_PROBLEMS
             lines = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
@@ -60,40 +62,45 @@ class RequestShape:
         definitions: dict[str, Any] = {}
         found = {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **self._object_schema(self._fields(), definitions),
+            **self._object_schema(self._whole()[0].values(), definitions),
         }
         if definitions:
             found["$defs"] = definitions
         return found
 
-    def _fields(self) -> list[Field]:
+    def _whole(self) -> _Inside:
         if self._type is None:
-            return []
+            return {}, ()
         if is_complex(self._type):
-            return fields_of(self._type)
-        return [Field(self._name, "value", "", self._type)]  # the request is one plain value
+            return self._inside(self._type)
+        return {self._name: Field(self._name, "value", "", self._type)}, ()  # the request is one plain value
+
+    def _inside(self, kind: Any) -> _Inside:
+        known = self._insides.get(id(kind))
+        if known is None:
+            known = self._insides[id(kind)] = (kind, (_by_name(fields_of(kind)), choices_of(kind)))
+        return known[1]
 
     # --- values -------------------------------------------------------------------------------------
 
     def _object(
         self,
-        fields: Sequence[Field],
+        fields: Mapping[str, Field],
         choices: Sequence[Alternatives],
         given: Mapping[str, Any],
         where: str,
         problems: list[str],
     ) -> dict[str, Any]:
-        known = {field.name: field for field in fields}
         for name in given:
-            if name not in known:
-                there = f"the fields are {', '.join(known)}" if known else "there are no fields"
+            if name not in fields:
+                there = f"the fields are {', '.join(fields)}" if fields else "there are no fields"
                 problems.append(f"{where}{name[:60]}: is not in the WSDL; {there}")
         for alternatives in choices:
             together = frozenset().union(*alternatives) & given.keys()
             if not any(together <= alternative for alternative in alternatives):
                 problems.append(f"{where}{', '.join(sorted(together))}: only one of these may be given")
         found: dict[str, Any] = {}
-        for field in fields:
+        for field in fields.values():
             if field.name in given:
                 value = self._field(field, given[field.name], f"{where}{field.name}", problems)
                 if value is not xsd.SkipValue:
@@ -124,9 +131,8 @@ class RequestShape:
             if not isinstance(value, Mapping):
                 problems.append(f"{where}: wants an object, found {show(value)}")
                 return None
-            fields = field.group or fields_of(field.type)
-            choices = field.choices if field.group else choices_of(field.type)
-            return self._object(fields, choices, value, f"{where}.", problems)
+            inside = (_by_name(field.group), field.choices) if field.group else self._inside(field.type)
+            return self._object(*inside, value, f"{where}.", problems)
         if isinstance(field.type, xsd.ListType):
             if not isinstance(value, list):
                 problems.append(f"{where}: wants a list, found {show(value)}")
@@ -158,7 +164,7 @@ class RequestShape:
 
     # --- schema -------------------------------------------------------------------------------------
 
-    def _object_schema(self, fields: Sequence[Field], definitions: dict[str, Any]) -> dict[str, Any]:
+    def _object_schema(self, fields: Collection[Field], definitions: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {
             "type": "object",
             "properties": {field.name: self._field_schema(field, definitions) for field in fields},
@@ -199,6 +205,10 @@ class RequestShape:
             definitions[name] = {}
             definitions[name] = self._object_schema(fields_of(kind), definitions)
         return {"$ref": f"#/$defs/{name}"}
+
+
+def _by_name(fields: Collection[Field]) -> dict[str, Field]:
+    return {field.name: field for field in fields}
 
 
 def _plain_text(value: Any) -> str:

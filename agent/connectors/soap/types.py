@@ -14,8 +14,8 @@ from typing import Any, Final
 from zeep import xsd
 
 from agent import values
+from agent.connectors.base import ColumnType
 from agent.connectors.soap.facets import Facets
-from agent.errors import ValueUnreadable
 from agent.settings import Param, ParamType
 from agent.settings_reader import read
 
@@ -51,6 +51,8 @@ _CALENDAR_PARTS: Final = frozenset({"gYear", "gYearMonth", "gMonthDay", "gDay", 
 _OTHER_DIALECT: Final = re.compile(r"\\[iIcCpPwWsSdD]|[\^$]|-\[|&&|\(\?")
 
 _DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+# As most services send it and we pass it on: nothing to change.
+_PLAIN_DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?").fullmatch
 _INTEGER: Final = re.compile(r"[+-]?\d+")
 _ZONE: Final = r"(Z|[+-]\d{2}:\d{2})?"
 _DATE: Final = re.compile(rf"-?\d{{4,}}-\d{{2}}-\d{{2}}{_ZONE}")
@@ -115,25 +117,32 @@ def for_zeep(kind: Any, value: Any) -> Any:
     return value
 
 
-def from_xml(kind: Any, text: str, where: str) -> Any:
+def converter(kind: Any) -> Callable[[str], Any] | None:
     """
-    Return the JSON value that the text of an element or attribute stands for; nothing is rounded.
+    Return what turns the text of an element or attribute into its JSON value; ``None`` where that is the text itself.
 
-    Raises:
-        ValueUnreadable: it is no value of its type; names the place.
+    Nothing is rounded. It raises ValueError where the text is no value of the type.
     """
     if isinstance(kind, xsd.ListType):
-        return [from_xml(kind.item_type, item, where) for item in text.split()]
+        item = converter(kind.item_type)
+        return str.split if item is None else lambda text: [item(one) for one in text.split()]
+    return _READERS.get(name_of(kind))
+
+
+def name_of(kind: Any) -> str:
+    """Return a simple type's name, as errors and columns have it."""
+    if isinstance(kind, xsd.ListType):
+        return name_of(kind.item_type)
     name = builtin(kind)
-    if name in _INTEGERS:
-        name = "integer"
-    read = _READERS.get(name)
-    if read is None:
-        return text
-    try:
-        return read(text.strip())
-    except ValueError as exc:
-        raise ValueUnreadable(f"the answer's {where} should be of type {name}, found {text[:60]!r}") from exc
+    return "integer" if name in _INTEGERS else name
+
+
+def column_type(kind: Any) -> ColumnType:
+    """Return how the values of a simple type stand in rows."""
+    if isinstance(kind, xsd.ListType) or type(kind).__name__ in ("AnyType", "AnySimpleType"):
+        return "json"
+    name = name_of(kind)
+    return "integer" if name == "integer" else _KINDS.get(name, "string")
 
 
 def _same_dialect(pattern: str) -> bool:
@@ -153,8 +162,23 @@ def _refuse() -> Any:
     raise ValueError
 
 
+def _stripped(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: read(text.strip())
+
+
 def _matching(form: re.Pattern[str], convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    return lambda text: convert(text) if form.fullmatch(text) else _refuse()
+    return _stripped(lambda text: convert(text) if form.fullmatch(text) else _refuse())
+
+
+def _decimal(text: str) -> str:
+    if _PLAIN_DECIMAL(text):
+        return text
+    text = text.strip()
+    return format(Decimal(text), "f") if _DECIMAL.fullmatch(text) else _refuse()
+
+
+def _float(text: str) -> Any:
+    return _FLOATS[text] if text in _FLOATS else float(text)
 
 
 def _binary(text: str) -> str:
@@ -165,14 +189,14 @@ def _binary(text: str) -> str:
 
 
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
-    "boolean": lambda text: _TRUTHS[text] if text in _TRUTHS else _refuse(),
+    "boolean": _stripped(lambda text: _TRUTHS[text] if text in _TRUTHS else _refuse()),
     "integer": _matching(_INTEGER, int),
-    "decimal": _matching(_DECIMAL, lambda text: format(Decimal(text), "f")),
-    "float": lambda text: _FLOATS[text] if text in _FLOATS else float(text),
-    "double": lambda text: _FLOATS[text] if text in _FLOATS else float(text),
+    "decimal": _decimal,
+    "float": _stripped(_float),
+    "double": _stripped(_float),
     "date": _matching(_DATE),
     "dateTime": _matching(_DATETIME),
     "time": _matching(_TIME),
     "base64Binary": _binary,
-    "hexBinary": lambda text: base64.b64encode(bytes.fromhex(text)).decode("ascii"),
+    "hexBinary": _stripped(lambda text: base64.b64encode(bytes.fromhex(text)).decode("ascii")),
 }

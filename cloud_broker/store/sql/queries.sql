@@ -1,5 +1,5 @@
 -- Every query of the store, each under its name; parameters are bound by name.
--- A name in braces stands for the block of that name.
+-- A name in braces stands for the block of that name; what stands in square brackets is repeated for each row.
 
 -- agent_columns --
 tenant, name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
@@ -87,7 +87,7 @@ tenant, number, at, actor, action, target, correlation_id, detail, previous, has
 SELECT number, hash FROM audit WHERE tenant = ? ORDER BY number DESC LIMIT 1;
 
 -- add_audit --
-INSERT INTO audit ({audit_columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO audit ({audit_columns}) VALUES [(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)];
 
 -- audit_chains --
 -- Every chain by name, with the number and the hash of its last record.
@@ -219,14 +219,10 @@ WHERE tenant = :tenant AND name = :name;
 -- put_catalogue --
 UPDATE agents SET catalogue = :catalogue, catalogue_digest = :digest WHERE tenant = :tenant AND name = :name;
 
--- add_command --
-INSERT INTO commands ({command}) VALUES (
-    :id, :tenant, :agent, :agent_group, :operation, :connection, :effect, :params, :fingerprint, :created_at,
-    :expires_at, :state, :epoch, :journal, :correlation_id, :idempotency_key, :ordering_key, :priority,
-    :traceparent, :key_id, :cancel_requested, :started_at, :finished_at, :outputs, :row_sets, :error,
-    :warnings, :result, :dispatched_at, :failures, :not_before, :replay_of, :replayed_by, :resolution, :sealed,
-    :signature, :seal_to, :proof, :operation_digest
-) ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
+-- add_commands --
+INSERT INTO commands ({command}) VALUES [(
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+)] ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
 
 -- command_by_id --
 SELECT {command} FROM commands WHERE tenant = :tenant AND id = :id;
@@ -272,14 +268,18 @@ WHERE tenant = :tenant
 SELECT {command} FROM commands WHERE finished_at IS NULL ORDER BY number;
 
 -- dispatched --
-UPDATE commands SET
-    state = 'dispatched', epoch = :epoch, agent = :agent, journal = :journal, dispatched_at = :now,
+WITH sent (tenant, id, epoch, agent, journal, at) AS (VALUES [(?, ?, ?, ?, ?, ?)])
+UPDATE commands INDEXED BY commands_open SET
+    state = 'dispatched', epoch = sent.epoch, agent = sent.agent, journal = sent.journal, dispatched_at = sent.at,
     not_before = NULL, error = NULL
-WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+FROM sent
+WHERE commands.tenant = sent.tenant AND commands.id = sent.id AND finished_at IS NULL;
 
 -- running --
-UPDATE commands SET state = 'running', started_at = coalesce(started_at, :now)
-WHERE tenant = :tenant AND id = :id AND finished_at IS NULL;
+WITH begun (tenant, id, at) AS (VALUES [(?, ?, ?)])
+UPDATE commands INDEXED BY commands_open SET state = 'running', started_at = coalesce(started_at, begun.at)
+FROM begun
+WHERE commands.tenant = begun.tenant AND commands.id = begun.id AND finished_at IS NULL;
 
 -- requeue --
 UPDATE commands SET state = 'queued', failures = :failures, not_before = :not_before, error = :error
@@ -326,18 +326,28 @@ UPDATE commands SET cancel_requested = 1
 WHERE tenant = :tenant AND id = :id AND finished_at IS NULL AND NOT cancel_requested
 RETURNING correlation_id;
 
--- finish --
-UPDATE commands SET
-    state = :state, finished_at = :finished_at, outputs = :outputs, row_sets = :row_sets, error = :error,
-    warnings = :warnings, result = :result, proof = :proof,
-    agent = CASE :agent WHEN '' THEN agent ELSE :agent END, epoch = max(epoch, :epoch),
-    journal = CASE :journal WHEN '' THEN journal ELSE :journal END
-WHERE tenant = :tenant AND id = :id AND finished_at IS NULL
-RETURNING operation, effect, agent, epoch, journal, correlation_id;
+-- to_finish --
+-- One row for all of them: each further one would be a further step.
+WITH ended (position, tenant, id) AS (VALUES [(?, ?, ?)])
+SELECT json_group_array(
+    json_array(position, number, operation, effect, agent, epoch, journal, correlation_id)
+)
+FROM ended CROSS JOIN commands INDEXED BY commands_open
+WHERE commands.tenant = ended.tenant AND commands.id = ended.id AND finished_at IS NULL;
 
--- keep_inline_result --
-INSERT INTO inline_results (number, rows)
-SELECT number, :rows FROM commands WHERE tenant = :tenant AND id = :id;
+-- finish --
+WITH ended (number, state, begun, at, outputs, row_sets, error, warnings, result, proof, agent, epoch, journal) AS (
+    VALUES [(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]
+)
+UPDATE commands SET
+    state = ended.state, started_at = coalesce(started_at, ended.begun), finished_at = ended.at, outputs = ended.outputs, row_sets = ended.row_sets,
+    error = ended.error, warnings = ended.warnings, result = ended.result, proof = ended.proof,
+    agent = ended.agent, epoch = ended.epoch, journal = ended.journal
+FROM ended
+WHERE commands.number = ended.number;
+
+-- keep_inline_results --
+INSERT INTO inline_results (number, rows) VALUES [(?, ?)];
 
 -- count_dead_letters --
 SELECT count(*), coalesce(sum(state = 'in_doubt'), 0) FROM (

@@ -114,6 +114,29 @@ CREATE INDEX commands_open ON commands (tenant, id) WHERE finished_at IS NULL;
 CREATE INDEX commands_dead ON commands (tenant, id, replayed_by) WHERE state IN ('failed', 'in_doubt', 'expired');
 CREATE INDEX commands_finished ON commands (finished_at) WHERE finished_at IS NOT NULL;
 
+-- Contents that are too large for parameters; their bytes are files. A command that names one is noted apart from it,
+-- so that the commands, of which few do, stay small.
+CREATE TABLE blobs (
+    tenant     TEXT NOT NULL REFERENCES tenants (name),
+    id         TEXT NOT NULL,
+    bytes      INTEGER NOT NULL,
+    sha256     TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    used_at    REAL NOT NULL,
+    key_id     TEXT NOT NULL,
+    PRIMARY KEY (tenant, id)
+) WITHOUT ROWID;
+CREATE INDEX blobs_used ON blobs (used_at);
+
+CREATE TABLE blob_uses (
+    tenant  TEXT NOT NULL,
+    command TEXT NOT NULL,
+    blob    TEXT NOT NULL,
+    at      REAL NOT NULL,
+    PRIMARY KEY (tenant, command)
+) WITHOUT ROWID;
+CREATE INDEX blob_uses_of_blob ON blob_uses (tenant, blob);
+
 -- Beside the commands, so that listing those never reads past rows of somebody's result.
 CREATE TABLE inline_results (
     number INTEGER PRIMARY KEY REFERENCES commands (number) ON DELETE CASCADE,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agent.connectors.base import Rows
 from agent.errors import ValueUnreadable
 from config.dev.databases import MariaDB, Postgres
 from tests.agent.connectors.odbc_session import Session, session
@@ -343,3 +344,58 @@ def test_numbers_in_json_keep_their_digits(pg: Session) -> None:
     ]
     assert line == b'{"j":1.10000000000000000001}\n'
     assert json.loads(line)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "37.0::float8",
+        "'-0'::float8",
+        "1e14::float8",
+        "0.1::float8",
+        "'NaN'::float8",
+        "'-Infinity'::float8",
+        "37::real",
+        "1.1::real",
+        "NULL::real",
+        "1.50::numeric(10,2)",
+        "'NaN'::numeric",
+        "12.5::money",
+        "true",
+        "32767::int2",
+        "'2024-02-29 12:34:56.120'::timestamp",
+        "'2024-02-29 12:34:56+05'::timestamptz",
+        "'23:59:59.5'::time",
+        "'2024-02-29'::date",
+        "'6F1F1A2C-8F6B-4A6B-9C1D-0123456789AB'::uuid",
+        "E'\\b\\f\\n\\r\\t\\x01\\x1f\\x7f\"\\\\/é😀'::text",
+        "'ab'::char(5)",
+        "NULL::text",
+        "decode(repeat('00ff', 100), 'hex')",
+        "E'{\"a\":\\r\\n [1.10]}'::json",
+        "'{\"a\": [1.10, null]}'::jsonb",
+    ],
+)
+def test_rows_that_postgresql_writes_are_as_ours(pg: Session, expression: str) -> None:
+    def line(sql: str) -> bytes:
+        pieces = pg.run(sql=sql, effect="read").pieces
+        return b"".join(piece.data for piece in pieces if isinstance(piece, Rows))
+
+    # A range is no type that it writes as we do: then all of the row is read by the driver.
+    assert line(f"SELECT {expression} AS v, 1 AS n") == line(
+        f"SELECT {expression} AS v, 1 AS n, int4range(1, 2) AS r"
+    ).replace(b',"r":"[1,2)"', b"")
+
+
+@pytest.mark.parametrize("name", ["t", "q", "c0", "a b", "größe", "a''b", "x{y}", "really?", "b\\c", 'd""e', "n" * 63])
+def test_columns_of_any_name_keep_it(pg: Session, name: str) -> None:
+    rows = pg.run(sql=f'SELECT 1 AS "{name}", 2 AS "{name}"', effect="read").rows
+    told = name.replace('""', '"')
+    assert rows == [[{told: 1, f"{told}_2": 2}]]
+
+
+def test_a_hidden_value_of_rows_that_postgresql_writes_stays_there(pg: Session) -> None:
+    odd = "CASE WHEN n = 1 THEN 'DE02' END AS iban, 'infinity'::date AS day"
+    sql = f"SELECT n, {odd}, n AS extra FROM generate_series(1, 2) n"
+    result = pg.run(sql=sql, effect="read", mask=["iban", "day"], columns=["n", "iban", "day"])
+    assert result.rows == [[{"n": 1, "iban": "***", "day": "***"}, {"n": 2, "iban": None, "day": "***"}]]

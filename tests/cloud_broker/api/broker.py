@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +15,25 @@ import httpx2
 import uvicorn
 
 from cloud_broker.api.app import create_app
+from cloud_broker.api.express import Express
 from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
+from cloud_broker.blobs import Blobs
 from cloud_broker.callers.credentials import Credentials
 from cloud_broker.callers.keys import new_key, sha256_of
 from cloud_broker.commands import Submission, fingerprint
 from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.dead_letters import DeadLetters
-from cloud_broker.errors import AgentNotFound, CommandNotFound, IdempotencyKeyReused, ParametersInvalid, RowSetNotFound
+from cloud_broker.errors import (
+    AgentNotFound,
+    BrokerError,
+    CommandNotFound,
+    IdempotencyKeyReused,
+    ParametersInvalid,
+    RowSetNotFound,
+)
 from cloud_broker.identity.authority import DEFAULT_TERMS, Authority
 from cloud_broker.identity.renewals import Renewals
 from cloud_broker.identity.trust import Trust
@@ -80,6 +89,22 @@ class PlayedCommands:
             return await self._store.add_command(scope, command)
         except IdempotencyConflict as exc:
             raise IdempotencyKeyReused(str(exc)) from exc
+
+    async def submit_many(
+        self, scope: Scope, submissions: Sequence[Submission]
+    ) -> list[tuple[Command, bool] | BrokerError]:
+        """Keep them one by one."""
+        answers: list[tuple[Command, bool] | BrokerError] = []
+        for submission in submissions:
+            try:
+                answers.append(await self.submit(scope, submission))
+            except BrokerError as exc:
+                answers.append(exc)
+        return answers
+
+    def has_room(self, scope: Scope, count: int) -> bool:
+        """There always is."""
+        return True
 
     def take(self, command: Command) -> None:
         """Leave it, as if its agent were away."""
@@ -228,6 +253,8 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
     trust = Trust(folder)
     admission = Admission(store, trust, Renewals(store, trust, DEFAULT_TERMS, 0.0, time.time))
     approvals = Approvals(store, settings.approvals, acts(store, dead_letters, runs, revoke_agent))
+    blobs = Blobs(store, folder / "blobs", settings.limits)
+    await blobs.open()
     app = create_app(
         Services(
             settings,
@@ -239,11 +266,12 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
             dead_letters,
             runs,
             approvals,
+            blobs,
             lambda name, message, csr, source: admission.enrolled(message, csr, source, name),
             lambda: trust.for_agents,
         )
     )
-    config = server_of(app, settings, host="127.0.0.1", port=0)
+    config = server_of(Express(app), settings, host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     listener = config.bind_socket()
     serving = asyncio.create_task(server.serve([listener]), name="api under test")

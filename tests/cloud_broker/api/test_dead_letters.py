@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
+from msgspec.structs import replace
 
 from cloud_broker.dead_letters import letter
 from cloud_broker.settlement import unheard

@@ -20,6 +20,7 @@ from cloud_broker.api.app import create_app
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
+from cloud_broker.blobs import Blobs
 from cloud_broker.callers.keys import new_key, sha256_of
 from cloud_broker.commands import Commands
 from cloud_broker.dead_letters import DeadLetters
@@ -141,7 +142,9 @@ class Broker:
         await self.store.open()
         limit = self.settings.limits
         results = Results(self.settings.data_dir / "results", limit.inline_bytes, limit.result_bytes)
-        self.router = Router(self.store, results, time.time)
+        blobs = Blobs(self.store, self.settings.data_dir / "blobs", limit)
+        await blobs.open()
+        self.router = Router(self.store, results, blobs, time.time)
         self.desk = AgentDesk(self.store, self.router, time.time)
         await self.router.start()
         commands = Commands(self.store, self.router, results)
@@ -160,6 +163,7 @@ class Broker:
                 dead_letters=dead_letters,
                 replay_runs=replay_runs,
                 approvals=approvals,
+                blobs=blobs,
                 enrol=_no_enrolment,
                 authorities=list,
             )

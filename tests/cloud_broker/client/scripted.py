@@ -96,6 +96,9 @@ class _Lane:
         self.records.popleft()
         self.moved.set()
 
+    def granted(self, size: int) -> None:
+        """Nothing is kept."""
+
 
 class ScriptedAgent:
     """
