@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud_broker.callers.allowances import Allowances, Standing, WrongKeys
-from cloud_broker.callers.fairness import Gate
+from cloud_broker.callers.fairness import LONGEST_REST_S, Gate, Usage
 from cloud_broker.errors import TooManyWrongKeys, Unauthenticated
 from cloud_broker.settings import LimitSettings
 
@@ -37,7 +37,8 @@ class Turnstile:
 
     def __init__(self, limits: LimitSettings) -> None:
         self.allowances = Allowances(limits.requests_per_s, limits.requests_at_once, limits.bulk_lines_per_s)
-        self.requests = Gate(AT_ONCE, EACH)
+        self.usage = Usage()
+        self.requests = Gate(AT_ONCE, EACH, self.usage)
         self.streams = Gate(STREAMS, STREAMS)
         self._wrong = WrongKeys(limits.wrong_keys_per_min)
 
@@ -60,6 +61,7 @@ class Visit:
         self._tenant: str | None = None
         self._line: str | None = None
         self._standing: Standing | None = None
+        self._streamed_at = time.monotonic()
 
     async def enter(self, tenant: str) -> None:
         """
@@ -118,8 +120,13 @@ class Visit:
 
     async def stream_turn(self) -> None:
         """Wait until a stream of rows may go on for one round of the event loop."""
-        async with self._turnstile.streams.place(self._tenant or NOBODY):
+        tenant = self._tenant or NOBODY
+        async with self._turnstile.streams.place(tenant):
             await asyncio.sleep(0)  # one round of the loop: everybody else who is ready goes first
+        if self._turnstile.usage.greedy(tenant):
+            # As at the gate: half of the time is for the others.
+            await asyncio.sleep(min(time.monotonic() - self._streamed_at, LONGEST_REST_S))
+        self._streamed_at = time.monotonic()
 
     def leave(self) -> None:
         """The request has ended, however it did."""

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from agent.service.windows_names import SERVICE
+
 # The numbers of [MS Learn] "Summary List of All Custom Action Types" and "Custom Action In-Script Execution Options".
 _LIBRARY, _PROGRAM, _PROPERTY = 0x01, 0x12, 0x33
 _GO_ON, _AS_SYSTEM, _HIDDEN = 0x40, 0x0800, 0x2000  # go on: also where it fails
@@ -50,7 +52,8 @@ ACTIONS: Final = (
     # The release before is stopped here too, as it is removed within the transaction, at 1501.
     Action("StartServiceAgain", _PROGRAM | _BACK, "Program", "service setup start", "Installed", 1610),
     Action("StopService", _PROGRAM | _DEFERRED | _GO_ON, "Program", "service setup stop", "Installed", 1611),
-    Action("RemoveService", _PROGRAM | _DEFERRED, "Program", "service setup remove", REMOVAL, 1612),
+    # A program that does not work can be removed too: what it leaves, the next two lines of STANDARD_WHEN take away.
+    Action("RemoveService", _PROGRAM | _DEFERRED | _GO_ON, "Program", "service setup remove", REMOVAL, 1612),
     # A deferred action sees one value only, which another one gives it under its name.
     Action("SetKeepToken", _PROPERTY | _HIDDEN, "KeepToken", "[TOKEN]", TOKEN_GIVEN, 5801),
     Action("ForgetToken", _LIBRARY | _BACK, "TokenLibrary", "ForgetToken", TOKEN_GIVEN, 5802),
@@ -64,6 +67,9 @@ STANDARD: Final = {
     "RemoveEnvironmentStrings": 3300,
     "WriteEnvironmentStrings": 5200,
 }
+# On a removal only, and not where another release takes the place of this one.
+STANDARD_WHEN: Final = {"StopServices": (1900, REMOVAL), "DeleteServices": (2000, REMOVAL)}
+_STOPPED_AND_DELETED: Final = 0x20 | 0x80  # when its component is removed; [MS Learn] "ServiceControl Table"
 # What may be given to msiexec, and reaches the part of it that runs as the system.
 GIVEN: Final = ("INSTALLDIR", "INSTALLDIRKEPT", "CONFIGDIR", "TOKEN", "TOKENFILE", "ACCOUNT")
 HIDDEN: Final = ("TOKEN", "KeepToken")  # whose values stand in no log of Windows Installer
@@ -80,6 +86,15 @@ def statements() -> Iterator[str]:
     yield "DELETE FROM `InstallExecuteSequence` WHERE `Action` = 'RemoveExistingProducts'"
     for name, at in STANDARD.items():
         yield _insert("InstallExecuteSequence", ("Action", "Sequence"), (name, at))
+    for name, (at, when) in STANDARD_WHEN.items():
+        yield _insert("InstallExecuteSequence", ("Action", "Condition", "Sequence"), (name, when, at))
+    yield (
+        "CREATE TABLE `ServiceControl` (`ServiceControl` CHAR(72) NOT NULL, `Name` CHAR(255) NOT NULL LOCALIZABLE, "
+        "`Event` SHORT NOT NULL, `Arguments` CHAR(255) LOCALIZABLE, `Wait` SHORT, `Component_` CHAR(72) NOT NULL "
+        "PRIMARY KEY `ServiceControl`)"
+    )
+    control = ("Service", SERVICE, _STOPPED_AND_DELETED, "Kept")
+    yield _insert("ServiceControl", ("ServiceControl", "Name", "Event", "Component_"), control)
     secure = ("WIX_DOWNGRADE_DETECTED", "WIX_UPGRADE_DETECTED", *GIVEN)
     yield "DELETE FROM `Property` WHERE `Property` = 'SecureCustomProperties'"
     yield _insert("Property", ("Property", "Value"), ("SecureCustomProperties", ";".join(secure)))

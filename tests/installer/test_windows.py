@@ -144,6 +144,7 @@ class Packages:
     later: Path
     broken: Path
     release: str  # of the later one
+    useless: Path  # a program that fails, whatever it is to do
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +160,10 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     (broken / "VERSION").write_text(f"{BROKEN}\n")
     (folder / "broken.c").write_text(ENDS_AT_ONCE)
     subprocess.run([msi.COMPILER, "-o", broken / "outhaul-agent.exe", folder / "broken.c"], check=True)
+    (folder / "useless.c").write_text("int main(void) { return 3; }")
+    subprocess.run([msi.COMPILER, "-o", folder / "useless.exe", folder / "useless.c"], check=True)
     this, next_one, bad = (msi.build(program, folder) for program in (frozen, later, broken))
-    made = Packages(this, next_one, bad, release)
+    made = Packages(this, next_one, bad, release, folder / "useless.exe")
     for path, signed in ((made.this, RELEASE), (made.later, release), (made.broken, BROKEN)):
         sign.sign(path, KEY, release=signed, system="windows-x86_64")
     return made
@@ -276,6 +279,13 @@ def test_a_token_on_the_command_line_is_kept_nowhere_and_a_wrong_one_leaves_noth
     assert windows.msiexec("/i", _path(this), f"TOKEN={token}") == 0, windows.log()
     until_so(lambda: caller.agent("plant-2").get("state") == "online", 120)
     assert token not in _everything_kept(windows)
+
+    # A program that does not work any more can be removed.
+    windows.agent("service", "stop")
+    (windows.program / "outhaul-agent.exe").write_bytes(packages.useless.read_bytes())
+    assert windows.msiexec("/x", _path(this)) == 0, windows.log()
+    assert not windows.has(SERVICE)
+    assert not (windows.program / "outhaul-agent.exe").exists()
 
 
 def _restart(windows: Windows, caller: Caller) -> None:

@@ -69,8 +69,10 @@ def written(sql: str, fields: Sequence[Field], leaves: Sequence[Leaves]) -> str 
     if refusals:
         line = f"CASE {' '.join(refusals)} ELSE {line} END"
     columns = ", ".join(f"c{i}" for i in range(len(fields)))
-    # A subquery with an ORDER BY keeps its order: it is not flattened, and nothing above it sorts or joins.
-    return f"SELECT {line} FROM (\n{sql}\n) AS q({columns}), LATERAL (SELECT {', '.join(values)}) AS t"  # noqa: S608 # the operator's own statement
+    # OFFSET 0: the subquery stays one, so that a value that is looked at twice is computed once, and an ORDER BY in it
+    # is kept.
+    rows = f"(SELECT * FROM (\n{sql}\n) AS i OFFSET 0) AS q({columns})"  # noqa: S608 # the operator's own statement
+    return f"SELECT {line} FROM {rows}, LATERAL (SELECT {', '.join(values)}) AS t"  # noqa: S608 # as above
 
 
 def _readable(form: str, value: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from cloud_broker.api.bulk import LINES_AT_ONCE, Lines
 from cloud_broker.tenants import Scope
+from protocol import sealing
 from tests.cloud_broker.api.broker import COMMAND_BYTES, Broker
 
 ACME = Scope("acme")
@@ -180,3 +181,16 @@ def test_a_line_without_end_holds_no_more_than_its_limit() -> None:
         assert list(lines.feed(b"x" * 500)) == []
     assert sum(map(len, lines._parts)) <= 1_000  # what it holds is what is asked here
     assert list(lines.feed(b"\n{}\n")) == [(1, None), (2, b"{}")]
+
+
+async def test_sealed_and_signed_lines_are_taken_as_they_are(acme: httpx2.AsyncClient, broker: Broker) -> None:
+    text, key = sealing.params_text(bytes(range(200))), sealing.key_text(bytes(range(32)))
+    sealed = {"agent": "plant-1", "operation": "echo", "sealed": text, "seal_to": key}
+    signed = {**LINE, "signature": "a.b.c", "idempotency_key": "k1"}
+
+    first, second = await sent(acme, sealed, signed)
+
+    assert (first["command"]["sealed"], second["command"]["signed"]) == (True, True)
+    one, other = broker.commands.submissions
+    assert (one.params, one.sealed, one.seal_to) == (text.encode(), True, key)
+    assert (other.signature, other.idempotency_key) == ("a.b.c", "k1")

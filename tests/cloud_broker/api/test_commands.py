@@ -270,7 +270,7 @@ BAD_BODIES = [
     (b'{"agent":"a","operation":"o","ttl":"60"}', "ttl"),
     (b'{"agent":"a","operation":"o","priority":101}', "priority"),
     (b'{"agent":"a","operation":"o","signature":"x"}', "signature: wants a compact JWS"),
-    (b'{"agent":"a","operation":"o","signature":"a.b.c"}', "signature: wants the header Idempotency-Key"),
+    (b'{"agent":"a","operation":"o","signature":"a.b.c"}', "signature: wants an idempotency key"),
     (b'{"agent":"a","operation":"o","signature":{}}', "signature"),
     (b'{"agent":"a","operation":"o","signature":"a.b.' + b"c" * 4096 + b'"}', "signature: wants at most 4096"),
     (b'{"agent":"a","operation":"o","seal_to":{}}', "seal_to"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_broker.callers.fairness import Gate, Turns
+from cloud_broker.callers.fairness import FEW, WINDOW_S, Gate, Turns, Usage
 
 
 def served(turns: Turns[str], asked: list[tuple[str, str]], most: int = 1_000_000) -> list[str]:
@@ -111,3 +111,76 @@ async def test_a_place_is_given_back_whatever_happens() -> None:
             async with gate.place("a"):
                 raise KeyError
     assert "0 inside, 0 waiting" in repr(gate)
+
+
+def test_nobody_is_greedy_alone() -> None:
+    usage = Usage()
+    usage.note("a", 10.0, 100_000)
+    assert not usage.greedy("a")
+
+
+def test_who_asks_many_times_as_much_as_the_others_is_greedy() -> None:
+    usage = Usage()
+    for tenant, count in (("a", 1_000), ("b", 10), ("c", 40)):
+        usage.note(tenant, 10.0, count)
+    assert [usage.greedy(tenant) for tenant in "abcd"] == [True, False, False, False]
+
+
+def test_two_that_ask_alike_are_not_greedy_however_much_it_is() -> None:
+    usage = Usage()
+    usage.note("a", 10.0, 50_000)
+    usage.note("b", 10.0, 10_000)
+    assert not usage.greedy("a")
+
+
+def test_few_requests_are_no_flood_whatever_others_ask() -> None:
+    usage = Usage()
+    usage.note("a", 10.0, FEW)
+    usage.note("b", 10.0)
+    assert not usage.greedy("a")
+    usage.note("a", 10.0)
+    assert usage.greedy("a")
+
+
+def test_what_was_asked_long_ago_is_forgotten() -> None:
+    usage = Usage()
+    usage.note("a", 10.0, 1_000)
+    usage.note("b", 10.0)
+    usage.note("b", 10.1 + WINDOW_S)
+    assert usage.greedy("a"), "the window before counts too"
+    usage.note("b", 10.2 + 2 * WINDOW_S)
+    assert not usage.greedy("a")
+    usage.note("b", 100.0)
+    assert usage._total == 1  # nothing is left of what nobody asks about any more
+
+
+def test_a_greedy_tenant_goes_in_one_by_one_and_rests() -> None:
+    turns: Turns[str] = Turns(4, 3, greedy=lambda tenant: tenant == "a")
+    assert [turns.ask("a", f"a{n}") for n in range(3)] == [True, False, False]
+    assert turns.leave("a", rests=True) == []
+    assert turns.ask("b", "b0")
+    assert turns.leave("b") == []
+    assert turns.rested("a") == ["a1"]
+
+
+async def test_a_flood_at_a_gate_leaves_half_of_the_time_to_others() -> None:
+    usage = Usage()
+    gate = Gate(4, 3, usage)
+    loop = asyncio.get_running_loop()
+    usage.note("flood", loop.time(), 10_000)
+    usage.note("quiet", loop.time())
+    inside_s, began = 0.0, loop.time()
+
+    async def one() -> None:
+        nonlocal inside_s
+        async with gate.place("flood"):
+            entered = loop.time()
+            while loop.time() - entered < 0.005:  # noqa: ASYNC110 - it is to be busy, and waits for nothing
+                await asyncio.sleep(0)
+            inside_s += loop.time() - entered
+
+    await asyncio.gather(*(one() for _ in range(20)))
+    assert inside_s <= 0.6 * (loop.time() - began)
+    async with asyncio.timeout(1):
+        async with gate.place("quiet"):
+            pass
