@@ -24,6 +24,7 @@ MAX_PATTERN_WORK: Final = 2**29
 MAX_WORK: Final = 16 * 1_048_576  # bytes of parameters times steps of a schema: a quarter of a second at worst
 MAX_LISTED_WORK: Final = 16_384  # the same, up to which all that is wrong is listed
 MAX_REASON_CHARS: Final = 200  # of what a validator says, which shows the value
+ARROW: Final = "arrow"
 CONTENT: Final = "content"  # the parameter of a drop that may be a blob
 MAX_PLACE_CHARS: Final = 200  # of an agent's word for where a connection leads
 
@@ -41,6 +42,7 @@ class _Operation(msgspec.Struct, frozen=True):
     timeout_s: float = 60.0
     signature_required: bool = False
     settled_by: str = ""
+    rows_as: list[str] = []
 
 
 class _Breaker(msgspec.Struct, frozen=True):
@@ -237,12 +239,14 @@ class Catalogue:
     Attributes:
         seals: whether parameters and results can be sealed.
         digests: of all its operations.
+        arrow: the names of those whose rows can be asked for as Arrow.
     """
 
     operations: Mapping[str, Operation]
     connections: Mapping[str, Connection]
     seals: bool = False
     digests: frozenset[str] = frozenset()
+    arrow: frozenset[str] = frozenset()
 
 
 def read(document: bytes) -> Catalogue:
@@ -262,6 +266,7 @@ def read(document: bytes) -> Catalogue:
         connections={entry.name: _limits(entry) for entry in parsed.connections},
         seals=bool(parsed.keys.get("seal")),
         digests=frozenset(digests.values()),
+        arrow=frozenset(entry.name for entry in parsed.operations if ARROW in entry.rows_as),
     )
 
 
@@ -269,10 +274,13 @@ def operation_digests(document: bytes) -> dict[str, str]:
     """
     Return the digest of each operation of a catalogue, by name: all that is said of it, and the kind of its connection.
 
-    The description is for people, and no part of it; nor are a connection's limits, which are each agent's own.
+    The description is for people, and no part of it; nor are a connection's limits, which are each agent's own, and
+    as what rows can be asked for, which is a matter of what was installed.
     """
     whole = msgspec.json.decode(document)
     kinds = {entry["name"]: entry.get("type", "") for entry in whole["connections"]}
+    for entry in whole["operations"]:
+        entry.pop("rows_as", None)
     return {
         entry["name"]: hashlib.sha256(
             _CANONICAL.encode([{**entry, "description": ""}, kinds.get(entry["connection"], "")])

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from cloud_broker import versions
-from cloud_broker.catalogues import Operation
+from cloud_broker.catalogues import ARROW, Catalogue, Operation
 from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.errors import (
     AgentNotFound,
@@ -41,8 +41,9 @@ from protocol.states import CommandState
 CHECKED_IN_A_ROUND: Final = 16  # submissions that are checked in one round of the event loop
 
 Answer = tuple[Command, bool] | BrokerError
-Asked = tuple[str | None, str | None, str, bool]
+Asked = tuple[str | None, str | None, str, bool, str]
 
+_NOTHING: Final = Catalogue({}, {})
 _EXACT: Final = msgspec.json.Decoder(float_hook=Decimal)
 _CANONICAL: Final = msgspec.json.Encoder(order="deterministic")
 
@@ -58,6 +59,7 @@ class Submission(msgspec.Struct, frozen=True):
         seal_to: the caller's public key that the result is to be sealed to, or "".
         ttl_s: seconds until it may not start any more.
         signature: of the caller, or "". It is for the agent; nobody here could check it without being believed.
+        rows_as: as what its rows are wanted: ``ndjson`` or ``arrow``.
     """
 
     operation: str
@@ -74,6 +76,7 @@ class Submission(msgspec.Struct, frozen=True):
     sealed: bool = False
     seal_to: str = ""
     signature: str = ""
+    rows_as: str = "ndjson"
 
 
 # Not what is about the request only: its idempotency key, its trace, the key that it came with.
@@ -87,6 +90,8 @@ def fingerprint(submission: Submission) -> str:
     if submission.signature:
         # That it is signed, not how: who asks again may sign anew, and gets the same command back.
         asked["signed"] = True
+    if submission.rows_as != "ndjson":
+        asked["rows_as"] = submission.rows_as
     return hashlib.sha256(_CANONICAL.encode(asked)).hexdigest()
 
 
@@ -202,7 +207,7 @@ class Commands:
         """
         if self._router.stopping:
             raise Unavailable("the broker is stopping and takes no commands; ask again", retry_after_s=5.0)
-        asked = (submission.agent, submission.group, submission.operation, bool(submission.seal_to))
+        asked = (submission.agent, submission.group, submission.operation, bool(submission.seal_to), submission.rows_as)
         operation = known.get(asked) if known is not None else None
         if operation is None:
             operation = await self._operation(scope, submission)
@@ -235,6 +240,7 @@ class Commands:
             seal_to=submission.seal_to,
             signature=submission.signature,
             operation_digest=operation.digest,
+            rows_as=submission.rows_as,
         )
 
     def take(self, command: Command) -> None:
@@ -319,7 +325,7 @@ class Commands:
                 columns = await result.set_begun(index)
                 if columns is not None:
                     chunks = functools.partial(result.chunks, index)
-                    return RowReader(columns, chunks, result.sets[index].sealed)
+                    return RowReader(columns, chunks, result.sets[index].sealed, result.sets[index].rows_as)
             # Queued, or an attempt that ended: the command goes on, or has ended.
             await self._router.changed(entry, result)
         command = await self.get(scope, command_id)
@@ -360,6 +366,8 @@ class Commands:
                 able = line.catalogue is not None and line.catalogue.seals
                 if submission.seal_to and not able:
                     raise Conflict(f"{line.agent} has no keys of its own, so nothing can be sealed: update its program")
+                if submission.rows_as == ARROW and operation.name not in (line.catalogue or _NOTHING).arrow:
+                    raise Conflict(_no_arrow(line.agent, operation))
             return operation
         names = sorted({name for line in known if line.catalogue is not None for name in line.catalogue.operations})
         raise OperationNotFound(
@@ -388,6 +396,16 @@ class Commands:
         if not living:
             raise Conflict(f"{submission.agent or submission.group} is revoked and takes no commands")
         return [self._router.know(agent) for agent in living]
+
+
+def _no_arrow(agent: str, operation: Operation) -> str:
+    if operation.effect != "read":
+        return f"{operation.name} is {operation.effect}; only rows of one SELECT that reads come as Arrow"
+    return (
+        f"{agent} can't give the rows of {operation.name} as Arrow: that takes one SELECT in its file, on PostgreSQL, "
+        "MariaDB or SQLite, and an agent of 0.2.0 or later with the extra `arrow` installed. Ask without rows_as, "
+        "which gives NDJSON and CSV"
+    )
 
 
 def _reused(submission: Submission) -> IdempotencyKeyReused:

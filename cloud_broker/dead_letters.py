@@ -240,6 +240,7 @@ def _again(original: Command, by: str, ttl_s: float | None, traceparent: str) ->
         # What was sealed stays so: it was sealed to this agent, and its result goes to the key that it names.
         sealed=original.sealed,
         seal_to=original.seal_to,
+        rows_as=original.rows_as,
     )
 
 

@@ -172,6 +172,7 @@ class Members:
                 signature=command.signature,
                 sealed=command.sealed,
                 seal_to=command.seal_to,
+                rows_as=command.rows_as,
                 said_s=line.link.age_s,
                 settles=command.epoch,
                 place=lost_at.place if lost_at is not None else "",

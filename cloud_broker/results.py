@@ -43,6 +43,7 @@ class _Set:
     columns: tuple[dict[str, str], ...]
     offset: int
     sealed: bool
+    rows_as: str
     end: int | None = None
     rows: int = 0
     bytes: int = 0
@@ -120,7 +121,9 @@ class LiveResult:
             {"name": column.name, "type": column.type[:MAX_TYPE_CHARS], "source_type": column.source_type}
             for column in message.columns
         )
-        self.sets.append(_Set(columns, message.offset, message.format == sealing.FORMAT))
+        sealed = message.format == sealing.FORMAT
+        rows_as = "ndjson" if sealed else message.format[:MAX_TYPE_CHARS]
+        self.sets.append(_Set(columns, message.offset, sealed, rows_as))
         self._notify()
 
     def append(self, data: Buffer, rows: int, stored: Callable[[int], None]) -> None:
@@ -337,7 +340,7 @@ class LiveResult:
 
     def row_sets(self) -> tuple[RowSetInfo, ...]:
         """Return the row sets so far."""
-        return tuple(RowSetInfo(s.columns, s.offset, s.bytes, s.rows, s.sealed) for s in self.sets)
+        return tuple(RowSetInfo(s.columns, s.offset, s.bytes, s.rows, s.sealed, s.rows_as) for s in self.sets)
 
     async def set_begun(self, index: int) -> tuple[dict[str, str], ...] | None:
         """Wait until a row set begins and return its columns; ``None`` if the result ends without it."""
@@ -398,12 +401,14 @@ class RowReader:
     Rows of one row set on their way to a caller.
 
     Attributes:
-        sealed: whether they are a part as in ``protocol/sealing.py``, and not NDJSON.
+        sealed: whether they are a part as in ``protocol/sealing.py``, and not what ``rows_as`` says.
+        rows_as: ``ndjson``, or ``arrow``.
     """
 
     columns: tuple[dict[str, str], ...]
     chunks: Callable[[], AsyncIterator[bytes]]
     sealed: bool = False
+    rows_as: str = "ndjson"
 
 
 class Results:
@@ -449,7 +454,7 @@ class Results:
                     position += len(data)
                     yield data
 
-        return RowReader(info.columns, chunks, info.sealed)
+        return RowReader(info.columns, chunks, info.sealed, info.rows_as)
 
     def remove(self, scope: Scope, command_id: str) -> None:
         """Remove a large result, if there is one."""

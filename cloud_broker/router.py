@@ -524,6 +524,7 @@ class Router:
                 signature=command.signature,
                 sealed=command.sealed,
                 seal_to=command.seal_to,
+                rows_as=command.rows_as,
                 said_s=link.age_s,
                 blob=self._blob_for(command.id, link),
             ),

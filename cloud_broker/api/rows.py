@@ -95,6 +95,6 @@ def _media_type(reader: RowReader, asked: Sequence[str]) -> str:
             "submit the command without rows_as to have NDJSON and CSV."
         )
     raise NotAcceptable(
-        f"these rows come as {NDJSON} or {CSV}, and Accept allows neither; they come as {ARROW} where the command was "
-        'submitted with "rows_as": "arrow".'
+        f"these rows are not sealed: they come as {NDJSON} or {CSV}, and Accept allows neither. They come as {ARROW} "
+        'where the command was submitted with "rows_as": "arrow".'
     )

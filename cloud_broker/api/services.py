@@ -33,9 +33,13 @@ class RowReader(Protocol):
     def sealed(self) -> bool:
         """Whether only the caller can read them: a part as in ``protocol/sealing.py``."""
 
+    @property
+    def rows_as(self) -> str:
+        """What they are where they are not sealed: ``ndjson``, or ``arrow``, a stream of Arrow's IPC format."""
+
     def chunks(self) -> AsyncIterator[bytes]:
         """
-        Yield NDJSON, or what is sealed, in arbitrary pieces, also while the command still runs.
+        Yield its bytes in arbitrary pieces, also while the command still runs.
 
         Raises:
             ResultGone: the result is cut; what came so far is not all of it.

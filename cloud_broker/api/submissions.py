@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -38,6 +38,8 @@ class NewCommand(Body, frozen=True):
         priority: -100 to 100; higher ones go first.
         signature: of the caller, a compact JWS over what is asked for, which the agent checks; an Idempotency-Key is
             wanted with it.
+        rows_as: as what the rows are wanted. ``ndjson`` rows are read as NDJSON or CSV, ``arrow`` ones as an Arrow
+            stream only; the operation's ``rows_as`` says whether its agent can.
     """
 
     operation: str
@@ -53,6 +55,7 @@ class NewCommand(Body, frozen=True):
     ordering_key: str | None = None
     priority: int = 0
     signature: str | None = None
+    rows_as: Literal["ndjson", "arrow"] = "ndjson"
 
 
 def checked_ttl(ttl_s: float) -> float:
@@ -118,6 +121,7 @@ def submission_of(wanted: NewCommand, key: str | None, traceparent: str, limit: 
         sealed=wanted.sealed is not None,
         seal_to=wanted.seal_to or "",
         signature=signature,
+        rows_as=wanted.rows_as,
     )
 
 
@@ -137,6 +141,8 @@ def _params(wanted: NewCommand, limit: int) -> bytes:
 def _check_sealing(wanted: NewCommand) -> None:
     if wanted.sealed is None and wanted.seal_to is None:
         return
+    if wanted.rows_as != "ndjson":
+        raise RequestInvalid("rows_as: the rows of a sealed result come as ndjson only; leave it out, or seal_to.")
     if wanted.agent is None:
         raise RequestInvalid("group: what is sealed is sealed to one agent's key, so wants agent in its place.")
     if wanted.seal_to is None:

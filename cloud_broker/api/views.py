@@ -24,11 +24,17 @@ class ColumnView(msgspec.Struct, frozen=True):
 
 
 class RowSetView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One row set; ``rows`` is how many there are, so far or in all. The columns of a sealed one are in it."""
+    """
+    One row set; ``rows`` is how many there are, so far or in all. The columns of a sealed one are in it.
+
+    Attributes:
+        rows_as: ``arrow`` where they are read as an Arrow stream; ``ndjson`` is left out.
+    """
 
     columns: list[ColumnView]
     rows: int
     sealed: bool = False
+    rows_as: str = "ndjson"
 
 
 class ErrorView(msgspec.Struct, frozen=True):
@@ -83,6 +89,7 @@ class CommandView(msgspec.Struct, frozen=True):
         resolution: what a person found out of one that was in doubt.
         sealed: whether only the agent can read the parameters.
         seal_to: the caller's public key that the result is sealed to.
+        rows_as: as what its rows were asked for.
         signed: whether it came with the caller's signature.
         signature_sha256: of that signature, hex, as the agent's proof names it.
         proof: the agent's signature over how it ended, for `outhaul commands verify`; none where no agent told it.
@@ -114,6 +121,7 @@ class CommandView(msgspec.Struct, frozen=True):
     resolution: ResolutionView | None
     sealed: bool
     seal_to: str | None
+    rows_as: str
     signed: bool
     signature_sha256: str | None
     proof: str | None
@@ -214,6 +222,7 @@ class OperationView(msgspec.Struct, frozen=True):
         version: what a caller signs besides its name.
         signature_required: whether it runs only when a trusted caller signed it.
         allow: the callers that may have it run, by their names in the operator's file; empty for every trusted one.
+        rows_as: as what else than ``ndjson`` its rows can be asked for: ``arrow``, or nothing.
     """
 
     name: str
@@ -226,6 +235,7 @@ class OperationView(msgspec.Struct, frozen=True):
     version: str = "1"
     signature_required: bool = False
     allow: list[str] = []
+    rows_as: list[str] = []
 
 
 class TokenView(msgspec.Struct, frozen=True):
@@ -338,6 +348,7 @@ def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[R
         resolution=_resolution(command.resolution),
         sealed=command.sealed,
         seal_to=command.seal_to or None,
+        rows_as=command.rows_as,
         signed=bool(command.signature),
         signature_sha256=signature_digest(command.signature) or None,
         proof=command.proof or None,
@@ -346,7 +357,9 @@ def command_view(command: Command, waiting_for: str | None, row_sets: Sequence[R
 
 
 def _row_set(info: RowSetInfo) -> RowSetView:
-    return RowSetView([ColumnView(column["name"], column["type"]) for column in info.columns], info.rows, info.sealed)
+    columns = [ColumnView(column["name"], column["type"]) for column in info.columns]
+    shown = RowSetView(columns, info.rows, info.sealed)
+    return shown if info.rows_as == "ndjson" else msgspec.structs.replace(shown, rows_as=info.rows_as)
 
 
 def _resolution(found: Resolution | None) -> ResolutionView | None:

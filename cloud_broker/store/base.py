@@ -151,6 +151,7 @@ class RowSetInfo:
         bytes: its length.
         rows: how many.
         sealed: whether only the caller can read them; then there are no columns here.
+        rows_as: what its bytes are where they are not sealed: ``ndjson``, or ``arrow``.
     """
 
     columns: tuple[dict[str, str], ...]
@@ -158,6 +159,7 @@ class RowSetInfo:
     bytes: int
     rows: int
     sealed: bool = False
+    rows_as: str = "ndjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,7 @@ class Command(msgspec.Struct, frozen=True):
         seal_to: the caller's public key that the result is sealed to, or "".
         proof: the agent's signature over the end, a compact JWS, or "".
         operation_digest: of the operation's entry in the catalogue that it was checked against at submission, hex.
+        rows_as: as what its rows were asked for: ``ndjson`` or ``arrow``.
     """
 
     id: str
@@ -282,6 +285,7 @@ class Command(msgspec.Struct, frozen=True):
     seal_to: str = ""
     proof: str = ""
     operation_digest: str = ""
+    rows_as: str = "ndjson"
 
 
 class Finish(msgspec.Struct, frozen=True):

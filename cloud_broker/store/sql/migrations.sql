@@ -2,9 +2,10 @@
 -- A column that is added stands at the end of its table, there as here.
 
 -- to_two --
--- 0.2.0: agents that are drained, the version of an operation that a command was checked against, blobs.
+-- 0.2.0: agents that are drained, the version of an operation that a command was checked against, blobs, Arrow.
 ALTER TABLE agents ADD COLUMN drained_at REAL;
 ALTER TABLE commands ADD COLUMN operation_digest TEXT NOT NULL DEFAULT '';
+ALTER TABLE commands ADD COLUMN rows_as TEXT NOT NULL DEFAULT 'ndjson';
 CREATE TABLE blobs (
     tenant     TEXT NOT NULL REFERENCES tenants (name),
     id         TEXT NOT NULL,

@@ -19,7 +19,7 @@ id, tenant, agent, agent_group, operation, connection, effect
 fingerprint, created_at, expires_at, state, epoch, journal, correlation_id, idempotency_key, ordering_key,
 priority, traceparent, key_id, cancel_requested, started_at, finished_at, outputs, row_sets, error, warnings,
 result, dispatched_at, failures, not_before, replay_of, replayed_by, resolution, sealed, signature, seal_to, proof,
-operation_digest
+operation_digest, rows_as
 
 -- command --
 {before_params}, params, {after_params}
@@ -221,7 +221,7 @@ UPDATE agents SET catalogue = :catalogue, catalogue_digest = :digest WHERE tenan
 
 -- add_commands --
 INSERT INTO commands ({command}) VALUES [(
-    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
 )] ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
 
 -- command_by_id --

@@ -101,7 +101,8 @@ CREATE TABLE commands (
     signature        TEXT NOT NULL,
     seal_to          TEXT NOT NULL,
     proof            TEXT NOT NULL,
-    operation_digest TEXT NOT NULL
+    operation_digest TEXT NOT NULL,
+    rows_as          TEXT NOT NULL
 );
 
 -- Ids sort by time, so this one index finds a command and lists a tenant's newest first.

@@ -57,6 +57,7 @@ class Rows:
     columns: tuple[dict[str, str], ...] = COLUMNS
     pieces: Callable[[], AsyncIterator[bytes]] = field(default=lambda: nothing())
     sealed: bool = False
+    rows_as: str = "ndjson"
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield what the test gave."""

@@ -218,3 +218,29 @@ async def test_http_1_0_gets_no_rows(broker: Broker, acme: httpx2.AsyncClient) -
 
     assert b"400 Bad Request" in answer
     assert b"HTTP/1.1" in answer.partition(b"\r\n\r\n")[2]
+
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+@pytest.mark.parametrize("accept", [ARROW, "*/*", f"application/x-ndjson, {ARROW};q=0.1"])
+async def test_what_was_asked_for_as_arrow_comes_as_it_was_sent(
+    broker: Broker, acme: httpx2.AsyncClient, accept: str
+) -> None:
+    path = await rows_of(broker, acme, Rows(pieces=sealed_rows, rows_as="arrow"))
+
+    answer = await acme.get(path, headers={"Accept": accept})
+
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, ARROW, SEALED)
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/csv"])
+async def test_what_was_asked_for_as_arrow_comes_as_nothing_else(
+    broker: Broker, acme: httpx2.AsyncClient, accept: str
+) -> None:
+    path = await rows_of(broker, acme, Rows(pieces=sealed_rows, rows_as="arrow"))
+
+    answer = await acme.get(path, headers={"Accept": accept})
+
+    assert answer.status_code == 406
+    assert "without rows_as" in answer.json()["detail"]
