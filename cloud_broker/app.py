@@ -48,7 +48,7 @@ from cloud_broker.results import Results
 from cloud_broker.retries import Schedule
 from cloud_broker.router import Router
 from cloud_broker.settings import ConfigError, Settings, split_address
-from cloud_broker.store.base import Store
+from cloud_broker.store.base import Linked, Store
 from cloud_broker.store.open import migration, open_store
 from cloud_broker.tenants import Scope
 from protocol import limits
@@ -196,7 +196,7 @@ async def _listening(
             for name, seconds, chore in (
                 ("tidy what is past its retention", TIDY_S, lambda: _tidy(settings, store, results)),
                 ("remove blobs that nothing needs", TIDY_S, router.blobs.tidy),
-                ("look again at who is linked", LOOK_AGAIN_S, lambda: _look_again(router, admission)),
+                ("look again at who is linked", LOOK_AGAIN_S, lambda: _look_again(router, admission, store)),
                 ("keep how far the agents' journals have come", POSITIONS_S, desk.keep_positions),
                 ("tell agents where the audit trail stands", TELL_S, desk.tell_audit),
                 ("show the server's certificate of today", DAY_S, lambda: asyncio.to_thread(door.change)),
@@ -281,9 +281,16 @@ async def _tidy(settings: Settings, store: Store, results: Results) -> None:
             await asyncio.to_thread(results.remove, Scope(tenant), command_id)
 
 
-async def _look_again(router: Router, admission: Admission) -> None:
+async def _look_again(router: Router, admission: Admission, store: Store) -> None:
     """End the links of those who were revoked or suspended meanwhile, by the command line for instance."""
-    for link in router.links():
+    links = router.links()
+    doubtful = await store.doubtful(
+        [Linked(link.peer.tenant, link.peer.agent, link.peer.serial, link.peer.own_pki) for link in links]
+    )
+    now = time.time()
+    run_out = [number for number, link in enumerate(links) if not admission.good(link.peer, now)]
+    for number in {*doubtful, *run_out}:
+        link = links[number]
         refusal = await admission.standing(link.peer)
         if refusal is not None:
             link.end("expired" if link.peer.not_after <= time.time() else "revoked", refusal)

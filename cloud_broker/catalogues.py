@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import jsonschema_rs
 import msgspec
@@ -231,10 +232,10 @@ class Connection:
     place: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Catalogue:
     """
-    What one agent may be asked, and what each of its connections takes.
+    What one agent may be asked, and what each of its connections takes; agents that say the same share one.
 
     Attributes:
         seals: whether parameters and results can be sealed.
@@ -249,6 +250,32 @@ class Catalogue:
     arrow: frozenset[str] = frozenset()
 
 
+class _Parts(msgspec.Struct, frozen=True):
+    """A catalogue's document, as far as it tells one from another."""
+
+    operations: msgspec.Raw
+    connections: msgspec.Raw
+    keys: dict[str, str] = {}
+
+    def mark(self) -> bytes:
+        """Return what is the same for the same operations and connections, and for nothing else."""
+        parts = (self.operations, self.connections, b"seals" if self.keys.get("seal") else b"")
+        return b"".join(hashlib.sha256(part).digest() for part in parts)
+
+
+# What agents have told that are there: thousands of them may have been given one and the same file.
+_CATALOGUES: Final[WeakValueDictionary[bytes, Catalogue]] = WeakValueDictionary()
+_OPERATIONS: Final[WeakValueDictionary[str, Operation]] = WeakValueDictionary()
+
+
+def known(document: bytes) -> Catalogue | None:
+    """Return a catalogue that another agent has told before, read; ``None`` if none has, or it is none."""
+    try:
+        return _CATALOGUES.get(msgspec.json.decode(document, type=_Parts).mark())
+    except (ValueError, RecursionError):
+        return None
+
+
 def read(document: bytes) -> Catalogue:
     """
     Read a catalogue as an agent sent it.
@@ -258,16 +285,30 @@ def read(document: bytes) -> Catalogue:
     """
     try:
         parsed = msgspec.json.decode(document, type=_Document)
+        mark = msgspec.json.decode(document, type=_Parts).mark()
         digests = operation_digests(document)
     except (ValueError, RecursionError) as exc:
         raise CatalogueInvalid(f"not a catalogue: {exc}") from exc
-    return Catalogue(
-        operations={entry.name: Operation(entry, digests[entry.name]) for entry in parsed.operations},
-        connections={entry.name: _limits(entry) for entry in parsed.connections},
-        seals=bool(parsed.keys.get("seal")),
-        digests=frozenset(digests.values()),
-        arrow=frozenset(entry.name for entry in parsed.operations if ARROW in entry.rows_as),
-    )
+    # Of two with one name the last counts, as for their digests: what is shared must be what its digest says.
+    entries = {entry.name: entry for entry in parsed.operations}
+    found = _CATALOGUES.get(mark)
+    if found is None:
+        found = _CATALOGUES[mark] = Catalogue(
+            operations={name: _operation(entry, digests[name]) for name, entry in entries.items()},
+            connections={entry.name: _limits(entry) for entry in parsed.connections},
+            seals=bool(parsed.keys.get("seal")),
+            digests=frozenset(digests.values()),
+            arrow=frozenset(entry.name for entry in parsed.operations if ARROW in entry.rows_as),
+        )
+    return found
+
+
+def _operation(entry: _Operation, digest: str) -> Operation:
+    # The digest is of all that one is made from.
+    found = _OPERATIONS.get(digest)
+    if found is None:
+        found = _OPERATIONS[digest] = Operation(entry, digest)
+    return found
 
 
 def operation_digests(document: bytes) -> dict[str, str]:

@@ -18,14 +18,14 @@ from typing import Any, Final
 import msgspec
 
 from cloud_broker import catalogues, retries
-from cloud_broker.audit.anchors import Anchors, head_of
+from cloud_broker.audit.anchors import Anchors, head_of, stands
 from cloud_broker.audit.notary import Notary
 from cloud_broker.audit.trail import Act
 from cloud_broker.blob_feed import BlobFeed
 from cloud_broker.catalogues import CatalogueInvalid
 from cloud_broker.errors import ResultGone, StoreUnavailable
 from cloud_broker.identity.lineage import Verdict
-from cloud_broker.identity.renewals import Renewals
+from cloud_broker.identity.renewals import MAX_SYSTEM_CHARS, Renewals
 from cloud_broker.late_answers import LateAnswers
 from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.base import Peer
@@ -33,7 +33,7 @@ from cloud_broker.link.conversation import Conversation, Greeting, Refused
 from cloud_broker.members import leased
 from cloud_broker.router import Router, full_jitter
 from cloud_broker.settlement import REPEATABLE, Decision, doubt, error_of, resume_at, settle
-from cloud_broker.store.base import CommandError, Finish, RowSetInfo, Step, Store
+from cloud_broker.store.base import Agent, CommandError, Finish, RowSetInfo, Step, Store
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.errors import RemoteProtocolError
@@ -70,7 +70,6 @@ CREDIT_BYTES: Final = limits.SMALL_WINDOW_BYTES // 4  # credits are given in par
 LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
 MAX_SHUT_S: Final = 8 * 86_400.0  # seconds; windows come again every week
 MAX_MARK_CHARS: Final = 200  # of a journal; it is kept with each command that is sent
-MAX_SYSTEM_CHARS: Final = 200  # of what an agent says of its program and its machine, for people
 REST_S: Final = 5.0  # seconds until an agent that begins nothing now is asked again
 NOT_BEGUN: Final = frozenset({"agent_stopping", "journal_unavailable", "paused"})  # refusals that say: offer it again
 
@@ -109,15 +108,18 @@ class AgentDesk:
             # Held up on its way until the agent had dialled again: what it shows is out of date, and proves nothing.
             raise Refused("superseded", "another link of this agent took over")
         line.greeted = link.number
-        if self._renewals is None or RENEWAL not in hello.features:
-            return Greeting()
-        peer = link.peer
+        if len(hello.journal) > MAX_MARK_CHARS:
+            raise RemoteProtocolError(f"a journal's mark of {len(hello.journal)} characters")
+        renews = RENEWAL in hello.features
+        peer, features = link.peer, (RENEWAL,) if renews else ()
+        if self._renewals is None:
+            return await self._unkept(line, link, hello, ())
         try:
-            greeted = await self._renewals.greet(peer, hello)
+            greeted = await self._renewals.greet(peer, hello, renews=renews)
         except StoreUnavailable as exc:
             # It keeps the text it has, and comes with its next certificate again: nothing is lost.
             log.warning("a greeting was not kept: %s", exc, extra={"event": "note_lost", "agent": peer.agent})
-            return Greeting((RENEWAL,))
+            return await self._unkept(line, link, hello, features)
         if greeted.verdict is Verdict.TWO:
             log.error("%s/%s: %s", peer.tenant, peer.agent, greeted.refusal, extra=_of(peer, "agent_cloned"))
             self._router.revoke(Scope(peer.tenant), peer.agent, greeted.refusal or "")
@@ -132,10 +134,32 @@ class AgentDesk:
             raise Refused("revoked", greeted.refusal)
         if greeted.promoted:
             log.info("%s/%s: its next certificate is in force", peer.tenant, peer.agent, extra=_of(peer, "promoted"))
-        return Greeting((RENEWAL,), greeted.given, greeted.trust)
+        self._learn(line, greeted.known)
+        return Greeting(features, greeted.given, greeted.trust, stands(*greeted.head))
 
-    async def audit(self, link: Conversation) -> str:
-        return await self._anchors.head(link.peer.tenant)
+    async def _unkept(self, line: Line, link: Conversation, hello: Hello, features: tuple[str, ...]) -> Greeting:
+        """Return what an agent is welcomed with whose greeting is not kept, or not yet."""
+        scope = Scope(line.tenant)
+        self._learn(line, await self._store.agent(scope, line.agent))
+        release, system = hello.release[:MAX_SYSTEM_CHARS], hello.system[:MAX_SYSTEM_CHARS]
+        await self._store.agent_seen(
+            scope,
+            line.agent,
+            self._now(),
+            release=release,
+            system=system,
+            journal=hello.journal,
+            position=hello.position,
+        )
+        return Greeting(features, audit=await self._anchors.head(line.tenant))
+
+    def _learn(self, line: Line, known: Agent | None) -> None:
+        """Take over what the store knows of an agent."""
+        if known is not None:
+            line.group, line.drained = known.group, known.drained_at is not None
+            line.digest = line.digest or known.catalogue_digest
+            if not line.journal:
+                line.journal, line.position = known.journal, known.position
 
     async def tell_audit(self) -> None:
         """Tell the agents where the audit trail stands."""
@@ -168,9 +192,7 @@ class AgentDesk:
             # Its next greeting says so again.
             log.warning("whom an agent trusts was not kept: %s", exc, extra=_of(link.peer, "note_lost"))
 
-    async def joined(self, link: Conversation, hello: Hello) -> None:
-        if len(hello.journal) > MAX_MARK_CHARS:
-            raise RemoteProtocolError(f"a journal's mark of {len(hello.journal)} characters")
+    def joined(self, link: Conversation, hello: Hello) -> None:
         line = self._line(link)
         previous, line.link = line.link, link
         line.asked.clear()
@@ -194,26 +216,8 @@ class AgentDesk:
         )
         serial, release, address = link.peer.serial, hello.release[:MAX_SYSTEM_CHARS], link.peer.address
         self._note(link, "agent_linked", {"certificate": serial, "release": release, "address": address})
-        known = await self._store.agent(Scope(line.tenant), line.agent)
-        if line.link is not link:
-            # A later link has told more of it.
-            return
-        if known is not None:
-            line.group, line.drained = known.group, known.drained_at is not None
-            line.digest = line.digest or known.catalogue_digest
-            if not line.journal:
-                line.journal, line.position = known.journal, known.position
         self._journal(line, hello)
         self._anchors.heard(link.peer, hello.journal, hello.position, hello.head, put_back=line.put_back)
-        await self._store.agent_seen(
-            Scope(line.tenant),
-            line.agent,
-            self._now(),
-            release=hello.release[:MAX_SYSTEM_CHARS],
-            system=hello.system[:MAX_SYSTEM_CHARS],
-            journal=hello.journal,
-            position=line.position,
-        )
         line.kept_position = line.position
 
     def _journal(self, line: Line, hello: Hello) -> None:
@@ -251,7 +255,7 @@ class AgentDesk:
             raise RemoteProtocolError("the catalogue does not have the digest that came with it")
         try:
             # A large one takes a while.
-            read = await asyncio.to_thread(catalogues.read, catalogue)
+            read = catalogues.known(catalogue) or await asyncio.to_thread(catalogues.read, catalogue)
         except CatalogueInvalid as exc:
             raise RemoteProtocolError(str(exc)) from exc
         if line.link is not link:

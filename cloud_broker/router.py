@@ -130,7 +130,7 @@ class Router:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 for link in links:
-                    await link.gone.wait()
+                    await link.gone()
 
     async def stop(self) -> None:
         """End; what is open stays so in the store."""

@@ -435,7 +435,12 @@ class Session:
         """Return when ``tick`` is due, on the clock that ``now`` is read from."""
         if self.stage is Stage.GREETING:
             return self._opened + limits.GREETING_S
-        return min(self._last_said + self.beat_s, self._last_heard + self.own.silence_s)
+        return min(self._last_said + self.beat_s, self.silent_at)
+
+    @property
+    def silent_at(self) -> float:
+        """When the peer will have been silent for too long, on the same clock."""
+        return self._last_heard + self.own.silence_s
 
     def tick(self, now: float) -> None:
         """

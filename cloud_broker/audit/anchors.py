@@ -46,6 +46,11 @@ def head_of(completed: Completed) -> str:
     return f"{completed.position}:{completed.head}" if HEAD.fullmatch(completed.head) else ""
 
 
+def stands(number: int, digest: bytes) -> str:
+    """Return where an audit trail stands, as ``NUMBER:HASH``, or "" if nothing is in it."""
+    return f"{number}:{digest.hex()}" if number else ""
+
+
 class Anchors:
     """
     Where agents' journals stand, as they say, and what they hear of the audit trail.
@@ -123,10 +128,9 @@ class Anchors:
     async def head(self, tenant: str) -> str:
         """Return where a tenant's audit trail stands, as ``NUMBER:HASH``, or "" if it can't be read now."""
         try:
-            number, digest = await self._store.audit_head(tenant)
+            return stands(*await self._store.audit_head(tenant))
         except StoreUnavailable:
             return ""
-        return f"{number}:{digest.hex()}" if number else ""
 
     async def tell(self, links: Iterable[Conversation]) -> None:
         """Tell those on ``links`` where their tenant's audit trail stands, unless they know."""

@@ -67,7 +67,10 @@ class Authorities:
 
     def issuer_of(self, certificate_der: bytes) -> str | None:
         """Return the fingerprint of the one that issued a certificate, or ``None`` if none of them did."""
-        certificate = x509.load_der_x509_certificate(certificate_der)
+        return self.issuer_in(x509.load_der_x509_certificate(certificate_der))
+
+    def issuer_in(self, certificate: x509.Certificate) -> str | None:
+        """Likewise, of one that was read already."""
         return next((one.fingerprint for one in self.trusted if one.issued(certificate)), None)
 
 

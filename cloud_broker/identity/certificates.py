@@ -27,8 +27,25 @@ def identity_of(certificate_der: bytes, trust_domain: str = TRUST_DOMAIN) -> tup
     Raises:
         CertificateInvalid: it does not name exactly one agent.
     """
+    return identity_in(read(certificate_der), trust_domain)
+
+
+def read(certificate_der: bytes) -> x509.Certificate:
+    """
+    Return a certificate.
+
+    Raises:
+        CertificateInvalid: it is none.
+    """
     try:
-        certificate = x509.load_der_x509_certificate(certificate_der)
+        return x509.load_der_x509_certificate(certificate_der)
+    except ValueError as exc:
+        raise CertificateInvalid(f"the certificate names no agent: {exc}") from exc
+
+
+def identity_in(certificate: x509.Certificate, trust_domain: str = TRUST_DOMAIN) -> tuple[str, str, str]:
+    """Return what ``identity_of`` does, and raise likewise, of a certificate that was read already."""
+    try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound) as exc:
         raise CertificateInvalid(f"the certificate names no agent: {exc}") from exc

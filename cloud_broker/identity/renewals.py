@@ -29,11 +29,12 @@ from cloud_broker.identity.lineage import Verdict
 from cloud_broker.identity.standing import refusal, serials
 from cloud_broker.identity.trust import Trust
 from cloud_broker.link.base import Peer
-from cloud_broker.store.base import Agent, NextCertificate, Store
+from cloud_broker.store.base import Agent, Arrival, NextCertificate, Store
 from cloud_broker.tenants import Scope
 from protocol import signing
 from protocol.messages import Enrolled, Hello, Recover, Renew, Renewed
 
+MAX_SYSTEM_CHARS: Final = 200  # of what an agent says of its program and its machine, for people
 MAX_REQUEST_CHARS: Final = 100  # of the agent's request id, which is kept
 AT_ONCE: Final = 10  # new certificates that one agent may be given in a row
 PART: Final = 1_000  # then one in this part of a certificate's life
@@ -98,6 +99,8 @@ class Greeted:
         promoted: whether its next certificate came into force.
         refusal: why it may not be linked, or ``None``.
         trust: the authorities that it is to be told of; empty where it trusts those already.
+        known: the agent as it was, without its catalogue; ``None`` if there is none.
+        head: number and hash of the last record in its tenant's audit trail.
     """
 
     given: str
@@ -105,6 +108,8 @@ class Greeted:
     promoted: bool
     refusal: str | None
     trust: tuple[str, ...] = ()
+    known: Agent | None = None
+    head: tuple[int, bytes] = (0, b"")
 
 
 class Renewals:
@@ -202,40 +207,44 @@ class Renewals:
         following = await self._next(Scope(tenant), name, serial, message.request, csr, "agent_recovered")
         return Enrolled(tenant, name, following.not_after, self._trust.bundle), following.certificate
 
-    async def greet(self, peer: Peer, hello: Hello) -> Greeted:
+    async def greet(self, peer: Peer, hello: Hello, *, renews: bool = True) -> Greeted:
         """
         Put the certificate in force that an agent greets with, and see whether it is the one that was here last.
 
-        What comes of it is kept before this returns.
+        What comes of it, and what the agent says of itself, is kept before this returns.
+
+        Args:
+            renews: whether it knows of renewals; else it is let in as it is.
         """
-        fresh, now = secrets.token_urlsafe(lineage.GIVEN_BYTES), self._now()
-        before: list[Agent] = []
-
-        def change(agent: Agent) -> Agent:
-            before[:] = [agent]
-            return greeted(agent, peer, hello, fresh, now)
-
-        scope = Scope(peer.tenant)
-        noted = partial(_stopped, address=peer.address)
-        agent = await self._store.change_identity(scope, peer.agent, change, noted)
-        # Asked again: since it was let in, another link may have put another certificate in force.
-        refused = refusal(await self._store.tenant(peer.tenant), agent, peer, now)
-        if not before:
-            return Greeted("", Verdict.SAME, False, refused)
-        (known,) = before
+        fresh, now = secrets.token_urlsafe(lineage.GIVEN_BYTES) if renews else "", self._now()
+        arrived = await self._store.arrived(
+            Arrival(
+                peer.tenant,
+                peer.agent,
+                now,
+                hello.release[:MAX_SYSTEM_CHARS],
+                hello.system[:MAX_SYSTEM_CHARS],
+                hello.journal,
+                hello.position,
+                change=lambda agent: greeted(agent, peer, hello, fresh, now) if renews else agent,
+                # Asked again: since it was let in, another link may have put another certificate in force.
+                refusal=lambda tenant, agent: refusal(tenant, agent, peer, now),
+                noted=partial(_stopped, address=peer.address),
+            )
+        )
+        if arrived is None:
+            return Greeted("", Verdict.SAME, False, refusal(None, None, peer, now))
+        known = arrived.before
+        if not renews:
+            return Greeted("", Verdict.SAME, False, arrived.refusal, known=known, head=arrived.head)
         promoted = known.next is not None and peer.serial == known.next.serial
         trust = () if known.own_pki or self._trust.wanted == set(hello.trusts) else tuple(self._trust.bundle)
-        return Greeted(fresh, lineage.judge(known.lineage, _shown(hello)), promoted, refused, trust)
+        verdict = lineage.judge(known.lineage, _shown(hello))
+        return Greeted(fresh, verdict, promoted, arrived.refusal, trust, known, arrived.head)
 
     async def has_kept(self, peer: Peer, given: str) -> None:
         """Note that an agent has the text that it was given."""
-
-        def change(agent: Agent) -> Agent:
-            if agent.lineage.tip != given:
-                return agent
-            return replace(agent, lineage=replace(agent.lineage, confirmed=True))
-
-        await self._store.change_identity(Scope(peer.tenant), peer.agent, change)
+        await self._store.has_kept(Scope(peer.tenant), peer.agent, given)
 
     async def trusts(self, peer: Peer, authorities: list[str]) -> None:
         """Note whom an agent trusts."""

@@ -101,6 +101,20 @@ class Trust:
         """Return the fingerprint of the one of ours that issued a certificate; "" if none did, or none is trusted."""
         return (self._ours.issuer_of(certificate_der) or "") if self.issues else ""
 
+    def issuer_of_verified(self, certificate: x509.Certificate) -> str:
+        """
+        Return the same of a certificate of which it is known that one of ``for_clients`` issued it.
+
+        Where all of these are ours the name tells which: each has another. An authority of the operator's own might
+        have any name, so the signature is looked at there, which takes as long as half of all else at the door.
+        """
+        if not self.issues:
+            return ""
+        if self.clients:
+            return self._ours.issuer_in(certificate) or ""
+        named = certificate.issuer
+        return next((one.fingerprint for one in self._ours.trusted if one.certificate.subject == named), "")
+
     def trusts(self, issuer: str) -> bool:
         """Whether the one of ours with this fingerprint is trusted still."""
         return self.issues and any(authority.fingerprint == issuer for authority in self._ours.trusted)

@@ -62,12 +62,15 @@ class Admission:
 
     async def standing(self, peer: Peer) -> str | None:
         """Return why a peer with a good certificate may not be linked, or ``None``."""
-        tenant = await self._store.tenant(peer.tenant)
-        agent = await self._store.agent(Scope(peer.tenant), peer.agent)
+        tenant, agent = await self._store.standing(Scope(peer.tenant), peer.agent)
         refused = refusal(tenant, agent, peer, time.time())
         if refused is None and peer.issuer and not self._trust.trusts(peer.issuer):
             return "the authority that issued this certificate was replaced; enrol again with a new token"
         return refused
+
+    def good(self, peer: Peer, now: float) -> bool:
+        """Whether a peer's certificate itself is good still, without asking the store."""
+        return peer.not_after > now and (not peer.issuer or self._trust.trusts(peer.issuer))
 
     async def enrol(self, transport: Transport) -> None:
         """Carry one enrolment: one message each way, then the end."""

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
+
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
@@ -41,6 +43,7 @@ from protocol.states import Phase
 
 log = logging.getLogger(__name__)
 
+LAST_WORD_S: Final = 1.0  # seconds that a peer has to take it
 
 _numbers: Final = itertools.count(1)
 
@@ -61,11 +64,13 @@ class Greeting:
 
     Attributes:
         trust: the authorities of a ``Trust`` to follow it; empty where the agent trusts those already.
+        audit: where the tenant's audit trail stands, as ``NUMBER:HASH``, or "".
     """
 
     features: tuple[str, ...] = ()
     lineage: str = ""
     trust: tuple[str, ...] = ()
+    audit: str = ""
 
 
 class Desk(Protocol):
@@ -74,10 +79,7 @@ class Desk(Protocol):
     async def greeting(self, link: Conversation, hello: Hello) -> Greeting:
         """Return what to welcome an agent with, or raise ``Refused``."""
 
-    async def audit(self, link: Conversation) -> str:
-        """Return where the tenant's audit trail stands, as ``NUMBER:HASH``, or ""."""
-
-    async def joined(self, link: Conversation, hello: Hello) -> None:
+    def joined(self, link: Conversation, hello: Hello) -> None:
         """The agent greeted; an older link of the same agent is superseded."""
 
     async def catalogue(self, link: Conversation, digest: str, catalogue: bytes) -> None:
@@ -129,7 +131,6 @@ class Conversation:
         peer: who is at the other end.
         hello: its greeting; ``None`` until it came.
         given: the text that it was given with Welcome, or "".
-        gone: set when the link has ended.
         ready: whether it has told what it holds, so that commands may be sent.
     """
 
@@ -139,15 +140,19 @@ class Conversation:
         self.hello: Hello | None = None
         self.ready = False
         self.given = ""
-        self.gone = asyncio.Event()
         self.last_heard = time.time()
         self._transport = transport
         self._desk = desk
         self._release = release
         self._own = own
         self._session = Session(Side.BROKER, own, now=time.monotonic())
-        self._wake = asyncio.Event()
-        self._closing = asyncio.Event()
+        # Ten thousand links that say nothing have nothing but this each: no task that writes, one timer.
+        self._reading = asyncio.timeout(None)
+        self._writing: asyncio.Task[None] | None = None
+        self._tick_at: asyncio.TimerHandle | None = None
+        self._failure: Exception | None = None
+        self._closing = False
+        self._gone: asyncio.Future[None] | None = None
         self._welcomed_at = time.monotonic()
 
     def __repr__(self) -> str:
@@ -156,7 +161,7 @@ class Conversation:
     @property
     def open(self) -> bool:
         """Whether anything can still be said."""
-        return self._session.stage is Stage.OPEN and not self._closing.is_set()
+        return self._session.stage is Stage.OPEN and not self._closing
 
     @property
     def features(self) -> frozenset[str]:
@@ -178,17 +183,18 @@ class Conversation:
         """Queue a message; without effect once the link has ended."""
         if self._session.stage is not Stage.CLOSED:
             self._session.say(message, payload)
-            self._wake.set()
+            self.wake()
 
     def attach(self, command_id: str, lane: Lane) -> None:
         """Let what a command still has to be sent take turns; ``wake`` tells when there is more of it."""
         if self._session.stage is Stage.OPEN:
             self._session.attach(command_id, lane)
-            self._wake.set()
+            self.wake()
 
     def wake(self) -> None:
         """There is something new to send."""
-        self._wake.set()
+        if self._writing is None and self._tick_at is not None:
+            self._writing = asyncio.create_task(self._write(), name="write to an agent")
 
     def phase(self, command_id: str) -> Phase:
         """Where the conversation about a command stands on this link."""
@@ -201,80 +207,112 @@ class Conversation:
     def end(self, code: str, reason: str, retry_after_s: float = 0.0) -> None:
         """Say goodbye and close."""
         self._session.end(code, reason, retry_after_s)
-        self._closing.set()
-        self._wake.set()
+        self._closing = True
+        self.wake()
+
+    async def gone(self) -> None:
+        """Wait until the link has ended."""
+        if self._gone is None:
+            self._gone = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._gone)
 
     async def serve(self) -> None:
         """Carry the conversation to its end; returns when the link is closed."""
-        name = f"{self.peer.tenant}/{self.peer.agent}"
-        writer = asyncio.create_task(self._write(), name=f"write to {name}")
-        reader = asyncio.create_task(self._read(), name=f"read from {name}")
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-            if not writer.done():
-                # A last word, such as what rule was broken; a peer that does not take it is not waited for.
-                self._closing.set()
-                self._wake.set()
-                await asyncio.wait((writer,), timeout=1.0)
+            await self._carry()
         finally:
-            for task in (reader, writer):
-                task.cancel()
-            results = await asyncio.gather(reader, writer, return_exceptions=True)
+            if self._tick_at is not None:
+                self._tick_at.cancel()
+                self._tick_at = None
+            if self._writing is not None:
+                self._writing.cancel()
+                await asyncio.wait((self._writing,))
             await self._transport.close()
             if self.hello is not None:
                 await self._desk.left(self)
-            self.gone.set()
-        for result in results:
-            if isinstance(result, RemoteProtocolError):
-                log.warning(
-                    "link closed: %s", result, extra={"event": "link_broken", "agent": name, "reason": str(result)}
-                )
-            elif isinstance(result, Exception) and not isinstance(result, LinkLost):
-                raise result
+            if self._gone is None:
+                self._gone = asyncio.get_running_loop().create_future()
+            if not self._gone.done():
+                self._gone.set_result(None)
+        if isinstance(self._failure, RemoteProtocolError):
+            name, why = f"{self.peer.tenant}/{self.peer.agent}", str(self._failure)
+            log.warning("link closed: %s", why, extra={"event": "link_broken", "agent": name, "reason": why})
+        elif self._failure is not None and not isinstance(self._failure, LinkLost):
+            raise self._failure
+
+    async def _carry(self) -> None:
+        """Read until the link is to end; what has to be said then is said."""
+        try:
+            async with self._reading:
+                self._look_at_clock()
+                await self._read()
+        except TimeoutError:
+            if not self._reading.expired():
+                raise
+        except (LinkLost, ProtocolError) as exc:
+            self._failure = self._failure or exc
+        self._closing = True
+        if not isinstance(self._failure, LinkLost):
+            # A last word, such as what rule was broken; a peer that does not take it is not waited for.
+            self.wake()
+            if self._writing is not None:
+                await asyncio.wait((self._writing,), timeout=LAST_WORD_S)
+
+    def _stop(self, failure: Exception | None = None) -> None:
+        """Read no more."""
+        self._failure = self._failure or failure
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self._reading.reschedule(asyncio.get_running_loop().time())
 
     async def _write(self) -> None:
+        """Send what there is."""
         session = self._session
-        while True:
-            self._wake.clear()
+        try:
             while data := session.next_message(time.monotonic()):
                 await self._transport.send(data)
-            if self._closing.is_set() or session.stage is Stage.CLOSED:
-                return
-            try:
-                async with asyncio.timeout(max(0.0, session.next_tick() - time.monotonic())):
-                    await self._wake.wait()
-            except TimeoutError:
-                try:
-                    session.tick(time.monotonic())
-                except ProtocolError:
-                    # The Goodbye is queued; a peer that is gone will not take it, so the attempt is bounded.
-                    with contextlib.suppress(TimeoutError, LinkLost):
-                        async with asyncio.timeout(1.0):
-                            await self._transport.send(session.next_message(time.monotonic()))
-                    raise
+        except Exception as exc:  # whoever reads ends the link with it
+            self._stop(exc)
+        finally:
+            self._writing = None
+        if self._closing or session.stage is Stage.CLOSED:
+            self._stop()
+
+    def _look_at_clock(self) -> None:
+        """Do what is due by the session's clock; what is said or heard in between puts it off."""
+        now, session = time.monotonic(), self._session
+        first, delay = self._tick_at is None, session.beat_s / 2
+        try:
+            if session.stage is Stage.CLOSED and not first:
+                self._stop()  # the peer does not take our goodbye
+            elif self._writing is None:
+                if now >= session.next_tick():
+                    session.tick(now)
+                    self.wake()
+                else:
+                    delay = session.next_tick() - now
+            elif now >= session.silent_at:
+                # On a dead line the writer may be stuck.
+                session.tick(now)
+        except ProtocolError as exc:
+            self._stop(exc)
+        self._tick_at = asyncio.get_running_loop().call_later(delay, self._look_at_clock)
+        if first:
+            self.wake()
 
     async def _read(self) -> None:
         while True:
-            data = await self._receive()
-            try:
-                records = self._session.receive(data, time.monotonic())
-                self.last_heard = time.time()
-                for message, payload in records:
-                    await self._act(message, payload)
-            except RemoteProtocolError as exc:
-                self._session.end("protocol", str(exc))
-                raise
-            finally:
-                self._wake.set()
+            # Nothing of a message stays while the next one is waited for.
+            await self._heard(await self._transport.receive())
 
-    async def _receive(self) -> bytes:
-        """Return the next message. Silence is noticed here too: on a dead line the writer may be stuck in a send."""
-        while True:
-            try:
-                async with asyncio.timeout(self._own.silence_s):
-                    return await self._transport.receive()
-            except TimeoutError:
-                self._session.tick(time.monotonic())
+    async def _heard(self, data: bytes) -> None:
+        try:
+            records = self._session.receive(data, time.monotonic())
+            self.last_heard = time.time()
+            for message, payload in records:
+                await self._act(message, payload)
+        except RemoteProtocolError as exc:
+            self._session.end("protocol", str(exc))
+            raise
 
     async def _act(self, message: AnyMessage, payload: Buffer) -> None:
         if isinstance(message, Chunk):
@@ -289,6 +327,7 @@ class Conversation:
             self._desk.completed(self, message, bytes(payload))
         elif isinstance(message, Fetch):
             self._desk.fetch(self, message)
+            self.wake()
         elif isinstance(message, Hello):
             await self._greet(message)
         elif isinstance(message, Condition):
@@ -317,8 +356,9 @@ class Conversation:
         if self._session.stage is Stage.CLOSED:
             # Said goodbye to meanwhile, by a broker that stops for instance.
             return
-        audit = await self._desk.audit(self)
-        self.hello, self.given = hello, greeting.lineage
+        # Kept as long as the link: only what is asked for later.
+        self.hello = msgspec.structs.replace(hello, release="", features=[], system="", head="", lineage="", trusts=[])
+        self.given = greeting.lineage
         self._welcomed_at = time.monotonic()
         self._session.welcome(
             Welcome(
@@ -330,10 +370,14 @@ class Conversation:
                 agent=self.peer.agent,
                 time=time.time(),
                 lineage=greeting.lineage,
-                audit=audit,
+                audit=greeting.audit,
             )
         )
         if greeting.trust:
             self._session.say(Trust(list(greeting.trust)))
-        self._wake.set()
-        await self._desk.joined(self, hello)
+        self.wake()
+        if self._tick_at is not None:
+            # From now on there are beats.
+            self._tick_at.cancel()
+            self._look_at_clock()
+        self._desk.joined(self, hello)

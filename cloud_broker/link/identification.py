@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from cloud_broker.identity.certificates import end_of, identity_of
+from cloud_broker.identity.certificates import identity_in, read
 from cloud_broker.identity.trust import Trust
 from cloud_broker.link import terminators
 from cloud_broker.link.base import Peer
@@ -74,14 +74,15 @@ class Identification:
             )
         if not seen:
             return None
-        tenant, agent, serial = identity_of(seen, self._trust_domain)
-        issuer = self._trust.issuer_of(seen)
+        verified = read(seen)
+        tenant, agent, serial = identity_in(verified, self._trust_domain)
+        issuer = self._trust.issuer_of_verified(verified)
         return Peer(
             tenant,
             agent,
             serial,
             f"{self.address(host, headers)}:{port}",
-            not_after=end_of(seen),
+            not_after=verified.not_valid_after_utc.timestamp(),
             issuer=issuer,
             own_pki=not issuer,
         )

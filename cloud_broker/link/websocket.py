@@ -29,6 +29,7 @@ from protocol import limits, measure
 log = logging.getLogger(__name__)
 
 SUBPROTOCOL = websockets.Subprotocol("outhaul.1")
+_FORGOTTEN = Request("", websockets.Headers())
 CLOSE_S = 2.0  # seconds; a peer that does not answer the closing handshake is not waited for
 
 
@@ -151,6 +152,9 @@ async def listen(
         address = who.address(host, request.headers) if request is not None else host
         transport = WebsocketTransport(connection, f"{address}:{port}")
         path = request.path.partition("?")[0] if request is not None else ""
+        # What was said to get in takes as much memory as the link itself, for as long as that is there.
+        del request
+        connection.request, connection.response = _FORGOTTEN, None
         if path == "/enrol":
             await enrol(transport)
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -138,6 +138,56 @@ class Agent:
     trusts: tuple[str, ...] = ()
     lineage: Lineage = NEW
     drained_at: float | None = None
+
+
+class Linked(NamedTuple):
+    """Who is on a link."""
+
+    tenant: str
+    agent: str
+    serial: str
+    own_pki: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """
+    An agent that greets, and what comes of it; the functions are pure, and may be called in another thread.
+
+    Attributes:
+        at: seconds since 1970; the texts are what it says of itself, ``position`` that of its journal.
+        change: returns who it is from now on, as in ``Store.change_identity``.
+        refusal: returns why it may not be linked, from its tenant and from what it is then.
+        noted: returns what is noted of a change, from the agent before and after it.
+    """
+
+    tenant: str
+    name: str
+    at: float
+    release: str
+    system: str
+    journal: str
+    position: int
+    change: Callable[[Agent], Agent]
+    refusal: Callable[[Tenant, Agent], str | None]
+    noted: Callable[[Agent, Agent], Act | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """
+    What came of an agent's greeting.
+
+    Attributes:
+        before: the agent as it was; ``agent`` as it is. Both without their catalogue.
+        refusal: why it may not be linked, or ``None``; only then what it says of itself was kept.
+        head: number and hash of the last record in its tenant's chain.
+    """
+
+    before: Agent
+    agent: Agent
+    refusal: str | None
+    head: tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,6 +600,22 @@ class Store(ApprovalStore, BlobStore, abc.ABC):
             change: a pure function; may be called in another thread.
             noted: returns what is noted of a change, from the agent before and after it; likewise.
         """
+
+    @abc.abstractmethod
+    async def standing(self, scope: Scope, name: str) -> tuple[Tenant | None, Agent | None]:
+        """Return a tenant and one of its agents, without its catalogue; ``None`` for what there is not."""
+
+    @abc.abstractmethod
+    async def doubtful(self, linked: Sequence[Linked]) -> list[int]:
+        """Return the places of those who may perhaps not be linked any more: revoked, suspended, replaced…"""
+
+    @abc.abstractmethod
+    async def arrived(self, arrival: Arrival) -> Arrived | None:
+        """In one transaction, keep who an agent is that greets, and what it says; ``None`` if there is none."""
+
+    @abc.abstractmethod
+    async def has_kept(self, scope: Scope, name: str, given: str) -> None:
+        """Note that an agent has the text that it was given last. Need not be durable on return."""
 
     @abc.abstractmethod
     async def agent_seen(

@@ -35,7 +35,7 @@ SCHEMA: Final = _text("schema.sql")
 SCHEMA_VERSION: Final = 2
 RELEASES: Final = {1: "0.1.0", 2: "0.2.0"}  # the first with each version of the schema
 MIGRATIONS: Final = dict(enumerate(named(_text("migrations.sql")).values(), start=2))  # to each version from the last
-QUERIES: Final = named(_text("queries.sql")) | named(_text("blobs.sql"))
+QUERIES: Final = named(_text("queries.sql")) | named(_text("blobs.sql")) | named(_text("arrivals.sql"))
 
 
 def statements(script: str) -> list[str]:

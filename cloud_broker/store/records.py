@@ -112,6 +112,22 @@ def agent(row: Row) -> Agent:
     return Agent(*fields)
 
 
+def identity_row(agent: Agent) -> Row:
+    """Return the parameters of ``greeted``."""
+    return (
+        agent.tenant,
+        agent.name,
+        agent.serial,
+        agent.not_after,
+        agent.issuer,
+        _encode(agent.next).decode(),
+        _encode(agent.trusts).decode(),
+        _encode(agent.lineage).decode(),
+        agent.revoked_at,
+        agent.revoked_reason,
+    )
+
+
 def bound_agent(agent: Agent) -> Bound:
     """Return the parameters of ``enrol_agent``."""
     return {

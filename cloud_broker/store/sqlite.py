@@ -29,6 +29,7 @@ from cloud_broker.store.base import (
 )
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.store.sqlite_approvals import SqliteApprovals
+from cloud_broker.store.sqlite_arrivals import SqliteArrivals
 from cloud_broker.store.sqlite_audit import note
 from cloud_broker.store.sqlite_blobs import SqliteBlobs
 from cloud_broker.store.sqlite_dead_letters import SqliteDeadLetters
@@ -40,7 +41,7 @@ PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the
 T = TypeVar("T")
 
 
-class SqliteStore(SqliteDeadLetters, SqliteApprovals, SqliteBlobs, Store):
+class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlobs, Store):
     """Everything in one file, for one broker."""
 
     async def healthy(self) -> bool:
@@ -191,20 +192,6 @@ class SqliteStore(SqliteDeadLetters, SqliteApprovals, SqliteBlobs, Store):
             return changed
 
         return await self._write(work)
-
-    async def agent_seen(
-        self,
-        scope: Scope,
-        name: str,
-        now: float,
-        *,
-        release: str = "",
-        system: str = "",
-        journal: str = "",
-        position: int = 0,
-    ) -> None:
-        bound = {"release": release, "system": system, "journal": journal, "position": position}
-        self._send("agent_seen", tenant=scope.tenant, name=name, now=now, **bound)
 
     async def put_catalogue(self, scope: Scope, name: str, catalogue: bytes, digest: str) -> None:
         await self._change("put_catalogue", tenant=scope.tenant, name=name, catalogue=catalogue, digest=digest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cloud_broker.audit import trail as audit
@@ -10,6 +12,7 @@ from cloud_broker.audit.trail import Act, AuditFilter, AuditPage, Record
 from cloud_broker.store.connections import NotingConnection
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.store.sqlite_file import SqliteFile
+from cloud_broker.store.together import Kind
 
 REACH: Final = 50_000  # records that one page looks at; a filter that fits few would read the whole chain otherwise
 
@@ -22,6 +25,22 @@ def note(connection: sqlite3.Connection, act: Act) -> None:
     """
     assert isinstance(connection, NotingConnection)  # noqa: S101 - the writer opens no others; this tells mypy
     connection.notes.append(audit.unchained(act))
+
+
+def head(connection: sqlite3.Connection, tenant: str) -> tuple[int, bytes]:
+    """Return number and hash of a chain's last record, as it was committed or kept in this transaction."""
+    row = connection.execute(QUERIES["audit_head"], (tenant,)).fetchone()
+    return (row[0], bytes(row[1])) if row else (0, audit.BEGINNING)
+
+
+def _note_all(connection: sqlite3.Connection, given: Sequence[Act]) -> list[None]:
+    for act in given:
+        note(connection, act)
+    return [None] * len(given)
+
+
+_NOTE: Final = Kind(9, _note_all)  # nothing waits for them, so they come last
+_numbers: Final = itertools.count()
 
 
 class SqliteAudit(SqliteFile):
@@ -42,17 +61,13 @@ class SqliteAudit(SqliteFile):
         await self._write(lambda connection: note(connection, act))
 
     def note_soon(self, act: Act) -> None:
-        self._opened(self._writer).send(lambda connection: note(connection, act))
+        self._send_one(_NOTE, f"note {next(_numbers)}", act)
 
     async def audit_chains(self) -> list[tuple[str, int, bytes]]:
         return await self._all(lambda row: (str(row[0]), int(row[1]), bytes(row[2])), "audit_chains")
 
     async def audit_head(self, tenant: str) -> tuple[int, bytes]:
-        def work(connection: sqlite3.Connection) -> tuple[int, bytes]:
-            row = connection.execute(QUERIES["audit_head"], (tenant,)).fetchone()
-            return (row[0], bytes(row[1])) if row else (0, audit.BEGINNING)
-
-        return await self._opened(self._points).read(work)
+        return await self._opened(self._points).read(lambda connection: head(connection, tenant))
 
     async def audit_after(self, tenant: str, number: int, limit: int) -> list[Record]:
         return await self._all(_record, "audit_after", tenant=tenant, number=number, limit=limit)

@@ -206,16 +206,6 @@ UPDATE agents SET
     revoked_at = :revoked_at, revoked_reason = :revoked_reason
 WHERE tenant = :tenant AND name = :name;
 
--- agent_seen --
-UPDATE agents SET
-    last_seen_at = :now,
-    release = CASE :release WHEN '' THEN release ELSE :release END,
-    system = CASE :system WHEN '' THEN system ELSE :system END,
-    journal = CASE :journal WHEN '' THEN journal ELSE :journal END,
-    -- The highest there was; another journal counts from its own beginning.
-    position = CASE WHEN :journal IN ('', journal) THEN max(position, :position) ELSE :position END
-WHERE tenant = :tenant AND name = :name;
-
 -- put_catalogue --
 UPDATE agents SET catalogue = :catalogue, catalogue_digest = :digest WHERE tenant = :tenant AND name = :name;
 
