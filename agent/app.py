@@ -25,7 +25,7 @@ from agent.conversation import Conversation
 from agent.dispatcher import Dispatcher
 from agent.errors import CommandError, EnrolmentError, JournalUnavailable, SecretError, SourceUnavailable
 from agent.identity import own_identity
-from agent.identity.keys import AgentKeys, open_keys
+from agent.identity.keys import AgentKeys
 from agent.identity.own_identity import OwnPapers, own_files
 from agent.identity.papers import MemoryPapers, Papers
 from agent.identity.renewal import Renewals
@@ -39,7 +39,8 @@ from agent.parameters import takes_anything
 from agent.pauses import Pause
 from agent.places import places
 from agent.sealing import Seals
-from agent.secrets import SecretStore, open_store, resolve, secret_values
+from agent.secrets import SecretStore, resolve, secret_values
+from agent.secrets.unlocking import UnlockedSecrets
 from agent.service.base import Nobody, Notifier
 from agent.service.pulse import Pulse, alive_meanwhile
 from agent.service.readiness import wait_until_ready
@@ -52,7 +53,7 @@ from protocol import limits
 log = logging.getLogger(__name__)
 
 DESCRIBE_S: Final = 10.0  # seconds that sources have to describe their operations before the first link
-HEAD_S: Final = 5.0  # seconds between two looks at whether the broker is to hear where the journal stands
+HEAD_S: Final = 5.0  # seconds after a command came until the broker hears where the journal stands
 WINDOWS_S: Final = 30.0  # seconds between two looks at the local clock, which may be set at any time
 RESOLUTIONS_S: Final = 2.0  # seconds between two looks for what people found out, where something waits for it
 RESOLUTIONS_IDLE_S: Final = 60.0  # seconds where nothing does
@@ -149,14 +150,16 @@ class Agent:
         self._connectors = connectors(loaded, secrets)
         self._described: dict[str, dict[str, Any]] = {}
         self._conversation: Conversation | None = None
+        self._stirred = asyncio.Event()  # set when something happened that the journal knows of
         self.journal = journal
         self.journal.changed = self._tell_condition
         self._anchors = Anchors(journal, tenant=lambda: self._who()[0])
         spool = SpoolFolder(state_dir(loaded) / "spool")
-        seals = Seals(keys.seal, self._who)
+        seals = Seals(lambda: keys.seal, self._who)
         signatures = Signatures(settings, self._who, keys)
         self._places = _places(settings, secrets, journal.mark, keys)
         self.dispatcher = Dispatcher(settings, self._connectors, journal, spool, signatures, seals, self._places)
+        self.dispatcher.stirred = self._stir
         self._papers: Papers = MemoryPapers()
         if dialer is None:
             files, routes = own_files(loaded), Routes.of(settings.link, loaded.base_dir)
@@ -171,7 +174,9 @@ class Agent:
         self.supervisor = Supervisor(dialer, self._converse)
 
     @classmethod
-    async def open(cls, loaded: Loaded, *, dialer: Dialer | None = None) -> Agent:
+    async def open(
+        cls, loaded: Loaded, *, dialer: Dialer | None = None, secrets: UnlockedSecrets | None = None
+    ) -> Agent:
         """
         Return an agent that has read its journal and taken up what an earlier process left.
 
@@ -182,11 +187,15 @@ class Agent:
         """
         folder = state_dir(loaded)
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-        journal = await FileJournal.open(folder)
+        secrets = secrets or UnlockedSecrets(loaded.settings, loaded.base_dir)
+        try:
+            journal = await FileJournal.open(folder)
+        except BaseException:
+            await asyncio.to_thread(secrets.close)
+            raise
         try:
             # After the journal, whose lock makes this the only process that may make keys.
-            secrets = open_store(loaded.settings, loaded.base_dir)
-            keys = await asyncio.to_thread(open_keys, folder, secrets)
+            keys = await asyncio.to_thread(secrets.open_keys)
         except BaseException:  # being stopped too: the folder must not stay locked in this process
             await journal.close()
             raise
@@ -258,6 +267,7 @@ class Agent:
             papers=self._papers,
         )
         ended = Ended()
+        self._stir()
         try:
             ended = await conversation.serve()
             return ended
@@ -265,6 +275,7 @@ class Agent:
             await self._papers.left(ended)
             if self._conversation is conversation:
                 self._conversation = None
+            self._stir()
 
     def _who(self) -> tuple[str, str]:
         """Return tenant and name as the certificate has them; a broker's word for them is not asked."""
@@ -279,6 +290,10 @@ class Agent:
             return
         if found is not None:
             self._known = (found.tenant, found.agent)
+
+    def _stir(self) -> None:
+        self._stirred.set()
+        self._control.wake()
 
     def _tell_condition(self) -> None:
         if self._conversation is not None:
@@ -307,7 +322,11 @@ class Agent:
 
     async def _tell_head(self) -> None:
         while True:
+            await self._stirred.wait()
+            self._stirred.clear()
             await asyncio.sleep(HEAD_S)
+            if self.dispatcher.running:
+                self._stirred.set()
             if self._conversation is not None:
                 self._conversation.tell_head()
 
@@ -329,6 +348,7 @@ class Agent:
         folder = state_dir(self._loaded)
         try:
             for command_id, resolution in await asyncio.to_thread(resolutions, folder):
+                self._stir()
                 try:
                     await self.dispatcher.resolve(command_id, resolution)
                 except KeyError:
@@ -378,7 +398,7 @@ def _places(settings: Settings, secrets: SecretStore, mark: str, keys: AgentKeys
     for name, connection in settings.connections.items():
         with contextlib.suppress(SecretError):
             usable[name] = resolve(connection, secrets)
-    return places(usable, mark, keys.seal.private_bytes_raw())
+    return places(usable, mark, keys.seal_bytes)
 
 
 def _nothing() -> None:

@@ -261,6 +261,11 @@ def main() -> NoReturn:
         from agent.connectors.worker import main as work
 
         work()
+    if sys.argv[1:2] == ["unlock"]:
+        # The running agent has its secrets opened by another process.
+        from agent.secrets.unlocking import main as unlock
+
+        unlock(sys.argv[2])
     if sys.argv[1:2] == ["watch-upgrade"]:
         # Started by `upgrade`, to outlive it.
         from agent.upgrade.watcher import main as watch

@@ -351,7 +351,7 @@ def _opened(loaded: Loaded, claim: Claim) -> Claim:
     if not claim.sealed or not claim.params:  # they are kept until the broker has the end
         return claim
     keys = open_keys(loaded.base_dir / loaded.settings.state_dir, open_store(loaded.settings, loaded.base_dir))
-    return Seals(keys.seal, lambda: _who(loaded)).open(claim).claim
+    return Seals(lambda: keys.seal, lambda: _who(loaded)).open(claim).claim
 
 
 def _json(data: bytes | None) -> Any:

@@ -28,7 +28,6 @@ import msgspec
 
 from agent import RELEASE, status
 from agent.check.remedies import REMEDIES
-from agent.check.request import own_program
 from agent.config_file import Loaded
 from agent.connectors.odbc.installed import drivers
 from agent.discretion import keep_quiet_about
@@ -37,6 +36,7 @@ from agent.journal.disk import Disk
 from agent.journal.file import FOLDER
 from agent.journal.reading import read
 from agent.journal.records import Index
+from agent.own_program import own_program
 from agent.redaction import Redactor, shown_file
 from agent.secrets import open_store
 

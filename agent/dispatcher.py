@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from agent import awake, errors
@@ -70,7 +70,12 @@ class Silence:
 
 
 class Dispatcher:
-    """All commands of one agent."""
+    """
+    All commands of one agent.
+
+    Attributes:
+        stirred: called when a command comes.
+    """
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class Dispatcher:
             seals: without it what is sealed is refused.
             places: of the connections, by name, as the catalogue tells them.
         """
+        self.stirred: Callable[[], None] = lambda: None
         self._settings = settings
         self._connectors = connectors
         self._journal = journal
@@ -233,6 +239,7 @@ class Dispatcher:
         """
         if len(self._commands) >= 2 * self._settings.max_running + self._taken_up:
             raise RemoteProtocolError(f"{run.id}: {len(self._commands)} commands are here, and that is too many")
+        self.stirred()
         operation = self._settings.operations.get(run.operation)
         claim = Claim(
             id=run.id,

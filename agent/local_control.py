@@ -11,12 +11,13 @@ from typing import Final
 import msgspec
 
 from agent import pauses, status
+from agent.folder_watch import FolderWatch
 from agent.pauses import Pause
 from agent.status import Status
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 0.5  # seconds between two looks
+BUSY_S: Final = 0.5  # seconds between two words about an agent that works, or that is not linked
 
 
 class LocalControl:
@@ -43,6 +44,11 @@ class LocalControl:
         self._doubtful = False
         self._written: Status | None = None
         self._told_trouble = False
+        self._watch = FolderWatch(state_dir / pauses.FOLDER)
+
+    def wake(self) -> None:
+        """Have what changed just now written down; called for the beginning of work, and of a link or its end."""
+        self._watch.wake()
 
     async def look(self) -> None:
         """Obey what is said now."""
@@ -67,18 +73,31 @@ class LocalControl:
 
     async def run(self) -> None:
         """Look, and write down how the agent is, until cancelled."""
-        while True:
-            try:
-                await self.look()
-                await self._write()
-            except Exception:  # a mistake of ours must not keep all later pauses from being obeyed
-                log.exception("what is paused could not be looked at", extra={"event": "control_bug"})
-            await asyncio.sleep(LOOK_S)
+        try:
+            while True:
+                try:
+                    await self.look()
+                    await self._write()
+                except Exception:  # a mistake of ours must not keep all later pauses from being obeyed
+                    log.exception("what is paused could not be looked at", extra={"event": "control_bug"})
+                await self._watch.changed(status.EVERY_S if self._rests() else BUSY_S)
+        finally:
+            self._watch.close()
+
+    def _rests(self) -> bool:
+        """Whether nothing changes that nobody tells: a link is up, and no command is here."""
+        known = self._written
+        return (
+            known is not None
+            and known.linked_since is not None
+            and not self._doubtful
+            and not any(one.running or one.held for one in known.connections.values())
+        )
 
     async def _write(self) -> None:
         now, before = self._how(), self._written
         same = before is not None and msgspec.structs.replace(now, at=before.at) == before
-        if before is not None and same and now.at - before.at < status.EVERY_S:
+        if before is not None and same and now.at - before.at < status.EVERY_S - BUSY_S:
             return
         try:
             await asyncio.to_thread(status.write, self._state_dir, now)

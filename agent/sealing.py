@@ -48,9 +48,10 @@ class Opened:
 class Seals:
     """The agent's end of sealing, with its own key."""
 
-    def __init__(self, key: X25519PrivateKey, who: Callable[[], tuple[str, str]]) -> None:
+    def __init__(self, key: Callable[[], X25519PrivateKey], who: Callable[[], tuple[str, str]]) -> None:
         """
         Args:
+            key: returns the agent's own; asked when the first sealed command comes.
             who: returns tenant and name of the agent as it knows them itself, not as a broker says; may raise
                 EnrolmentError.
         """
@@ -90,7 +91,7 @@ class Seals:
         info = sealing.params_info(tenant, agent, claim.operation, claim.seal_to)
         try:
             sealed = sealing.params_bytes(claim.params.decode("ascii"))
-            secret, params = sealing.without_secret(_suite().decrypt(sealed, self._key, info))
+            secret, params = sealing.without_secret(_suite().decrypt(sealed, self._key(), info))
         except (ValueError, InvalidTag) as exc:
             raise CannotUnseal(
                 "its sealed parameters can't be opened: they were changed on their way, or sealed to another key, or "

@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from agent import durable_file
+from protocol import limits
 
 NAME: Final = "status.json"
-EVERY_S: Final = 5.0  # seconds after which it is written though nothing changed
+EVERY_S: Final = limits.BEAT_S  # seconds after which it is written though nothing changed
 STALE_S: Final = 3 * EVERY_S  # seconds without a word after which an agent does not answer any more
 
 

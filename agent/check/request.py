@@ -27,6 +27,8 @@ import msgspec
 from agent import durable_file
 from agent.connectors.base import Finding
 from agent.errors import AgentError
+from agent.folder_watch import FolderWatch
+from agent.own_program import own_program
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ FOLDER: Final = "check"
 REQUEST: Final = ".request"
 ANSWER: Final = ".answer"
 BY_AGENT: Final = "OUTHAUL_CHECK_BY_AGENT"  # is in the environment of a check that a running agent started
-LOOK_S: Final = 0.5  # seconds between two looks of the agent
+LOOK_S: Final = 3600.0  # seconds between two looks of the agent where nothing is asked, for answers left behind
 TAKEN_S: Final = 10.0  # seconds in which an agent takes up what is asked
 SILENCE_S: Final = 180.0  # seconds without a word, after which nothing more is waited for; sources answer within 60
 KEPT_S: Final = 3600.0  # seconds after which an answer that nobody fetched is removed
@@ -72,14 +74,6 @@ class Declined(Exception):
     """The running agent does not answer, or has another file; nothing was tried."""
 
 
-def own_program() -> list[str]:
-    """Return how this program runs itself."""
-    if getattr(sys, "frozen", False):
-        return [sys.executable]
-    # -P: no module is looked for in the folder it runs in.
-    return [sys.executable, "-P", "-m", "agent"]
-
-
 # --- the agent's side -----------------------------------------------------------------------------
 
 
@@ -92,13 +86,17 @@ class CheckRequests:
 
     async def run(self) -> None:
         """Look for requests and answer them, until cancelled."""
-        while True:
-            try:
-                for path in await asyncio.to_thread(self._asked):
-                    await self._answer(path)
-            except OSError as exc:
-                log.warning("%s: a check can't be answered: %s", self._folder, exc, extra={"event": "no_check"})
-            await asyncio.sleep(LOOK_S)  # who asks leaves a file, which no system tells alike
+        watch = FolderWatch(self._folder)
+        try:
+            while True:
+                try:
+                    for path in await asyncio.to_thread(self._asked):
+                        await self._answer(path)
+                except OSError as exc:
+                    log.warning("%s: a check can't be answered: %s", self._folder, exc, extra={"event": "no_check"})
+                await watch.changed(LOOK_S)
+        finally:
+            watch.close()
 
     def _asked(self) -> list[Path]:
         try:

@@ -13,6 +13,7 @@ import logging
 import secrets as chance
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,20 +32,35 @@ PASSPHRASE_BYTES: Final = 32  # bytes of chance
 _FORMAT: Final = "outhaul-agent-keys-1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AgentKeys:
     """
     Both key pairs.
 
     Attributes:
-        sign: Ed25519.
-        seal: X25519.
+        sign_bytes: the private half, Ed25519.
+        seal_bytes: the private half, X25519.
         public: what callers know of them: ``{"sign": "ed25519:BASE64", "seal": "x25519:BASE64"}``.
     """
 
-    sign: Ed25519PrivateKey = field(repr=False)
-    seal: X25519PrivateKey = field(repr=False)
+    sign_bytes: bytes = field(repr=False)
+    seal_bytes: bytes = field(repr=False)
     public: Mapping[str, str]
+
+    @cached_property
+    def sign(self) -> Ed25519PrivateKey:
+        """The key that signs."""
+        # Deferred, here and below: it costs 8 MiB, and an agent that runs no command needs none of it.
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self.sign_bytes)
+
+    @cached_property
+    def seal(self) -> X25519PrivateKey:
+        """The key that opens what is sealed."""
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        return X25519PrivateKey.from_private_bytes(self.seal_bytes)
 
 
 def keys_file(state_dir: Path) -> Path:
@@ -128,7 +144,7 @@ def _opened(path: Path, passphrase: bytes) -> AgentKeys:
     seal = load_pem_private_key(document["seal"].encode(), passphrase)
     if not isinstance(sign, Ed25519PrivateKey) or not isinstance(seal, X25519PrivateKey):
         raise TypeError("it holds keys of another kind")
-    return AgentKeys(sign, seal, _public(sign, seal))
+    return AgentKeys(sign.private_bytes_raw(), seal.private_bytes_raw(), _public(sign, seal))
 
 
 def _made(path: Path, passphrase: bytes) -> AgentKeys:
@@ -154,7 +170,7 @@ def _made(path: Path, passphrase: bytes) -> AgentKeys:
             f"{path}: the agent's own keys can't be kept ({exc.strerror}); run this as the agent's account, and see "
             "that state_dir is its own"
         ) from exc
-    return AgentKeys(sign, seal, public)
+    return AgentKeys(sign.private_bytes_raw(), seal.private_bytes_raw(), public)
 
 
 def _public(sign: Ed25519PrivateKey, seal: X25519PrivateKey) -> dict[str, str]:

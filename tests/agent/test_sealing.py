@@ -83,7 +83,7 @@ class Caller:
 
 @pytest.fixture
 def seals() -> Seals:
-    return Seals(AGENT_KEY, lambda: ("acme", "plant-1"))
+    return Seals(lambda: AGENT_KEY, lambda: ("acme", "plant-1"))
 
 
 def test_parameters_reach_the_agent_digit_for_digit(seals: Seals) -> None:
@@ -144,7 +144,7 @@ def test_an_agent_that_does_not_know_who_it_is_opens_nothing() -> None:
         raise EnrolmentError("identity.json: is damaged")
 
     with pytest.raises(CannotUnseal, match="damaged"):
-        Seals(AGENT_KEY, nobody).open(Caller().claim())
+        Seals(lambda: AGENT_KEY, nobody).open(Caller().claim())
 
 
 @pytest.mark.parametrize("sealed", [True, False])
@@ -210,7 +210,7 @@ def test_a_success_has_no_error_and_each_attempt_a_key_of_its_own(seals: Seals) 
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_an_attempt_whose_end_could_not_be_sealed_is_not_begun(sealed: bool) -> None:
-    seals = Seals(AGENT_KEY, lambda: ("acme", "plant-1"))
+    seals = Seals(lambda: AGENT_KEY, lambda: ("acme", "plant-1"))
     caller = Caller()
     for epoch in (2**32 - 1, 2**32):
         claim = msgspec.structs.replace(caller.claim(), epoch=epoch)
@@ -226,7 +226,7 @@ def test_an_attempt_whose_end_could_not_be_sealed_is_not_begun(sealed: bool) -> 
 
 
 def test_a_sealed_end_fits_a_message_whatever_the_erp_warned_of() -> None:
-    seal = Seals(AGENT_KEY, lambda: ("acme", "plant-1")).open(Caller().claim()).seal
+    seal = Seals(lambda: AGENT_KEY, lambda: ("acme", "plant-1")).open(Caller().claim()).seal
     assert seal is not None
     sets = [RowSetDone(2**40, 2**40, "a" * 64)] * limits.MAX_ROW_SETS
     warnings = ["\x01" * limits.MAX_ERROR_CHARS] * limits.MAX_WARNINGS

@@ -137,7 +137,7 @@ class Site:
             self.connectors,
             self.journal,
             SpoolFolder(self._spool, self.spool_bytes),
-            seals=Seals(self.key, lambda: ("acme", self.name)),
+            seals=Seals(lambda: self.key, lambda: ("acme", self.name)),
             places=self.places,
         )
         self.dispatcher.recover()

@@ -37,7 +37,7 @@ def call_of(operation: str = "rows", params: bytes = b"{}") -> SealedCall:
 def seal_of(call: SealedCall, *, command_id: str = "cmd_1", epoch: int = 1) -> ResultSeal:
     """What the agent seals an attempt with."""
     claim = Claim(command_id, epoch, "", call.operation, "read", call.text.encode(), "", 0.0, True, call.seal_to)
-    seal = Seals(KEY, lambda: ("acme", "plant-1")).open(claim).seal
+    seal = Seals(lambda: KEY, lambda: ("acme", "plant-1")).open(claim).seal
     assert seal is not None
     return seal
 
