@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench import commands, fairness, footprint, rows, sealing
+from bench import arrow, commands, fairness, footprint, passages, rows, sealing, soap
 from bench.figures import Figure, Lab, machine, table
 from bench.page import page
 from bench.peers import PEERS
@@ -25,7 +25,9 @@ from config.dev.demo.pair import AGENT, pair
 
 SUBJECTS: Final[dict[str, Callable[[Lab], list[Figure]]]] = {
     "rows": rows.measure,
+    "arrow": arrow.measure,
     "sealing": sealing.measure,
+    "soap": soap.measure,
     "commands": commands.measure,
     "fairness": fairness.measure,
     "footprint": footprint.measure,
@@ -38,6 +40,7 @@ link.proxy = "none"
 
 [connections.erp]
 type = "odbc"
+max_concurrent = 12
 connection_string = "Driver={{PostgreSQL Unicode}};Server={host};Port={port};Database=erp;Uid={user};Pwd={{secret:erp}}"
 
 [operations.lines]
@@ -70,7 +73,7 @@ def main() -> None:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         database = stack.enter_context(postgres())
         file = OPERATOR_FILE.format(
-            agent=AGENT, host=HOST, port=database.port, user=database.user, sql=rows.SQL.format(count=":count")
+            agent=AGENT, host=HOST, port=database.port, user=database.user, sql=passages.SQL.format(count=":count")
         )
         running = stack.enter_context(pair(folder, file, {"erp": database.password}, print))
         lab = Lab(running, database, folder, words.short, PEERS)

@@ -34,3 +34,18 @@ def installed(package: str, *besides: str) -> Path:
 
 def _run(words: Sequence[str]) -> None:
     subprocess.run(words, check=True)
+
+
+def unpacked(package: str) -> Path | None:
+    """Return a folder with what is in a package of Debian, which is not installed; ``None`` where apt can't get it."""
+    place = PEERS / package
+    if not (place / WHOLE).exists():
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            subprocess.run(["apt-get", "download", "-qq", package], cwd=place, check=True, capture_output=True)
+            for file in place.glob("*.deb"):
+                _run(["dpkg", "-x", str(file), str(place)])
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        (place / WHOLE).touch()
+    return place

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 
 from bench.figures import Figure, Lab, alternated
-from bench.rows import WAIT_S, Passage, checked
+from bench.passages import WAIT_S, Passage, checked
 from cloud_broker.client.api import Outhaul
 from config.dev.demo.pair import AGENT, Pair
 

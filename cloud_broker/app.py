@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -56,6 +57,7 @@ from protocol.messages import Limits
 
 log = logging.getLogger(__name__)
 
+GARBAGE: Final = (5_000, 20, 10)  # made and not freed between two looks for garbage: at the young, the older, all
 DAY_S: Final = 86_400.0
 TIDY_S: Final = 3_600.0  # seconds between two looks at what is past its retention
 LOOK_AGAIN_S: Final = 5.0  # seconds until a revocation by the command line acts on a live link
@@ -75,6 +77,11 @@ def serve(settings: Settings) -> None:
     # The store's thread lets go of the interpreter for each statement, and a busy event loop keeps it from then on for
     # as long as this: with the usual 5 ms one tenant's flood makes every transaction of all tenants slow.
     sys.setswitchinterval(SWITCH_S)
+    # What was imported stays. Links are made by the thousand and stay as well: with Python's own numbers all of them
+    # are looked through again and again while they come, each time for as long as a second.
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+    _raise_file_limit()
     if sys.platform == "win32":
         asyncio.run(_serve(settings))
     else:
@@ -82,6 +89,18 @@ def serve(settings: Settings) -> None:
         import uvloop
 
         uvloop.run(_serve(settings))
+
+
+def _raise_file_limit() -> None:
+    """Let this process have as many connections as the system lets it: shells and services are given 1,024 at first."""
+    if sys.platform != "win32":
+        # Imported here: there is none on Windows.
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: Settings) -> None:

@@ -3,6 +3,7 @@ Blobs: contents that are too large for parameters, kept in files until the agent
 written them.
 
 A blob's bytes are whole and durable under their final name before the store knows of it, so what can be named is there.
+Its id comes of its bytes: who sends the same again may name the same, so a command that is repeated stays the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO, Final
+from uuid import uuid4
 
 from cloud_broker.errors import BlobNotFound, NoRoom, ParametersInvalid, RequestInvalid, RequestTooLarge
 from cloud_broker.identity.authority import sync_folder
@@ -39,7 +41,7 @@ LOOK_BYTES: Final = 64 * 1_048_576  # bytes between two looks at what is free
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 DAY_S: Final = 86_400.0
 FORGET: Final = 500  # in one transaction
-UNFINISHED: Final = ".unfinished"
+COMING: Final = "coming"  # folder of those that are not whole, in the tenant's own
 LAST_USES_S: Final = 3_600.0  # seconds; a note that a command names a blob is older than the command, but not by that
 
 
@@ -67,12 +69,15 @@ class Blobs:
         self._spare_bytes = spare_bytes
         self._totals: Counter[str] = Counter()  # bytes by tenant, those on their way included
         self._named: dict[str, Blob] = {}  # by the ids of the open commands
+        self._changing = asyncio.Lock()
 
     async def open(self) -> None:
         """Take up what is kept, and remove what a broker that died has left half done."""
         self._totals = Counter(await self._store.blob_totals())
         self._named = await self._store.open_blob_uses()
-        await asyncio.to_thread(self._clear)
+        for path in await asyncio.to_thread(self._files):
+            if await self._store.blob(Scope(path.parent.parent.name), path.name) is None:
+                await asyncio.to_thread(_remove, path)
 
     # --- in ---------------------------------------------------------------------------------------
 
@@ -93,8 +98,7 @@ class Blobs:
             RequestInvalid: it has another digest.
         """
         self._fits(scope, declared)
-        blob_id = new_id("blob", int(self._now() * 1000), os.urandom)
-        upload = _Upload(self.path(scope, blob_id), self._spare_bytes)
+        upload = _Upload(self._folder / scope.tenant, self._spare_bytes)
         counted = 0
         try:
             await _off_the_loop(upload.begin, declared)
@@ -110,18 +114,28 @@ class Blobs:
                     await _off_the_loop(upload.write, gathered)
                     gathered, size = [], 0
             await _off_the_loop(upload.write, gathered)
-            if sha256 is not None and sha256 != upload.digest.hexdigest():
-                found = upload.digest.hexdigest()
+            found = upload.digest.hexdigest()
+            if sha256 not in (None, found):
                 raise RequestInvalid(f"The body has the SHA-256 {found}, and not {sha256}, as was said; send it again.")
-            await _off_the_loop(upload.keep)
-            now = self._now()
-            blob = Blob(scope.tenant, blob_id, counted, upload.digest.hexdigest(), now, now, by)
-            await self._store.add_blob(scope, blob)
+            await _off_the_loop(upload.sync)
+            blob, new = await self._keep(scope, upload, counted, by)
         except BaseException:  # also a sender who left: what came of it is no blob
             self._totals[scope.tenant] -= counted
             await asyncio.shield(asyncio.to_thread(upload.drop))
             raise
+        if not new:
+            self._totals[scope.tenant] -= counted
         return blob
+
+    async def _keep(self, scope: Scope, upload: _Upload, size: int, by: str) -> tuple[Blob, bool]:
+        """Give what came its name, and return it, and whether it is new."""
+        now, digest = self._now(), upload.digest.digest()
+        blob_id = new_id("blob", int.from_bytes(digest[:6], "big"), lambda count: digest[6 : 6 + count])
+        # Never while blobs are removed: the same one may be among them.
+        async with self._changing:
+            await _off_the_loop(upload.keep, self.path(scope, blob_id))
+            new = await self._store.add_blob(scope, Blob(scope.tenant, blob_id, size, digest.hex(), now, now, by))
+        return Blob(scope.tenant, blob_id, size, digest.hex(), now, now, by), new
 
     def _fits(self, scope: Scope, declared: int, so_far: int = 0, coming: int = 0) -> None:
         """Raise unless one more blob of ``declared`` bytes, or ``coming`` bytes more of one, may be kept."""
@@ -177,29 +191,31 @@ class Blobs:
     async def tidy(self) -> None:
         """Remove what nothing has named for a while."""
         before = self._now() - max(self._limits.blob_days * DAY_S, LAST_USES_S)
-        while gone := await self._store.forget_blobs(before, FORGET):
-            for blob in gone:
-                self._totals[blob.tenant] -= blob.bytes
-                await asyncio.to_thread(_remove, self.path(Scope(blob.tenant), blob.id))
+        more = True
+        while more:
+            async with self._changing:
+                gone = await self._store.forget_blobs(before, FORGET)
+                more = bool(gone)
+                for blob in gone:
+                    self._totals[blob.tenant] -= blob.bytes
+                    await asyncio.to_thread(_remove, self.path(Scope(blob.tenant), blob.id))
 
-    def _clear(self) -> None:
-        for path in self._folder.glob(f"*/*/*{UNFINISHED}"):
-            _remove(path)
+    def _files(self) -> list[Path]:
+        return [path for path in self._folder.glob("*/*/*") if path.is_file()]
 
 
 class _Upload:
-    """One blob on its way to its file; blocking."""
+    """One blob on its way to a file; blocking."""
 
-    def __init__(self, path: Path, spare_bytes: int) -> None:
+    def __init__(self, folder: Path, spare_bytes: int) -> None:
         self.digest = hashlib.sha256()
-        self._path = path
-        self._unfinished = path.with_name(path.name + UNFINISHED)
+        self._unfinished = folder / COMING / uuid4().hex
         self._spare_bytes = spare_bytes
         self._file: BinaryIO | None = None
         self._until_look = 0
 
     def begin(self, declared: int) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._unfinished.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._look(declared)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._file = os.fdopen(os.open(self._unfinished, flags, 0o600), "wb", buffering=0)
@@ -214,25 +230,27 @@ class _Upload:
         while data:
             data = data[self._file.write(data) :]
 
-    def keep(self) -> None:
+    def sync(self) -> None:
         assert self._file is not None  # noqa: S101 - begin came first
         os.fsync(self._file.fileno())
         self._file.close()
-        os.replace(self._unfinished, self._path)
+
+    def keep(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.replace(self._unfinished, path)
         # Folder by folder: the tenant's own may be as new as the file.
-        for folder in (self._path.parent, self._path.parent.parent, self._path.parent.parent.parent):
+        for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
             sync_folder(folder)
 
     def drop(self) -> None:
         if self._file is not None:
             self._file.close()
         _remove(self._unfinished)
-        _remove(self._path)
 
     def _look(self, wanted: int) -> None:
         self._until_look = LOOK_BYTES
-        if shutil.disk_usage(self._path.parent).free < wanted + self._spare_bytes:
-            raise OSError(errno.ENOSPC, "too little is free", str(self._path))
+        if shutil.disk_usage(self._unfinished.parent).free < wanted + self._spare_bytes:
+            raise OSError(errno.ENOSPC, "too little is free", str(self._unfinished))
 
 
 async def _off_the_loop(work: Callable[..., None], *given: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from cloud_broker.lines import Entry, Line
@@ -28,19 +28,19 @@ class Deadlines:
 
     Args:
         entries: the open commands, by id.
-        lines: all agents.
+        working: agents with commands under way.
         end: writes a final state.
     """
 
     def __init__(
         self,
         entries: Mapping[str, Entry],
-        lines: Mapping[tuple[str, str], Line],
+        working: Iterable[Line],
         now: Callable[[], float],
         end: Callable[[Entry, Finish], None],
     ) -> None:
         self._entries = entries
-        self._lines = lines
+        self._working = working
         self._now = now
         self._end = end
         self._expiry: list[tuple[float, str]] = []
@@ -91,7 +91,7 @@ class Deadlines:
     def _give_up_silent(self, now: float) -> None:
         """End what an agent that is there never tells the end of; ask it to stop that first."""
         clock = time.monotonic()
-        for line in self._lines.values():
+        for line in list(self._working):
             link = line.link
             if link is None or not link.open:
                 continue

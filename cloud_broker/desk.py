@@ -156,7 +156,8 @@ class AgentDesk:
     def _learn(self, line: Line, known: Agent | None) -> None:
         """Take over what the store knows of an agent."""
         if known is not None:
-            line.group, line.drained = known.group, known.drained_at is not None
+            self._router.join(line, known.group)
+            line.drained = known.drained_at is not None
             line.digest = line.digest or known.catalogue_digest
             if not line.journal:
                 line.journal, line.position = known.journal, known.position

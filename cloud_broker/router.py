@@ -76,12 +76,15 @@ class Router:
         self._entries: dict[str, Entry] = {}
         self._open: Counter[str] = Counter()  # entries by tenant
         self._lines: dict[tuple[str, str], Line] = {}
+        # Of ten thousand lines few have work, and few are of one group: nobody looks through all of them for those.
+        self._working: dict[Line, None] = {}
+        self._grouped: dict[tuple[str, str], dict[Line, None]] = {}
         self._groups: dict[tuple[str, str], Queue] = {}
         self._order = Order()
         self._number = 0
         self._begun: list[Entry] = []  # those that began just now, which the store does not know
         self.background = Background()
-        self.deadlines = Deadlines(self._entries, self._lines, now, self.end)
+        self.deadlines = Deadlines(self._entries, self._working, now, self.end)
         self.members = Members(self)
 
     # --- start and stop ---------------------------------------------------------------------------
@@ -248,7 +251,8 @@ class Router:
     def know(self, agent: Agent) -> Line:
         """Return an agent's line, filled from the store if it is new."""
         line = self.line_of(agent.tenant, agent.name)
-        line.group, line.drained = agent.group, agent.drained_at is not None
+        self.join(line, agent.group)
+        line.drained = agent.drained_at is not None
         if line.catalogue is None and agent.catalogue is not None:
             line.catalogue = catalogues.read(agent.catalogue)
             line.digest = agent.catalogue_digest
@@ -271,17 +275,27 @@ class Router:
             line.drained = drained
             self.dispatch(line)
 
+    def join(self, line: Line, group: str | None) -> None:
+        """Note of which group an agent is."""
+        if line.group == group:
+            return
+        if line.group is not None:
+            self._grouped[(line.tenant, line.group)].pop(line, None)
+        line.group = group
+        if group is not None:
+            self._grouped.setdefault((line.tenant, group), {})[line] = None
+
     def group_of(self, line: Line) -> list[Line]:
         """Return the agents that serve what this one does, itself included."""
         if line.group is None:
             return [line]
-        return [other for other in self._lines.values() if (other.tenant, other.group) == (line.tenant, line.group)]
+        return list(self._grouped[(line.tenant, line.group)])
 
     def flying(self) -> list[tuple[Line, Entry]]:
         """Return the commands of groups that are with an agent that is away."""
         return [
             (line, entry)
-            for line in self._lines.values()
+            for line in self._working
             if line.link is None
             for entry in line.flying.values()
             if entry.command.group is not None
@@ -300,7 +314,7 @@ class Router:
         if command.group is None:
             line = self._lines.get((command.tenant, command.agent or ""))
             return [line] if line else []
-        return [line for line in self._lines.values() if (line.tenant, line.group) == (command.tenant, command.group)]
+        return list(self._grouped.get((command.tenant, command.group), ()))
 
     def _queue_of(self, command: Command) -> Queue:
         if command.group is not None:
@@ -393,6 +407,7 @@ class Router:
         entry.line = line
         entry.sent = sent
         line.flying[entry.command.id] = entry
+        self._working[line] = None
         line.busy[entry.command.connection] += 1
 
     def adopt(self, entry: Entry, line: Line) -> None:
@@ -435,6 +450,8 @@ class Router:
     def _land(self, entry: Entry) -> None:
         line = entry.line
         if line is not None and line.flying.pop(entry.command.id, None) is not None:
+            if not line.flying:
+                del self._working[line]
             line.busy[entry.command.connection] -= 1
             line.breaker(entry.command.connection).ended(entry.command.id, None, time.monotonic())
         entry.line = entry.chosen = None

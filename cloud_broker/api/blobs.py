@@ -48,7 +48,11 @@ CONTENT_DIGEST: Final = {
     ),
 )
 async def send(request: Request) -> Response:
-    """Keep the body as it comes, of any type, for the drops that will name it; it is removed a while after its use."""
+    """
+    Keep the body as it comes, of any type, for the drops that will name it; it is removed a while after its use.
+
+    The same bytes again are the same blob, with the same id.
+    """
     who = await caller(request, "commands:write", new_work=True)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):

@@ -58,7 +58,7 @@ async def content(
     if reader.sealed:
         raise NotAcceptable(
             "this content is sealed: only who has the caller's key can read it, for instance `outhaul commands rows ID "
-            "--seal-key FILE --content`.",
+            "--seal-key FILE -o NAME`.",
             sealed=True,
         )
     return Streamed(_bytes(reader, file), BYTES, command_id, here.stream_turn)

@@ -6,6 +6,7 @@ Then neither can be cut at its end or written anew without the other one showing
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 TELL_S: Final = 60.0  # seconds between two words to an agent about the audit trail
 KEEP_S: Final = 50.0  # seconds between two anchors of one journal; less than what an agent leaves between its words
+TOLD_AT_ONCE: Final = 20  # agents, between two of which nothing else gets its turn
 HEAD: Final = re.compile(r"[0-9a-f]{64}")
 _TOLD: Final = re.compile(r"(\d{1,15}):([0-9a-f]{64})")
 
@@ -135,7 +137,9 @@ class Anchors:
     async def tell(self, links: Iterable[Conversation]) -> None:
         """Tell those on ``links`` where their tenant's audit trail stands, unless they know."""
         heads: dict[str, str] = {}
-        for link in list(links):
+        for number, link in enumerate(list(links)):
+            if number % TOLD_AT_ONCE == 0:
+                await asyncio.sleep(0)  # one round of the loop: ten thousand words at once would keep commands waiting
             tenant = link.peer.tenant
             if tenant not in heads:
                 heads[tenant] = await self.head(tenant)

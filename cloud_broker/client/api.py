@@ -15,6 +15,7 @@ import httpx2
 
 from cloud_broker.client.approvals import ApprovalCalls
 from cloud_broker.client.audit import AuditCalls
+from cloud_broker.client.blobs import BlobCalls
 from cloud_broker.client.bulk import BulkCalls
 from cloud_broker.client.connection import Connection, checked_header
 from cloud_broker.client.dead_letters import DeadLetterCalls, moment_text
@@ -39,7 +40,7 @@ MEDIA_TYPES: Final[dict[str, str]] = {
 }
 
 
-class Outhaul(AuditCalls, BulkCalls, DeadLetterCalls, ApprovalCalls):
+class Outhaul(AuditCalls, BulkCalls, DeadLetterCalls, ApprovalCalls, BlobCalls):
     """
     One broker, one key; safe to use from several threads. Close it, or use it in a ``with``.
 

@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,8 @@ from typing import Any, Final
 from cloud_broker.client.errors import WordsError
 
 Schema = Mapping[str, Any]
+
+INLINE_BYTES: Final = 524_288  # of a file that still goes into the parameters, a third larger there
 
 _WORD: Final = re.compile(r"(?P<name>[^=:]+|[^=]+?)(?P<sign>:=|=)(?P<text>.*)", re.DOTALL)
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,4000}")
@@ -156,12 +159,37 @@ def _property(name: str, schema: Schema | None, where: str) -> Schema:
     return {}
 
 
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """The content of a file that is too large for JSON, and is sent apart from the other parameters."""
+
+    path: Path
+
+
 def _value(name: str, text: str, wanted: Schema) -> Any:
     types = _types(wanted)
+    if wanted.get("contentEncoding") == "base64" and text[:1] not in ("{", "@"):
+        return text  # it may look like JSON, and is none
     if text.startswith("@"):
+        if (large := _large(text[1:], wanted)) is not None:
+            return large
         content = _file(text[1:], wanted)
+        if wanted.get("contentEncoding") == "base64":
+            return content
         return content if "string" in types and not types & {"object", "array"} else _typed(name, content, wanted)
     return _typed(name, text, wanted)
+
+
+def _large(name: str, wanted: Schema) -> FileContent | None:
+    """Return a file that can't go into the parameters, where a blob may stand for it."""
+    properties = wanted.get("properties")
+    if name == "-" or not (isinstance(properties, Mapping) and "blob" in properties):
+        return None
+    try:
+        large = Path(name).stat().st_size > INLINE_BYTES
+    except (OSError, ValueError):
+        return None  # reading it will say why
+    return FileContent(Path(name)) if large else None
 
 
 def _file(name: str, wanted: Schema) -> str:

@@ -93,6 +93,18 @@ def follow(client: Reader, command: Command, wishes: Wishes, progress: Progress,
     return command
 
 
+def ended(client: Reader, command: Command, wait_s: float | None, progress: Progress) -> Command:
+    """
+    Wait for the end of ``command`` and return it, with nothing of its result.
+
+    Raises:
+        StillRunning: ``wait_s`` passed.
+    """
+    command = _wait(client, command, None if wait_s is None else time.monotonic() + wait_s, progress)
+    progress.stop()
+    return command
+
+
 def tell_end(command: Command, seconds: float) -> int:
     """Tell on standard error what came of an ended command; return the exit code."""
     for warning in command.warnings:

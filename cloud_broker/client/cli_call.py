@@ -16,12 +16,14 @@ from cloud_broker.client.call import (
     Format,
     StillRunning,
     Wishes,
+    ended,
     follow,
     in_words,
     tell,
     tell_end,
     unfinished_document,
 )
+from cloud_broker.client.cli_files import check_new, content_file, picked_file, sent, write_content
 from cloud_broker.client.cli_sealing import Sealing
 from cloud_broker.client.cli_signing import Signing, sign_with, signature_file, signer_name, valid
 from cloud_broker.client.connect import (
@@ -77,6 +79,8 @@ FIRST_WAIT_S: Final = 1.0  # seconds; most commands end within them, and then on
 @valid
 @signature_file("With --sign-with: keep the signature in this new file, for `outhaul commands verify --signature`.")
 @click.option("--operation-version", "version", metavar="V", help="Sign for this version of the operation only.")
+@content_file
+@picked_file
 @click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the command too.")
 @connected
 def call(
@@ -104,6 +108,8 @@ def call(
     valid_s: float | None,
     signature_file: Path | None,
     version: str | None,
+    content_file: Path | None,
+    picked_file: str | None,
     cancel_on_interrupt: bool,
 ) -> int:
     """Run an operation and print its result.
@@ -116,6 +122,8 @@ def call(
     outhaul call plant-1 drop-order order_no=4711 --rows @lines.csv
     outhaul call plant-1 open-invoices --params '{"customer": "C042"}' --format csv > invoices.csv
     outhaul call plant-1 open-invoices customer=C042 --seal
+    outhaul call plant-1 drop-image name=disk.img content=@disk.img
+    outhaul call plant-1 pick-image -o disk.img
     outhaul call plant-1 create-sales-order --params @order.json --sign-with web-shop.key
     """
     agent, operation, values = _addressed(words, group)
@@ -125,6 +133,12 @@ def call(
         given["rows"] = arguments.rows_of(rows_file)
     schema = _schema(client, agent, group, operation) if any(_typed(word) for word in values) else None
     given = arguments.parameters(values, schema, given, f"{agent or group} {operation}")
+    check_new(content_file, picked_file)
+    progress = Progress()
+    try:
+        given = sent(client, given, progress, sealed=seal or key_file is not None)
+    finally:
+        progress.stop()
     key = idempotency_key if idempotency_key is not None else new_id("idem", time.time_ns() // 1_000_000, os.urandom)
     sealing = Sealing(seal or key_file is not None, key_file, agent_keys, idempotency_key is not None, no_wait)
     sealed = sealing.call(client, agent, operation, given)
@@ -135,7 +149,6 @@ def call(
         client, key, ttl_s, agent, operation, given, group=group, sealed=sealed, version=version
     )
     opening = client.unsealed(sealed) if sealed is not None else None
-    progress = Progress()
     command: Command | None = None
     try:
         command = client.call(
@@ -157,6 +170,9 @@ def call(
             return _submitted(command, wishes)
         if opening is not None:
             command = opening.opened(command)
+        if content_file is not None:
+            command = ended(opening or client, command, wait_s, progress)
+            return write_content(opening or client, command, content_file, picked_file, progress)
         return tell_end(follow(opening or client, command, wishes, progress, sys.stdout.buffer), progress.seconds)
     except StillRunning as exc:
         progress.stop()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cloud_broker.client import arguments
-from cloud_broker.client.call import Format, Wishes, follow, in_words, tell, tell_end
+from cloud_broker.client.call import Format, Wishes, ended, follow, in_words, tell, tell_end
+from cloud_broker.client.cli_files import check_new, content_file, picked_file, write_content
 from cloud_broker.client.connect import DONE, as_json, connected, max_rows, output_format, set_index
 from cloud_broker.client.errors import WordsError
 from cloud_broker.client.output import local, moment, tables, write, write_items
@@ -134,6 +135,8 @@ def cancel(client: Outhaul, command_id: str, as_json: bool) -> int:
     metavar="FILE",
     help="Reads a sealed result; what `outhaul call --seal-key FILE` kept.",
 )
+@content_file
+@picked_file
 @connected
 def rows(
     client: Outhaul,
@@ -142,8 +145,11 @@ def rows(
     set_index: int | None,
     max_rows: int,
     key_file: Path | None,
+    content_file: Path | None,
+    picked_file: str | None,
 ) -> int:
-    """Print the result of a command, waiting for its end."""
+    """Print the result of a command, or write its file, waiting for its end."""
+    check_new(content_file, picked_file)
     progress = Progress()
     try:
         wishes = Wishes(output_format, None, set_index, max_rows)
@@ -153,8 +159,10 @@ def rows(
             from cloud_broker.client.sealing import SealedCall
 
             reader = client.unsealed(SealedCall.kept(key_file))
-        ended = follow(reader, reader.command(command_id), wishes, progress, sys.stdout.buffer)
-        return tell_end(ended, progress.seconds)
+        command = reader.command(command_id)
+        if content_file is not None:
+            return write_content(reader, ended(reader, command, None, progress), content_file, picked_file, progress)
+        return tell_end(follow(reader, command, wishes, progress, sys.stdout.buffer), progress.seconds)
     finally:
         progress.stop()
 

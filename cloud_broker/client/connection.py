@@ -17,6 +17,7 @@ from cloud_broker.client.errors import NotReachable, ProblemError, ProfileError,
 
 CONNECT_S: Final = 10.0  # seconds; a broker that is there answers sooner
 ANSWER_S: Final = 30.0  # seconds beyond what was asked to wait
+KEEP_S: Final = 300.0  # seconds; a large body takes a while to get onto a disk
 TRIES: Final = 4  # of a request that may be repeated
 FIRST_PAUSE_S: Final = 0.25  # seconds; doubles from try to try
 LAST_PAUSE_S: Final = 3.0  # seconds; a longer Retry-After is not waited for
@@ -76,6 +77,37 @@ class Connection:
             raise ResultCut(f"{self.url}: the rows were cut: {exc or type(exc).__name__}") from exc
         finally:
             answer.close()
+
+    def send(self, path: str, body: Callable[[], Iterator[bytes]], length: int) -> httpx2.Response:
+        """
+        Send a body of any size as it is made, again from its beginning if that may help; raises as ``ask`` does.
+
+        Args:
+            body: called for each try.
+            length: its bytes.
+        """
+        pauses = pauses_s()
+        while True:
+            pause_s = next(pauses)
+            try:
+                answer = self._http.post(
+                    path,
+                    content=body(),
+                    headers={"Content-Length": str(length), "Content-Type": "application/octet-stream"},
+                    # Once all of it came, it is kept on the broker's disk before there is an answer.
+                    timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S, read=KEEP_S, write=KEEP_S),
+                )
+            except httpx2.TransportError as exc:
+                if pause_s is None:
+                    raise NotReachable(f"no answer from {self.url}: {_reason(exc)}") from exc
+            else:
+                if answer.is_success:
+                    return answer
+                asked_s = _retry_after_s(answer)
+                if answer.status_code not in REPEATABLE or pause_s is None or asked_s > LAST_PAUSE_S:
+                    raise problem(answer)
+                pause_s = max(pause_s, asked_s)
+            self._pause(pause_s)
 
     def ask(
         self,

@@ -22,6 +22,9 @@ WAITING: Final = {
 }
 
 
+SHOWN_S: Final = 0.2  # seconds between two changes of a line that would change all the time
+
+
 class Progress:
     """One line on a terminal, nothing elsewhere. ``shown`` tells which."""
 
@@ -30,6 +33,7 @@ class Progress:
         self.shown = sys.stderr.isatty()
         self._started = time.monotonic()
         self._status: Status | None = None
+        self._shown_at = 0.0
 
     @property
     def seconds(self) -> float:
@@ -43,6 +47,21 @@ class Progress:
     def rows(self, count: int) -> None:
         """Show how many rows came, and how fast."""
         self._show(f"{count:,} rows, {count / max(self.seconds, 0.001):,.0f} a second")
+
+    def sent(self, sent: int, of: int) -> None:
+        """Show how much of a content was sent, and how fast."""
+        self._bytes("sent", sent, of)
+
+    def received(self, received: int, of: int) -> None:
+        """Show how much of a content came, and how fast."""
+        self._bytes("received", received, of)
+
+    def _bytes(self, what: str, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now - self._shown_at >= SHOWN_S or done == of:
+            self._shown_at = now
+            rate = done / 1e6 / max(self.seconds, 0.001)
+            self._show(f"{what} {done / 1e6:,.0f} of {of / 1e6:,.0f} MB, {rate:,.0f} a second")
 
     def run(self, run: ReplayRun) -> None:
         """Show how far a replay in bulk is."""

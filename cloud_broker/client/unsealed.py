@@ -15,6 +15,7 @@ from cloud_broker.client.records import Column, Command, Failure
 from cloud_broker.client.sealing import End, SealedCall
 from protocol import sealing
 from protocol.csv_text import header_line, row_writer
+from protocol.raw_content import NotContent, RawContent
 
 if TYPE_CHECKING:
     from cloud_broker.client.api import Outhaul, RowFormat
@@ -128,6 +129,19 @@ class Unsealed:
             else:
                 yield from _csv(columns, frames, f"the rows of {command_id}")
         self._given[set_index] = self._attempts[set_index]
+
+    def content(self, command_id: str, file: str | None = None) -> Generator[bytes, None, None]:
+        """Yield a picked file as it was, as ``Outhaul.content`` does."""
+        found = RawContent(file)
+        try:
+            with closing(self.stream(command_id)) as pieces:
+                for piece in pieces:  # to their end, where it is seen whether they are all
+                    if data := found.feed(piece):
+                        yield data
+        except NotContent as exc:
+            raise ResultCut(f"{command_id} has picked no raw file: {exc}") from exc
+        if not found.whole:
+            raise ResultCut(f"{command_id} has picked no file {file!r}" if file is not None else "no file was picked")
 
     def _frames(self, command_id: str, number: int) -> Generator[bytes, None, None]:
         """Yield what is in the frames of a row set; the first is for ``_columns``."""

@@ -42,6 +42,7 @@ class Trust:
         # First what tells one state from another: what changes in between is seen at the next look.
         self._seen = self._facts()
         self._ours = Authorities.load(folder)
+        self._wanted: frozenset[str] | None = None  # until somebody asks
 
     @classmethod
     def of(cls, settings: Settings) -> Trust:
@@ -90,7 +91,9 @@ class Trust:
     @property
     def wanted(self) -> frozenset[str]:
         """SHA-256 (hex) of ``for_agents``, as an agent tells whom it trusts."""
-        return frozenset(one.fingerprint(hashes.SHA256()).hex() for one in self.for_agents)
+        if self._wanted is None:
+            self._wanted = frozenset(one.fingerprint(hashes.SHA256()).hex() for one in self.for_agents)
+        return self._wanted
 
     @property
     def for_tokens(self) -> bytes:
@@ -133,7 +136,7 @@ class Trust:
             self._ours = Authorities.load(self.folder)
         except FileNotFoundError as exc:
             raise CertificateInvalid(f"{exc.filename}: is missing; put it back from a backup") from exc
-        self._seen = facts
+        self._seen, self._wanted = facts, None
         return True
 
     def _facts(self) -> bytes:

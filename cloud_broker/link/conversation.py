@@ -296,8 +296,8 @@ class Conversation:
         except ProtocolError as exc:
             self._stop(exc)
         self._tick_at = asyncio.get_running_loop().call_later(delay, self._look_at_clock)
-        if first:
-            self.wake()
+        if first and session.stage is not Stage.GREETING:
+            self.wake()  # a goodbye that was said before anybody carried it
 
     async def _read(self) -> None:
         while True:

@@ -77,7 +77,7 @@ class Entrance:
         with self._listener:
             while True:
                 try:
-                    connection, address = await self._loop.sock_accept(self._listener)
+                    connection, address = await self._next()
                 except OSError as exc:  # no file descriptors are left, for instance
                     log.warning("no connection can be taken: %s", exc, extra={"event": "connections_not_taken"})
                     await asyncio.sleep(PAUSE_S)
@@ -85,6 +85,15 @@ class Entrance:
                 self._enter(connection, str(address[0]))
                 # One round of the loop: a crowd outside keeps nobody waiting who is inside.
                 await asyncio.sleep(0)
+
+    async def _next(self) -> tuple[socket.socket, Any]:
+        # Of a crowd one is there already; only for the first of it the event loop has to tell.
+        try:
+            found = self._listener.accept()
+        except BlockingIOError:
+            return await self._loop.sock_accept(self._listener)
+        found[0].setblocking(False)
+        return found
 
     def _enter(self, connection: socket.socket, host: str) -> None:
         # TLS and the websocket close what they are given; shutting it down ends it also while they wait.

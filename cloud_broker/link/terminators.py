@@ -38,6 +38,8 @@ class Terminators:
         self._networks = [ipaddress.ip_network(network) for network in networks]
 
     def __contains__(self, host: str) -> bool:
+        if not self._networks:
+            return False
         try:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:

@@ -34,8 +34,12 @@ class BlobStore(abc.ABC):
     """The part of a store that is about blobs."""
 
     @abc.abstractmethod
-    async def add_blob(self, scope: Scope, blob: Blob) -> None:
-        """Keep what is known of a blob whose bytes are kept already; noted in the audit trail."""
+    async def add_blob(self, scope: Scope, blob: Blob) -> bool:
+        """
+        Keep what is known of a blob whose bytes are kept already, and return True; noted in the audit trail.
+
+        One that is there counts as used, and the answer is False.
+        """
 
     @abc.abstractmethod
     async def use_blob(self, scope: Scope, blob_id: str, command_id: str, now: float) -> Blob | None:

@@ -16,10 +16,19 @@ from cloud_broker.tenants import Scope
 class SqliteBlobs(SqliteAudit):
     """Blobs, and the commands that name them."""
 
-    async def add_blob(self, scope: Scope, blob: Blob) -> None:
+    async def add_blob(self, scope: Scope, blob: Blob) -> bool:
         detail = {"bytes": blob.bytes, "sha256": f"sha256:{blob.sha256}"}
         act = Act(scope.tenant, caller(blob.key_id), "blob_kept", f"blob:{blob.id}", blob.created_at, detail=detail)
-        await self._change_noted(act, "add_blob", **dataclasses.asdict(blob) | {"tenant": scope.tenant})
+        bound = dataclasses.asdict(blob) | {"tenant": scope.tenant, "now": blob.used_at}
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if connection.execute(QUERIES["add_blob"], bound).rowcount == 0:
+                connection.execute(QUERIES["touch_blob"], bound)
+                return False
+            note(connection, act)
+            return True
+
+        return await self._write(work)
 
     async def use_blob(self, scope: Scope, blob_id: str, command_id: str, now: float) -> Blob | None:
         bound = {"tenant": scope.tenant, "id": blob_id, "command": command_id, "now": now}

@@ -189,6 +189,8 @@ def test_from_the_package_to_its_removal(site: Site) -> None:
     assert [shown[name] for name in ("installed", "enabled", "running", "state")] == [True, True, True, RUNS]
     assert (shown["account"], shown["config"]) == ("outhaul-agent", f"/{FILE}")
     site.facts("check")
+    told = site.facts("diagnostics", "--output", "/root/what-is-wrong.zip")
+    assert (root / "root" / "what-is-wrong.zip").stat().st_size > 1000, told
 
     # Commands run, within what the unit allows.
     added = site.call("add-item", "sku=A-1", "qty=5")["command"]["id"]

@@ -24,7 +24,14 @@ from agent.connectors.soap.faults import judge, odd_reply
 from agent.connectors.soap.request import RequestShape
 from agent.connectors.soap.rows import NoSuchRows, RowPath, RowStream
 from agent.connectors.soap.wsdl import RequestRefused, Wsdl, WsdlOperation
-from agent.errors import CommandError, OutcomeUnknown, ParametersInvalid, SourceFailed, SourceUnavailable
+from agent.errors import (
+    CommandError,
+    OutcomeUnknown,
+    ParametersInvalid,
+    SourceFailed,
+    SourceUnavailable,
+    TooManyRows,
+)
 from agent.leaving import Leaving, columns_missing
 from agent.settings import CallOperation, SoapConnection
 
@@ -101,7 +108,12 @@ class SoapDriver(Driver):
             prepared.endpoint, request, headers, call.timeout_s, repeatable=prepared.repeatable
         ) as reply:
             if prepared.rows is not None and reply.status == 200:
-                yield from self._rows(reply, prepared, prepared.rows)
+                try:
+                    yield from self._rows(reply, prepared, prepared.rows)
+                except TooManyRows as exc:
+                    if prepared.repeatable:
+                        raise
+                    raise OutcomeUnknown(f"the service has answered, so it ran, but {exc.message}") from exc
             else:
                 yield Outputs(Leaving(prepared.operation).outputs(self._outputs(reply, prepared)))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import http.client
 import secrets
 import ssl
@@ -359,6 +360,7 @@ def shown(body: bytes) -> str:
     return text[:SHOWN_CHARS] + ("…" if len(text) > SHOWN_CHARS else "")
 
 
+@functools.lru_cache(maxsize=64)  # few addresses, asked of in every call
 def split(url: str) -> SplitResult:
     """
     Return the parts of an http or https address.

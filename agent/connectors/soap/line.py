@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import io
+import re
 import socket
 import ssl
 import time
@@ -15,6 +17,7 @@ from urllib.parse import SplitResult, quote
 READ_BYTES: Final = 65_536
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _KEPT_CHARACTERS: Final = "/?%:@!$&'()*+,;=~-._[]#"  # of a request's target
 
 
@@ -148,22 +151,25 @@ def request_bytes(method: str, parts: SplitResult, headers: Mapping[str, str], b
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     for name, value in headers.items():
-        if any(character < " " for character in value):
+        if _CONTROL.search(value):
             raise ValueError(f"{name} holds a control character")
         lines.append(f"{name}: {value}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
 
+@functools.lru_cache(maxsize=64)  # few addresses, asked of in every call
 def target(parts: SplitResult) -> str:
     """Return path and query as they stand in the request line."""
     return quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), _KEPT_CHARACTERS)
 
 
+@functools.lru_cache(maxsize=64)  # see above
 def server_of(parts: SplitResult) -> tuple[str, str, int]:
     """Return what tells one server from another: scheme, host and port."""
     return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
 
 
+@functools.lru_cache(maxsize=64)  # see above
 def _host(parts: SplitResult) -> str:
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")

@@ -127,8 +127,9 @@ class RowStream:
         self._since += len(piece)
         self.held += len(piece)
         rows = [self._row(node) for node in ended if self._is_row(node)]
-        if rows and self._parent is not None:
-            beside = len(self._parent)
+        if rows and self._parent is not None and self._last is not None:
+            # All that stands before the last row, as the rows themselves are gone.
+            beside = self._parent.index(self._last)
             if beside == self._beside:
                 self.held -= self._since
             self._beside, self._since = beside, 0

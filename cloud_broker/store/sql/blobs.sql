@@ -4,7 +4,8 @@
 tenant, id, bytes, sha256, created_at, used_at, key_id
 
 -- add_blob --
-INSERT INTO blobs ({blob_columns}) VALUES (:tenant, :id, :bytes, :sha256, :created_at, :used_at, :key_id);
+INSERT INTO blobs ({blob_columns}) VALUES (:tenant, :id, :bytes, :sha256, :created_at, :used_at, :key_id)
+ON CONFLICT DO NOTHING;
 
 -- blob --
 SELECT {blob_columns} FROM blobs WHERE tenant = :tenant AND id = :id;

@@ -11,9 +11,21 @@ from typing import Any
 
 import pytest
 
-from agent.connectors.base import Outputs, Piece, Rows, RowSet
-from agent.errors import CommandError, OutcomeUnknown, SourceFailed, SourceRejected, ValueUnreadable
+from agent.config_file import parse
+from agent.connectors import CONNECTORS
+from agent.connectors.base import DriverSetup, Outputs, Piece, Rows, RowSet
+from agent.connectors.sessions import DriverConnector
+from agent.errors import (
+    CommandError,
+    ConfigError,
+    OutcomeUnknown,
+    SourceFailed,
+    SourceRejected,
+    TooManyRows,
+    ValueUnreadable,
+)
 from agent.leaving import MASKED
+from agent.settings import CallOperation, SoapConnection
 from tests.agent.connectors.conftest import MakeSoapDriver, call, rows, run
 from tests.agent.connectors.soap_peers import answer, envelope, misbehaving
 
@@ -307,6 +319,19 @@ def test_a_reply_that_is_not_whole_is_never_taken_for_one(ask: Ask, reply: Any, 
         ask(reply=reply)
 
 
+def test_rows_that_come_in_small_pieces_are_let_go_of_too(ask: Ask) -> None:
+    body = document(f"<Orders>\n{ORDER * 2000}\n</Orders>")
+
+    def behave(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for start in range(0, len(body), 1_001):
+            piece = body[start : start + 1_001]
+            connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+        connection.sendall(b"0\r\n\r\n")
+
+    assert len(rows(ask(reply=behave, connection={"max_reply_bytes": 10_000}))) == 2000
+
+
 LARGE: list[tuple[str, bool]] = [
     (f"<Orders>{ORDER * 5000}</Orders>", True),  # rows are let go of
     (f"<Orders>{'<Hint>x</Hint>' * 20_000}</Orders>", False),
@@ -323,6 +348,23 @@ def test_only_what_is_held_counts_against_the_limit(ask: Ask, inner: str, taken:
         return
     with pytest.raises(OutcomeUnknown, match="more than 200000 bytes besides its rows"):
         ask(inner, connection={"max_reply_bytes": 200_000})
+
+
+@pytest.mark.parametrize(("effect", "error"), [("read", TooManyRows), ("at-most-once", OutcomeUnknown)])
+async def test_more_rows_than_allowed_are_refused_and_nothing_that_happened_is_denied(
+    tmp_path: Path, effect: Any, error: type[CommandError]
+) -> None:
+    (tmp_path / "o.wsdl").write_text(ORDERS_WSDL)
+    with misbehaving(answer(document(f"<Orders>{ORDER * 3000}</Orders>"))) as server:
+        connection = SoapConnection(type="soap", wsdl=str(tmp_path / "o.wsdl"), endpoint=server.url)
+        operation = CallOperation(connection="erp", call="Ask", rows="Orders/Order", effect=effect, max_rows=2999)
+        connector = DriverConnector(DriverSetup("erp", connection, {"op": operation}), CONNECTORS["soap"])
+        try:
+            with pytest.raises(error, match="more than 2999 rows"):
+                async for _ in connector.run(call()):
+                    pass
+        finally:
+            await connector.close()
 
 
 # --- as they come, in constant memory ------------------------------------------------------------
@@ -397,10 +439,18 @@ def test_twenty_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
     assert large - small < 2_048, "KiB of peak memory more"
 
 
-@pytest.mark.parametrize("path", ["/Orders", "Orders/", "Orders//Order", "a b", ""])
-def test_a_path_that_is_none_is_refused_with_the_file(soap_driver: MakeSoapDriver, path: str) -> None:
-    with pytest.raises(ValueError, match="rows"):
-        soap_driver("GetOrders", {"rows": path})
+FILE = """
+agent = "plant-1"
+state_dir = "state"
+connections.finance = {{ type = "soap", wsdl = "finance.wsdl" }}
+operations.orders = {{ connection = "finance", call = "GetOrders", rows = "{path}" }}
+"""
+
+
+@pytest.mark.parametrize("path", ["/Orders", "Orders/", "Orders//Order", "a b", "", "Orders/Order\\n"])
+def test_a_path_that_is_none_is_refused_with_the_file(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"agent\.toml:5: operations\.orders\.rows"):
+        parse(FILE.format(path=path), "agent.toml")
 
 
 def test_rows_of_the_real_service_come_as_the_list_would(soap_driver: MakeSoapDriver) -> None:

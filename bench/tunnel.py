@@ -1,0 +1,116 @@
+"""What people use instead: OpenSSH with a reverse tunnel to the database, and pyodbc at its far end."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from bench.distance import HOST, Distance
+from bench.peers import unpacked
+from config.dev.databases import free_port
+
+START_S: Final = 20.0  # seconds until both ends are up
+PLAIN_ACCOUNT: Final = "nobody"  # for who is root: a server of root's wants accounts that are not there
+
+_SERVER: Final = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/user.pub
+PidFile none
+UsePAM {pam}
+StrictModes no
+PasswordAuthentication no
+"""
+
+
+def server_program(*, fetch: bool) -> Path | None:
+    """Return OpenSSH's server, of the system or unpacked from its package; ``None`` where neither can be had."""
+    found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is not None:
+        return Path(found)
+    place = unpacked("openssh-server") if fetch else None
+    return place / "usr" / "sbin" / "sshd" if place is not None else None
+
+
+def version() -> str:
+    """Return OpenSSH's version."""
+    said = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr
+    return said.split(",")[0].split(" ")[0].replace("_", " ")
+
+
+@contextlib.contextmanager
+def tunnel(program: Path, database: int) -> Iterator[tuple[Distance, int]]:
+    """
+    Run both ends while the block runs, each with a key of its own.
+
+    Yields:
+        The line between them, and the port where the database is at the far end.
+    """
+    root = os.geteuid() == 0
+    account = PLAIN_ACCOUNT if root else getpass.getuser()
+    folder = Path(tempfile.mkdtemp(prefix="outhaul-ssh-"))
+    folder.chmod(0o755)
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
+    port, far = free_port(), free_port()
+    (folder / "sshd.conf").write_text(_SERVER.format(port=port, folder=folder, pam="yes" if root else "no"))
+    if root:
+        entry = pwd.getpwnam(account)
+        os.chown(folder / "host", entry.pw_uid, entry.pw_gid)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        log = stack.enter_context((folder / "log").open("wb"))
+        words = [str(program), "-D", "-e", "-f", str(folder / "sshd.conf")]
+        # An account without the rights of root: this server is of the benchmark alone.
+        stack.enter_context(_running(words, log, account if root else None))
+        _wait_for(port)
+        line = stack.enter_context(Distance(port))
+        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes")
+        words = ["ssh", "-N", "-F", "none", "-i", str(folder / "user"), "-p", str(line.port), "-o", "BatchMode=yes"]
+        words += [word for option in options for word in ("-o", option)]
+        words += ["-R", f"{HOST}:{far}:{HOST}:{database}", f"{account}@{HOST}"]
+        stack.enter_context(_running(words, log, None))
+        _wait_for(far)
+        yield line, far
+
+
+@contextlib.contextmanager
+def _running(words: list[str], log: object, account: str | None) -> Iterator[None]:
+    group = pwd.getpwnam(account).pw_gid if account is not None else None
+    process = subprocess.Popen(  # type: ignore[call-overload]  # who it runs as is told where it is root's to tell
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        **({"user": account, "group": group, "extra_groups": []} if account is not None else {}),
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection((HOST, port), timeout=1.0).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)  # between two looks
+        else:
+            return
