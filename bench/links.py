@@ -40,6 +40,7 @@ from config.dev.databases import HOST, free_port
 from config.dev.demo.pair import AGENT, TENANT, Pair, pair
 
 OPERATIONS: Final = 8  # in each agent's catalogue, as an operator's file of some size has them
+IDLE_S: Final = 30.0  # seconds in which is looked at what idle links take
 BACK_S: Final = 300.0  # seconds in which all must be back
 LOOK_S: Final = 0.1  # seconds between two looks at how many are
 PROCESSES: Final = 2  # of a swarm
@@ -152,57 +153,56 @@ class Server:
 def measure(lab: Lab) -> list[Figure]:
     """Return what links take and how fast they are back, and what a broker without any takes."""
     few, many = (50, 50) if lab.short else (2_000, 10_000)
-    rounds, settle_s, idle_s = (1, 0.5, 2.0) if lab.short else (3, 3.0, 30.0)
-    websockets = f"websockets {version('websockets')}, uvloop {version('uvloop')}"
+    rounds, settle_s = (1, 0.5) if lab.short else (3, 3.0)
     with _site(lab) as site:
-        folder = site.folder
-        _enrol(site, folder / "swarm", many)
-        with _served(site, folder, few, "few") as (ours, bare):
+        _enrol(site, site.folder / "swarm", many)
+        with _served(site, few, "few") as (ours, bare):
             empty, bare_empty = ours.empty_mib(settle_s), bare.empty_mib(settle_s)
-            ours_few, bare_few = alternated(rounds, lambda: ours.storm(few, empty), lambda: bare.storm(few, bare_empty))
-        with _served(site, folder, many, "many") as (ours, bare):
-            ours_many = ours.storm(many, empty, idle_s=idle_s)
-            bare_many = bare.storm(many, bare_empty, idle_s=idle_s)
-    few_name, many_name = f"{few:,} agents", f"{many:,} agents"
-    echoes = sorted(ms for storm in (*ours_few, ours_many) for ms in storm.echoes_ms) or [0.0]
+            found = alternated(rounds, lambda: ours.storm(few, empty), lambda: bare.storm(few, bare_empty))
+        figures = [
+            Figure("a broker without agents: resident", "MiB", [empty], goal=Goal("at most", 100.0)),
+            *_figures(few, *found),
+        ]
+        if lab.short:
+            return figures
+        with _served(site, many, "many") as (ours, bare):
+            ours_many = ours.storm(many, empty, idle_s=IDLE_S)
+            bare_many = bare.storm(many, bare_empty, idle_s=IDLE_S)
     return [
-        Figure("a broker without agents: resident", "MiB", [empty], goal=Goal("at most", 100.0)),
-        Figure(
-            f"resident for each of {few_name}",
-            "KiB",
-            [one.kib for one in ours_few],
-            [one.kib for one in bare_few],
-            websockets,
-        ),
-        Figure(f"resident for each of {many_name}", "KiB", [ours_many.kib], goal=Goal("at most", 72.0)),
-        Figure(f"the same of {websockets}", "KiB", [bare_many.kib]),
-        Figure(
-            f"{few_name} back after a restart",
-            "links/s",
-            [one.rate for one in ours_few],
-            [one.rate for one in bare_few],
-            websockets,
-            Goal("at least", 0.8),
-        ),
-        Figure(
-            f"{many_name} back after a restart",
-            "links/s",
-            [ours_many.rate],
-            [bare_many.rate],
-            websockets,
-            Goal("at least", 0.8),
-        ),
-        Figure("commands meanwhile, one after another: p50", "ms", [statistics.median(echoes)]),
-        Figure("the same: p99", "ms", [echoes[int(0.99 * (len(echoes) - 1))]]),
-        Figure("the same: how many ended", "commands", [float(len(echoes))], goal=Goal("at least", 1.0)),
-        Figure(
-            "processor for an idle link in a minute",
-            "ms",
-            [ours_many.idle_ms],
-            [bare_many.idle_ms],
-            websockets,
-        ),
+        *figures,
+        *_figures(many, [ours_many], [bare_many]),
+        Figure("an idle link in a minute", "ms of processor", [ours_many.idle_ms], [bare_many.idle_ms], _beside()),
     ]
+
+
+def _figures(agents: int, ours: list[Storm], bare: list[Storm]) -> list[Figure]:
+    name = f"{agents:,} agents"
+    echoes = sorted(ms for storm in ours for ms in storm.echoes_ms) or [0.0]
+    return [
+        Figure(f"each of {name}: resident", "KiB", [one.kib for one in ours], goal=Goal("at most", 72.0)),
+        Figure(f"each of {name}: resident, {_beside()}", "KiB", [one.kib for one in bare]),
+        Figure(
+            f"{name} back after a restart",
+            "links/s",
+            [one.rate for one in ours],
+            [one.rate for one in bare],
+            _beside(),
+            Goal("at least", 0.8),
+        ),
+        Figure(
+            f"{name} back: the server's processor for each",
+            "ms",
+            [one.busy_ms for one in ours],
+            [one.busy_ms for one in bare],
+            _beside(),
+        ),
+        Figure(f"{name} back: a command meanwhile, p50", "ms", [statistics.median(echoes)]),
+        Figure(f"{name} back: a command meanwhile, p99", "ms", [echoes[int(0.99 * (len(echoes) - 1))]]),
+    ]
+
+
+def _beside() -> str:
+    return f"websockets {version('websockets')}, uvloop {version('uvloop')}"
 
 
 # --- the two servers ------------------------------------------------------------------------------
@@ -220,8 +220,9 @@ def _site(lab: Lab) -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
-def _served(site: Pair, folder: Path, agents: int, name: str) -> Iterator[tuple[Server, Server]]:
+def _served(site: Pair, agents: int, name: str) -> Iterator[tuple[Server, Server]]:
     """Stop the broker, and return it and its peer, each with a swarm that waits for it."""
+    folder = site.folder
     site.agent.stop()
     site.broker.kill()
     certificates = sorted((folder / "swarm").glob("*.pem"))[:agents]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -25,6 +26,7 @@ from cloud_broker.client.ndjson import whole_lines
 from cloud_broker.client.proofs import Sent, Verified, verify
 from cloud_broker.client.records import Agent, Command, Operation, decode
 from cloud_broker.client.requests import encoded, new_key, part
+from cloud_broker.client.row_file import RowFile
 from cloud_broker.client.sealing import SealedCall
 from cloud_broker.client.signing import DEFAULT_VALID_S, Signer, work_of
 from cloud_broker.client.unsealed import Unsealed
@@ -32,10 +34,13 @@ from cloud_broker.client.unsealed import Unsealed
 SILENCE_S: Final = 60.0  # seconds without a row after which we look whether the command still runs
 MAX_WAIT_S: Final = 30.0  # seconds of one request that waits; common proxies cut idle ones after 60
 
-RowFormat = Literal["ndjson", "csv", "sealed"]
+RowsAs = Literal["ndjson", "arrow"]
+RowFormat = Literal["ndjson", "csv", "arrow", "sealed"]
+READ_BYTES: Final = 262_144  # bytes that a file of rows holds
 MEDIA_TYPES: Final[dict[str, str]] = {
     "ndjson": "application/x-ndjson",
     "csv": "text/csv",
+    "arrow": "application/vnd.apache.arrow.stream",
     "sealed": "application/octet-stream",
 }
 
@@ -101,6 +106,7 @@ class Outhaul(AuditCalls, BulkCalls, DeadLetterCalls, ApprovalCalls, BlobCalls):
         valid_s: float | None = None,
         version: str | None = None,
         signature: str | None = None,
+        rows_as: RowsAs = "ndjson",
     ) -> Command:
         """
         Submit a command and return it, after at most about ``wait_s`` seconds, ended or not.
@@ -118,6 +124,7 @@ class Outhaul(AuditCalls, BulkCalls, DeadLetterCalls, ApprovalCalls, BlobCalls):
             version: of the operation, that is signed; ``None`` takes what the broker tells.
             signature: of ``Signer.sign``, in place of signer, for who keeps it to verify what comes back; it is for one
                 idempotency key.
+            rows_as: ``arrow`` has the rows sent as an Arrow stream, which ``arrow`` reads, and nothing else does.
 
         Raises:
             ProblemError: the broker did not take it.
@@ -135,6 +142,7 @@ class Outhaul(AuditCalls, BulkCalls, DeadLetterCalls, ApprovalCalls, BlobCalls):
             "correlation_id": correlation_id,
             "ordering_key": ordering_key,
             "priority": priority,
+            "rows_as": rows_as if rows_as != "ndjson" else None,
         }
         key = idempotency_key if idempotency_key is not None else new_key()
         if signer is not None:
@@ -321,6 +329,17 @@ class Outhaul(AuditCalls, BulkCalls, DeadLetterCalls, ApprovalCalls, BlobCalls):
                 # A slow statement is no fault: rows of a running command may come at any time.
                 if self.command(command_id).final:
                     raise ResultCut(f"the rows of {command_id} stopped after {seen:,} bytes") from exc
+
+    def arrow(self, command_id: str, set_index: int = 0) -> io.BufferedReader:
+        """
+        Return one row set of a command that was called with ``rows_as="arrow"``, as a file of an Arrow stream.
+
+        It reads on as the rows come, also while the command still runs: ``pyarrow.ipc.open_stream(file)``.
+
+        Raises:
+            ProblemError, ResultCut: by the file's reads, as ``stream`` does.
+        """
+        return io.BufferedReader(RowFile(self.stream(command_id, set_index, "arrow")), READ_BYTES)
 
     def check_count(self, command_id: str, set_index: int, count: int) -> None:
         """

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
-from cloud_broker.client.errors import NotReachable, ProblemError, ResultCut
+from cloud_broker.client.errors import NotReachable, ProblemError, ResultCut, WordsError
 from cloud_broker.client.progress import Progress, in_words
 from cloud_broker.client.records import Command
 
 if TYPE_CHECKING:
-    from cloud_broker.client.api import Outhaul
+    from cloud_broker.client.api import Outhaul, RowFormat
     from cloud_broker.client.unsealed import Unsealed
 
     Reader = Outhaul | Unsealed
@@ -28,7 +28,7 @@ PATIENCE_S: Final = 60.0  # seconds without an answer while we wait for the end;
 TICK_S: Final = 0.2  # seconds; Ctrl-C on Windows is noticed between two of them
 PIECES_AHEAD: Final = 8  # pieces of rows that wait for a slow standard output
 
-Format = Literal["table", "csv", "ndjson", "json"]
+Format = Literal["table", "csv", "ndjson", "json", "arrow"]
 
 ENDS: Final = {
     "rejected": "rejected by the ERP",
@@ -61,7 +61,17 @@ class Wishes:
     @property
     def streams(self) -> bool:
         """Whether rows are given as they come."""
-        return self.format in ("csv", "ndjson")
+        return self.format in ("csv", "ndjson", "arrow")
+
+
+def check_arrow(wishes: Wishes, *, sealed: bool) -> None:
+    """Raise ``WordsError`` where rows as Arrow can't be had, or would go to a terminal."""
+    if wishes.format != "arrow":
+        return
+    if sealed:
+        raise WordsError("--format arrow: the rows of a sealed result come as NDJSON; take ndjson or csv")
+    if sys.stdout.isatty():
+        raise WordsError("--format arrow writes no text: send it to a file, such as > rows.arrow")
 
 
 class StillRunning(Exception):
@@ -155,7 +165,7 @@ def _look(client: Reader, command: Command, deadline: float | None, look_s: floa
     return client.command(command.id, wait_s=left_s)
 
 
-# --- csv and ndjson -----------------------------------------------------------------------------
+# --- csv, ndjson and arrow ----------------------------------------------------------------------
 
 
 def _stream(
@@ -176,7 +186,7 @@ def _stream(
             out.write(piece)
             out.flush()
             seen += piece.count(b"\n")
-            if not quiet:
+            if not quiet and wishes.format != "arrow":
                 progress.rows(seen)
     except ProblemError as exc:
         if exc.code not in ("row_set_not_found", "result_gone"):
@@ -207,7 +217,7 @@ def _pieces(
     """Yield the rows as they come; a thread of its own waits for them, so that we can tell where the command stands."""
     ahead: queue.Queue[bytes | BaseException | None] = queue.Queue(PIECES_AHEAD)
     left = threading.Event()
-    row_format: Literal["csv", "ndjson"] = "csv" if wishes.format == "csv" else "ndjson"
+    row_format: RowFormat = "csv" if wishes.format == "csv" else "arrow" if wishes.format == "arrow" else "ndjson"
 
     def put(item: bytes | BaseException | None) -> None:
         while not left.is_set():
@@ -315,4 +325,15 @@ def _json(value: object) -> str:
     return compact(value)
 
 
-__all__ = ["ADVICE", "ENDS", "StillRunning", "Wishes", "follow", "in_words", "tell", "tell_end", "unfinished_document"]
+__all__ = [
+    "ADVICE",
+    "ENDS",
+    "StillRunning",
+    "Wishes",
+    "check_arrow",
+    "follow",
+    "in_words",
+    "tell",
+    "tell_end",
+    "unfinished_document",
+]

@@ -16,6 +16,7 @@ from cloud_broker.client.call import (
     Format,
     StillRunning,
     Wishes,
+    check_arrow,
     ended,
     follow,
     in_words,
@@ -121,6 +122,7 @@ def call(
     outhaul call plant-1 open-invoices customer=C042
     outhaul call plant-1 drop-order order_no=4711 --rows @lines.csv
     outhaul call plant-1 open-invoices --params '{"customer": "C042"}' --format csv > invoices.csv
+    outhaul call plant-1 open-invoices customer=C042 --format arrow > invoices.arrow
     outhaul call plant-1 open-invoices customer=C042 --seal
     outhaul call plant-1 drop-image name=disk.img content=@disk.img
     outhaul call plant-1 pick-image -o disk.img
@@ -128,6 +130,7 @@ def call(
     """
     agent, operation, values = _addressed(words, group)
     wishes = Wishes("json" if as_json else output_format, wait_s, set_index, max_rows)
+    check_arrow(wishes, sealed=seal or key_file is not None)
     given = arguments.object_of(params, "--params") if params is not None else {}
     if rows_file is not None:
         given["rows"] = arguments.rows_of(rows_file)
@@ -164,6 +167,7 @@ def call(
             ordering_key=ordering_key,
             priority=priority,
             signature=signature,
+            rows_as="arrow" if wishes.format == "arrow" else "ndjson",
         )
         if no_wait:
             sealing.tell_how_to_read(command.id)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cloud_broker.client import arguments
-from cloud_broker.client.call import Format, Wishes, ended, follow, in_words, tell, tell_end
+from cloud_broker.client.call import Format, Wishes, check_arrow, ended, follow, in_words, tell, tell_end
 from cloud_broker.client.cli_files import check_new, content_file, picked_file, write_content
 from cloud_broker.client.connect import DONE, as_json, connected, max_rows, output_format, set_index
 from cloud_broker.client.errors import WordsError
@@ -153,6 +153,7 @@ def rows(
     progress = Progress()
     try:
         wishes = Wishes(output_format, None, set_index, max_rows)
+        check_arrow(wishes, sealed=key_file is not None)
         reader: Outhaul | Unsealed = client
         if key_file is not None:
             # Deferred: see cli.py.

@@ -30,7 +30,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON documen
 output_format = click.option(
     "--format",
     "output_format",
-    type=click.Choice(["table", "csv", "ndjson", "json"]),
+    type=click.Choice(["table", "csv", "ndjson", "json", "arrow"]),
     default="table",
     show_default=True,
     help="How the result is written.",

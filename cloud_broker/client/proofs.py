@@ -14,7 +14,7 @@ from protocol import signing
 from protocol.signing import CommandClaims, SignatureMalformed
 
 if TYPE_CHECKING:
-    from cloud_broker.client.api import Outhaul
+    from cloud_broker.client.api import Outhaul, RowFormat
 
 _NOTHING: Final = (b"", b"null")
 _REQUEST: Final = {"signature_sha256": "signature", "params_sha256": "parameters"}  # what the agent says of a request
@@ -197,7 +197,8 @@ def _row_sets(client: Outhaul, command: Command, claims: Mapping[str, Any], rows
 
 def _digest(client: Outhaul, command_id: str, number: int, row_set: RowSet) -> tuple[int, str]:
     count, digest = 0, hashlib.sha256()
-    with closing(client.stream(command_id, number, "sealed" if row_set.sealed else "ndjson")) as pieces:
+    row_format: RowFormat = "sealed" if row_set.sealed else "arrow" if row_set.rows_as == "arrow" else "ndjson"
+    with closing(client.stream(command_id, number, row_format)) as pieces:
         for piece in pieces:
             count += len(piece)
             digest.update(piece)

@@ -36,6 +36,7 @@ class RowSet(msgspec.Struct, frozen=True):
     columns: list[Column]
     rows: int = 0
     sealed: bool = False
+    rows_as: str = "ndjson"
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -282,6 +283,7 @@ class Operation(Record, frozen=True, kw_only=True):
         params: JSON Schema of the parameters, an object.
         version: what a caller signs besides its name.
         signature_required: whether it runs only when a trusted caller signed it; of those in ``allow``, if any are.
+        rows_as: as what else than ``ndjson`` its rows can be asked for: ``arrow``, or nothing.
     """
 
     name: str
@@ -292,6 +294,7 @@ class Operation(Record, frozen=True, kw_only=True):
     version: str = "1"
     signature_required: bool = False
     allow: list[str] = []
+    rows_as: list[str] = []
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cloud_broker.client.errors import ProblemError, ResultCut, SealBroken
+from cloud_broker.client.errors import ProblemError, ResultCut, SealBroken, WordsError
 from cloud_broker.client.ndjson import whole_lines
 from cloud_broker.client.records import Column, Command, Failure
 from cloud_broker.client.sealing import End, SealedCall
@@ -121,6 +121,8 @@ class Unsealed:
         self, command_id: str, set_index: int = 0, row_format: RowFormat = "ndjson"
     ) -> Generator[bytes, None, None]:
         """Yield the rows of one row set as bytes, in pieces as they come, also while the command still runs."""
+        if row_format not in ("ndjson", "csv"):
+            raise WordsError(f"the rows of a sealed result are read as ndjson or csv, not as {row_format}")
         with closing(self._frames(command_id, set_index)) as frames:
             next(frames, b"")
             columns = self._columns.get(set_index, [])

@@ -88,11 +88,6 @@ def statements() -> Iterator[str]:
         yield _insert("InstallExecuteSequence", ("Action", "Sequence"), (name, at))
     for name, (at, when) in STANDARD_WHEN.items():
         yield _insert("InstallExecuteSequence", ("Action", "Condition", "Sequence"), (name, when, at))
-    yield (
-        "CREATE TABLE `ServiceControl` (`ServiceControl` CHAR(72) NOT NULL, `Name` CHAR(255) NOT NULL LOCALIZABLE, "
-        "`Event` SHORT NOT NULL, `Arguments` CHAR(255) LOCALIZABLE, `Wait` SHORT, `Component_` CHAR(72) NOT NULL "
-        "PRIMARY KEY `ServiceControl`)"
-    )
     control = ("Service", SERVICE, _STOPPED_AND_DELETED, "Kept")
     yield _insert("ServiceControl", ("ServiceControl", "Name", "Event", "Component_"), control)
     secure = ("WIX_DOWNGRADE_DETECTED", "WIX_UPGRADE_DETECTED", *GIVEN)

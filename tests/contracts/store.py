@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,12 +18,14 @@ from cloud_broker.store.base import (
     MAX_SKIPPED,
     Agent,
     ApiKey,
+    Arrival,
     Command,
     CommandError,
     CommandFilter,
     Exists,
     Finish,
     IdempotencyConflict,
+    Linked,
     NextCertificate,
     ReplayRun,
     Resolution,
@@ -30,6 +33,7 @@ from cloud_broker.store.base import (
     Skipped,
     Step,
     Store,
+    Tenant,
     Token,
 )
 from cloud_broker.tenants import Scope
@@ -70,6 +74,15 @@ def finish(state: CommandState = CommandState.SUCCEEDED, at: float = START + 1, 
 def agent(scope: Scope = ACME, name: str = "plant-1") -> Agent:
     """Return an agent that has just enrolled."""
     return Agent(scope.tenant, name, "plants", "0a", START + 1000, START)
+
+
+def _arrival(
+    name: str = "plant-1",
+    change: Callable[[Agent], Agent] = lambda found: found,
+    refusal: Callable[[Tenant, Agent], str | None] = lambda tenant, found: None,
+    noted: Callable[[Agent, Agent], Act | None] = lambda before, after: None,
+) -> Arrival:
+    return Arrival("acme", name, START + 5, "1", "Linux", "j", 3, change, refusal, noted)
 
 
 async def settled(store: Store) -> None:
@@ -255,6 +268,108 @@ class StoreContract:
         await store.change_identity(ACME, "plant-1", lambda known: dataclasses.replace(known, next=None), noted)
         records = await store.audit_after("acme", 0, 100)
         assert [one.action for one in records].count("agent_renewed") == 1
+
+    async def test_a_greeting_is_kept_in_one_step(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        await store.put_catalogue(ACME, "plant-1", b"{}", "d1")
+        known = await store.agent(ACME, "plant-1")
+        assert known is not None
+        known = dataclasses.replace(known, catalogue=None)  # nobody asks for it there
+        lineage = Lineage("t1", "", False, ())
+
+        arrived = await store.arrived(_arrival(change=lambda found: dataclasses.replace(found, lineage=lineage)))
+
+        assert arrived is not None
+        assert (arrived.before, arrived.agent, arrived.refusal) == (
+            known,
+            dataclasses.replace(known, lineage=lineage),
+            None,
+        )
+        assert arrived.head == await store.audit_head("acme")
+        assert await store.agent(ACME, "plant-1") == dataclasses.replace(
+            known,
+            catalogue=b"{}",
+            lineage=lineage,
+            last_seen_at=START + 5,
+            release="1",
+            system="Linux",
+            journal="j",
+            position=3,
+        )
+        assert await store.arrived(_arrival(name="plant-9")) is None
+
+    async def test_of_who_is_refused_only_the_change_is_kept(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        act = Act("acme", "broker", "agent_cloned", "agent:plant-1", START)
+
+        arrived = await store.arrived(
+            _arrival(
+                change=lambda found: dataclasses.replace(found, revoked_at=START),
+                refusal=lambda tenant, found: f"{tenant.state}, {found.revoked_at}",
+                noted=lambda before, after: act,
+            )
+        )
+
+        assert arrived is not None
+        assert arrived.refusal == f"active, {START}"
+        assert await store.agent(ACME, "plant-1") == dataclasses.replace(agent(), revoked_at=START)
+        assert [one.action for one in await store.audit_after("acme", 0, 100)][-1] == "agent_cloned"
+
+    async def test_a_crowd_that_greets_is_told_each_its_own(self, store: Store) -> None:
+        names = [f"plant-{number}" for number in range(150)]
+        for number, name in enumerate(names):
+            await store.add_agent(dataclasses.replace(agent(name=name), serial=f"{number:02x}"))
+
+        def given(name: str) -> Lineage:
+            return Lineage(f"of {name}", "", False, ())
+
+        arrived = await asyncio.gather(
+            *(
+                store.arrived(_arrival(name, lambda found: dataclasses.replace(found, lineage=given(found.name))))
+                for name in names
+            )
+        )
+        assert [one.agent.serial for one in arrived if one is not None] == [f"{number:02x}" for number in range(150)]
+        for name in names[::2]:
+            await store.has_kept(ACME, name, f"of {name}")
+            await store.has_kept(ACME, name, "an older one")
+        await settled(store)
+        for number, name in enumerate(names):
+            found = await store.agent(ACME, name)
+            assert found is not None
+            assert found.lineage == dataclasses.replace(given(name), confirmed=number % 2 == 0)
+
+    async def test_what_stands_of_an_agent_is_read_with_its_tenant(self, store: Store) -> None:
+        await self._enrol(store, "t1", agent())
+        await store.put_catalogue(ACME, "plant-1", b"{}", "d1")
+        tenant, found = await store.standing(ACME, "plant-1")
+        assert tenant == await store.tenant("acme")
+        assert found == dataclasses.replace(agent(), catalogue_digest="d1")
+        assert await store.standing(ACME, "plant-9") == (tenant, None)
+        assert await store.standing(Scope("nobody"), "plant-1") == (None, None)
+
+    async def test_who_may_not_be_linked_any_more_is_found_among_all(self, store: Store) -> None:
+        following = NextCertificate("0b", START + 2_000, "f1", "r1", b"der")
+        own = dataclasses.replace(agent(name="own"), serial="", own_pki=True)
+        for one in (agent(), agent(name="revoked"), dataclasses.replace(agent(name="renewed"), next=following), own):
+            await store.add_agent(one)
+        await store.revoke_agent(ACME, "revoked", START)
+        linked = [
+            Linked("acme", "plant-1", "0a", False),
+            Linked("acme", "plant-1", "0c", False),  # another certificate
+            Linked("acme", "revoked", "0a", False),
+            Linked("acme", "renewed", "0a", False),
+            Linked("acme", "renewed", "0b", False),
+            Linked("acme", "own", "any", True),
+            Linked("acme", "own", "any", False),
+            Linked("acme", "plant-1", "0a", True),
+            Linked("acme", "nobody", "0a", False),
+            Linked("nobody", "plant-1", "0a", False),
+        ]
+        assert await store.doubtful(linked) == [1, 2, 6, 7, 8, 9]
+        assert await store.doubtful([]) == []
+        await store.set_tenant_state("acme", "suspended")
+        assert await store.doubtful(linked[:1]) == [0]
 
     async def test_an_agent_of_ones_own_pki_is_registered_once(self, store: Store) -> None:
         made = dataclasses.replace(agent(), serial="", not_after=0.0, own_pki=True)

@@ -26,7 +26,8 @@ from agent.leaving import Leaving
 from agent.settings import SqlOperation
 
 BATCH_ROWS: Final = 5_000  # rows in one batch at most
-BUFFER_BYTES: Final = 16_777_216  # bytes of all columns' buffers; fewer rows go into a batch where they are wide
+# Of all columns' buffers together; only what values need of them is touched. Wide rows make smaller batches.
+BUFFER_BYTES: Final = 67_108_864
 END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a stream, as Arrow has it
 
 _STATE: Final = re.compile(r"State: (\w{5}), Native error: (-?\d+), Message: (.*)", re.DOTALL)

@@ -252,7 +252,12 @@ def _plain(kind: Any) -> Read:
             raise _unexpected(node[0])
         return convert(node.text or "")
 
-    return read
+    def read_text(node: etree._Element) -> str:
+        if len(node):
+            raise _unexpected(node[0])
+        return node.text or ""
+
+    return read_text if convert is str else read
 
 
 def _checked(kind: Any) -> Callable[[str], Any]:

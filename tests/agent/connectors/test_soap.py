@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
@@ -457,4 +458,26 @@ async def test_through_a_driver_process_it_calls_describes_checks_and_lets_go(fi
             async for _ in connector.run(Call("cmd_2", "slow", b'{"seconds": 9}', 0.5)):
                 pass
     finally:
+        await connector.close()
+
+
+async def test_nine_callers_are_answered_while_a_tenth_is_slow(finance: FinanceService) -> None:
+    connection = SoapConnection(type="soap", wsdl=str(finance.wsdl), endpoint=finance.url)
+    operations: dict[str, Any] = {
+        "orders": CallOperation(connection="finance", call="GetOrders", effect="read"),
+        "slow": CallOperation(connection="finance", call="GetSlowly", effect="read"),
+    }
+    connector = DriverConnector(DriverSetup("finance", connection, operations), CONNECTORS["soap"])
+
+    async def ask(number: int, operation: str, params: bytes) -> int:
+        return len([piece async for piece in connector.run(Call(f"cmd_{number}", operation, params, 90.0))])
+
+    slow = asyncio.create_task(ask(0, "slow", b'{"seconds": 80}'))
+    try:
+        for _ in range(2):  # the second time over connections that were kept
+            assert await asyncio.gather(*(ask(n, "orders", b'{"customer": "C1"}') for n in range(1, 10))) == [1] * 9
+        assert not slow.done()
+    finally:
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
         await connector.close()
