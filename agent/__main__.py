@@ -1,6 +1,6 @@
 """``python -m agent`` is ``outhaul-agent``."""
 
-from agent.cli import main
+from agent import main
 
 if __name__ == "__main__":
     main()

@@ -405,16 +405,17 @@ def _nothing() -> None:
     pass
 
 
-def run(loaded: Loaded, started: Callable[[], None] = _nothing) -> None:
+def run(loaded: Loaded, started: Callable[[], None] = _nothing, *, secrets: UnlockedSecrets | None = None) -> None:
     """
     Run the agent in the foreground until SIGINT, SIGTERM or Ctrl-Break.
 
     Args:
         started: called once the agent runs.
+        secrets: of the file; one may have been made early.
     """
     for remark in loaded.remarks:
         log.warning("%s", remark, extra={"event": "config_remark"})
-    asyncio.run(_run(loaded, started))
+    asyncio.run(_run(loaded, started, secrets))
 
 
 def run_as_service(config: Path, notifier: Notifier) -> None:
@@ -428,8 +429,8 @@ def run_as_service(config: Path, notifier: Notifier) -> None:
     asyncio.run(_run_as_service(config, notifier))
 
 
-async def _run(loaded: Loaded, started: Callable[[], None]) -> None:
-    await serve(loaded, _told_to_stop(), Nobody(), started)
+async def _run(loaded: Loaded, started: Callable[[], None], secrets: UnlockedSecrets | None) -> None:
+    await serve(loaded, _told_to_stop(), Nobody(), started, secrets)
 
 
 async def _run_as_service(config: Path, notifier: Notifier) -> None:
@@ -458,7 +459,11 @@ def _told_to_stop() -> asyncio.Event:
 
 
 async def serve(
-    loaded: Loaded, stop: asyncio.Event, notifier: Notifier, started: Callable[[], None] = _nothing
+    loaded: Loaded,
+    stop: asyncio.Event,
+    notifier: Notifier,
+    started: Callable[[], None] = _nothing,
+    secrets: UnlockedSecrets | None = None,
 ) -> None:
     """
     Run the agent until ``stop`` is set, and tell the system's service manager how it is.
@@ -466,9 +471,10 @@ async def serve(
     Args:
         notifier: the service manager's ear.
         started: called once the agent runs.
+        secrets: as for ``run``.
     """
     async with alive_meanwhile(notifier):  # a long journal is read first
-        agent = await Agent.open(loaded)
+        agent = await Agent.open(loaded, secrets=secrets)
     pulse = Pulse(notifier, journal=agent.journal.sign_of_life, link=agent.what_hangs, line=agent.in_a_line)
     feeling = asyncio.create_task(pulse.run(stop), name="feel the pulse")
     notifier.ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -137,21 +138,26 @@ def enroll(token: str, force: bool, config: Path | None, as_json: bool) -> None:
 @config_option
 def run(config: Path | None) -> None:
     """Run in the foreground until it is stopped."""
-    from agent import app
-    from agent.app import state_dir
-    from agent.identity.own_identity import find
+    from agent.secrets.unlocking import UnlockedSecrets
     from agent.service import notifier
 
     listening = notifier()
     if not isinstance(listening, Nobody):
+        from agent import app
+
         # A service waits for what is missing: nobody sits there to read an error.
         return app.run_as_service(find_file(config), listening)
     loaded = load(config, log_file=True)
-    if find(loaded) is None:
-        raise EnrolmentError(
-            f"{state_dir(loaded)}: this agent has no certificate yet; run: outhaul-agent enroll --token TOKEN"
-        )
-    app.run(loaded)
+    # Its process gets ready while what follows is loaded.
+    with closing(UnlockedSecrets(loaded.settings, loaded.base_dir)) as secrets:
+        from agent import app
+        from agent.identity.own_identity import find
+
+        if find(loaded) is None:
+            raise EnrolmentError(
+                f"{app.state_dir(loaded)}: this agent has no certificate yet; run: outhaul-agent enroll --token TOKEN"
+            )
+        app.run(loaded, secrets=secrets)
 
 
 @cli.command()
@@ -256,16 +262,6 @@ def speak_utf8() -> None:
 def main() -> NoReturn:
     """Run the command; every error is a sentence and an exit code."""
     speak_utf8()
-    if sys.argv[1:2] == ["worker"]:
-        # The frozen program runs itself as a driver process.
-        from agent.connectors.worker import main as work
-
-        work()
-    if sys.argv[1:2] == ["unlock"]:
-        # The running agent has its secrets opened by another process.
-        from agent.secrets.unlocking import main as unlock
-
-        unlock(sys.argv[2])
     if sys.argv[1:2] == ["watch-upgrade"]:
         # Started by `upgrade`, to outlive it.
         from agent.upgrade.watcher import main as watch

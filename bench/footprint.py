@@ -14,22 +14,30 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.figures import Figure, Lab
+from bench.figures import Figure, Goal, Lab
 from bench.peers import installed
 from config.dev.databases import free_port
 from config.dev.demo import processes
 from config.dev.demo.pair import TENANT, Pair
 from config.dev.demo.programs import must
 from installer.cached import frozen
+from protocol import limits
 
 PEER: Final = "salt==3008.5"
 CONNECT_S: Final = 120.0  # seconds that a start may take before something is wrong
 STOP_S: Final = 20.0
+SETTLE_S: Final = 3.0
+WORK_S: Final = 60.0  # seconds that a command, and the end of an idle driver, may take before something is wrong
+BEATS: Final = 3  # heartbeats for which an idle agent is watched
+# Beats go both ways each 20 s, and with each the agent writes down how it is: a handful of threads wait once for each.
+BEAT_SWITCHES: Final = 60
+IDLE_S: Final = 2  # as in the operator's file
+AGENT: Final = "small"
 
 _OURS_READY: Final = "welcomed as"
 _PEERS_READY: Final = "Minion is ready to receive requests"
@@ -38,9 +46,17 @@ agent = "small"
 state_dir = "state"
 link.proxy = "none"
 connections.probe.type = "synthetic"
+[connections.edi]
+type = "file"
+root = "edi"
+idle = "2s"
 [operations.echo]
 connection = "probe"
 synthetic = "echo"
+[operations.look]
+connection = "edi"
+pick = "*.csv"
+format = { type = "csv" }
 """
 _MASTER: Final = """
 interface: 127.0.0.1
@@ -65,56 +81,92 @@ class Footprint:
 
     Attributes:
         disk_mib: all that is installed for it.
-        start_ms: median, from the start of the program to a link that its other end has accepted.
+        starts_ms: from the start of the program to a link that its other end has accepted, each time.
         resident_mib: when idle, shared pages counted once for each process.
-        own_mib: the same, without what is shared with files and others; ``None`` where the system does not tell.
         processes: how many.
+        switches: how often a minute one of its threads had waited and was woken, when idle.
     """
 
-    name: str
     disk_mib: float
-    start_ms: float
+    starts_ms: Sequence[float]
     resident_mib: float
-    own_mib: float | None
     processes: int
+    switches: float
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """
+    An agent that has run commands.
+
+    Attributes:
+        driver_mib: what one driver process has resident.
+        resident_mib: what the agent has, once its drivers are gone.
+        gone_s: seconds from the end of the last command until the driver was gone; the file says ``IDLE_S``.
+    """
+
+    driver_mib: float
+    resident_mib: float
+    gone_s: float
 
 
 def measure(lab: Lab) -> list[Figure]:
     """Return what an idle agent takes; beside its peer, which takes minutes to install, where there is time."""
-    agent = ours(lab.running, lab.folder, 1 if lab.short else 5, 1.0 if lab.short else 10.0)
+    agent, worked = ours(lab.running, lab.folder, 1 if lab.short else 5, 2.0 if lab.short else BEATS * limits.BEAT_S)
     minion = None if lab.short else peer(lab.folder, 3, 10.0)
+
+    def figure(name: str, unit: str, found: Callable[[Footprint], Sequence[float]], goal: Goal | None) -> Figure:
+        beside = () if minion is None else found(minion)
+        # The goals are ours alone: the peer is shown beside them, and judges nothing.
+        return Figure(f"idle agent: {name}", unit, found(agent), (), _shown(beside), goal)
+
     return [
-        Figure(
-            f"idle agent: {name}",
-            unit,
-            [getattr(agent, field)],
-            [] if minion is None else [getattr(minion, field)],
-            "" if minion is None else PEER,
-            goal,
-        )
-        for name, unit, field, goal in (
-            ("on the disk", "MiB", "disk_mib", None),
-            ("start to connected", "ms", "start_ms", None),
-            ("resident", "MiB", "resident_mib", None),
-            ("processes", "", "processes", None),
-        )
+        figure("on the disk", "MiB", lambda one: [one.disk_mib], Goal("at most", 60)),
+        figure("start to connected", "ms", lambda one: one.starts_ms, Goal("at most", 300)),
+        figure("resident", "MiB", lambda one: [one.resident_mib], Goal("at most", 40)),
+        figure("processes", "", lambda one: [one.processes], Goal("at most", 1)),
+        figure("woken, its beats included", "1/min", lambda one: [one.switches], Goal("at most", BEAT_SWITCHES)),
+        Figure("after commands: one driver process", "MiB", [worked.driver_mib], goal=Goal("at most", 30)),
+        Figure("after commands: agent without drivers", "MiB", [worked.resident_mib], goal=Goal("at most", 40)),
+        Figure("after commands: driver gone", "s", [worked.gone_s], goal=Goal("at most", IDLE_S + 1)),
     ]
 
 
-def ours(running: Pair, folder: Path, starts: int, idle_s: float) -> Footprint:
+def _shown(beside: Sequence[float]) -> str:
+    return f"{PEER}: {statistics.median(beside):,.0f}" if beside else ""
+
+
+def ours(running: Pair, folder: Path, starts: int, idle_s: float) -> tuple[Footprint, Worked]:
     """Measure the frozen agent at the broker of the benchmarks."""
     program = frozen()
     config = ("--config", str(running.folder / "broker" / "broker.toml"))
-    words = ["outhaul-broker", "token", "create", "--tenant", TENANT, "--agent", "small", *config, "--json"]
+    words = ["outhaul-broker", "token", "create", "--tenant", TENANT, "--agent", AGENT, *config, "--json"]
     token = str(json.loads(must(words))["token"])
-    file = folder / "small" / "agent.toml"
-    file.parent.mkdir()
+    file = folder / AGENT / "agent.toml"
+    (file.parent / "edi").mkdir(parents=True)
     file.write_text(_OPERATOR_FILE, "utf-8")
     command = [str(program / "outhaul-agent")]
     must([*command, "enroll", "--token", "-", "--config", str(file)], stdin=f"{token}\n")
-    return _measured(
-        "outhaul-agent", program, [*command, "run", "--config", str(file)], folder, _OURS_READY, starts, idle_s
-    )
+    command += ["run", "--config", str(file)]
+    idle = _measured("outhaul-agent", program, command, folder, _OURS_READY, starts, idle_s)
+    with _running(command, folder / "worked.log", _OURS_READY) as process:
+        worked = _worked(running, process.pid)
+    return idle, worked
+
+
+def _worked(running: Pair, pid: int) -> Worked:
+    with running.caller() as client:
+        for operation in ("echo", "look"):
+            command = client.call(AGENT, operation, wait_s=WORK_S)
+            if command.state != "succeeded":
+                raise RuntimeError(f"{operation} is {command.state}")
+    ended = time.monotonic()
+    driver_mib = max(map(_resident, processes.descendants(pid)))
+    while processes.descendants(pid):
+        if time.monotonic() - ended > WORK_S:
+            raise RuntimeError(f"a driver process is there {WORK_S:.0f} s after its last command")
+        time.sleep(0.05)  # between two looks at the list of processes
+    return Worked(driver_mib, _resident(pid), time.monotonic() - ended)
 
 
 def peer(folder: Path, starts: int, idle_s: float) -> Footprint:
@@ -134,19 +186,29 @@ def _measured(
 ) -> Footprint:
     times = []
     for number in range(starts):
-        log = folder / f"{name}-{number}.log"
         began = time.perf_counter()
-        with _started(words, log) as process:
-            while ready not in log.read_text("utf-8", errors="replace"):
-                if process.poll() is not None or time.perf_counter() - began > CONNECT_S:
-                    raise RuntimeError(f"{name} is not connected; its log:\n{log.read_text('utf-8')[-2000:]}")
-                time.sleep(0.002)  # between two looks at its log
-            times.append(time.perf_counter() - began)
+        with _running(words, folder / f"{name}-{number}.log", ready) as process:
+            times.append(1000 * (time.perf_counter() - began))
             if number == starts - 1:
-                time.sleep(idle_s)  # idle is what is measured
+                time.sleep(SETTLE_S)  # what a start leaves to be done
                 family = [process.pid, *processes.descendants(process.pid)]
-                resident, own = sum(map(_resident, family)), _own(family)
-    return Footprint(name, _disk(installed), 1000 * statistics.median(times), resident, own, len(family))
+                before = sum(map(_switches, family))
+                time.sleep(idle_s)  # idle is what is measured
+                switches = (sum(map(_switches, family)) - before) * 60 / idle_s
+                resident = sum(map(_resident, family))
+    return Footprint(_disk(installed), times, resident, len(family), switches)
+
+
+@contextlib.contextmanager
+def _running(words: Sequence[str], log: Path, ready: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start an agent, and wait until its log says that it is ready."""
+    deadline = time.monotonic() + CONNECT_S
+    with _started(words, log) as process:
+        while ready not in log.read_text("utf-8", errors="replace"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{words[0]} is not connected; its log:\n{log.read_text('utf-8')[-2000:]}")
+            time.sleep(0.002)  # between two looks at its log
+        yield process
 
 
 @contextlib.contextmanager
@@ -178,11 +240,13 @@ def _resident(pid: int) -> float:
     return _kib(Path(f"/proc/{pid}/status").read_text(), "VmRSS") / 1024
 
 
-def _own(family: Sequence[int]) -> float | None:
-    try:
-        return sum(_kib(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Private_Dirty") for pid in family) / 1024
-    except PermissionError:  # the agent lets nobody but root look into its memory
-        return None
+def _switches(pid: int) -> int:
+    """Return how often the threads of a process have waited for something and gone on."""
+    found = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        lines = (thread / "status").read_text().splitlines()
+        found += next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
+    return found
 
 
 def _kib(text: str, key: str) -> int:

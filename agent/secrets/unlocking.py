@@ -188,13 +188,13 @@ def _answered(question: Question) -> Answer:
     return Answer({name: value for name, value in found.items() if value is not None}, keys)
 
 
-def main(store: str) -> NoReturn:
+def main() -> NoReturn:
     """Answer one question: on standard input what is wanted, on standard output what it is; no question, no answer."""
     discretion.begin()  # before the first secret comes
     say = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     # While the agent gets ready to ask: what takes longest to load.
-    open_store(Settings(agent="-", state_dir=".", secrets=msgspec.convert({"store": store}, Secrets)))
+    open_store(Settings(agent="-", state_dir=".", secrets=msgspec.convert({"store": sys.argv[2]}, Secrets)))
     asked = sys.stdin.buffer.read()
     if asked:
         with say:
