@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench import arrow, commands, fairness, files, footprint, passages, rows, sealing, soap
+from bench import arrow, commands, fairness, files, footprint, links, passages, rows, sealing, soap
 from bench.figures import Figure, Lab, machine, table
 from bench.page import page
 from bench.peers import PEERS
@@ -31,6 +31,7 @@ SUBJECTS: Final[dict[str, Callable[[Lab], list[Figure]]]] = {
     "files": files.measure,
     "commands": commands.measure,
     "fairness": fairness.measure,
+    "links": links.measure,
     "footprint": footprint.measure,
 }
 
