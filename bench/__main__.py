@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench import arrow, commands, fairness, files, footprint, links, passages, rows, sealing, soap
+from bench import arrow, bulk, commands, fairness, files, footprint, links, passages, rows, sealing, soap, store
 from bench.figures import Figure, Lab, machine, table
 from bench.page import page
 from bench.peers import PEERS
@@ -30,6 +30,8 @@ SUBJECTS: Final[dict[str, Callable[[Lab], list[Figure]]]] = {
     "soap": soap.measure,
     "files": files.measure,
     "commands": commands.measure,
+    "bulk": bulk.measure,
+    "store": store.measure,
     "fairness": fairness.measure,
     "links": links.measure,
     "footprint": footprint.measure,
