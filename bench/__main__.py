@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench import arrow, commands, fairness, footprint, passages, rows, sealing, soap
+from bench import arrow, bulk, commands, fairness, files, footprint, links, passages, rows, sealing, soap, store
 from bench.figures import Figure, Lab, machine, table
 from bench.page import page
 from bench.peers import PEERS
@@ -28,8 +28,12 @@ SUBJECTS: Final[dict[str, Callable[[Lab], list[Figure]]]] = {
     "arrow": arrow.measure,
     "sealing": sealing.measure,
     "soap": soap.measure,
+    "files": files.measure,
     "commands": commands.measure,
+    "bulk": bulk.measure,
+    "store": store.measure,
     "fairness": fairness.measure,
+    "links": links.measure,
     "footprint": footprint.measure,
 }
 

@@ -31,6 +31,8 @@ class Lane(NamedTuple):
 class Queue:
     """Waiting commands of one addressee: higher priority first, then first come, first served."""
 
+    __slots__ = ("_gone", "_heaps", "_waiting")
+
     def __init__(self) -> None:
         self._heaps: dict[Lane, list[tuple[int, int, str]]] = {}
         self._gone: set[str] = set()

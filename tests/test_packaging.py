@@ -80,19 +80,19 @@ def test_a_light_set_pulls_in_none_of_the_others_libraries(extra: str, unwanted:
     assert pinned(extra).keys() & set(unwanted) == set()
 
 
-@pytest.mark.parametrize("extra", ["agent", "broker", "client", "dev"])
+@pytest.mark.parametrize("extra", ["agent", "arrow", "broker", "client", "dev"])
 def test_requirements_are_pinned_for_all_that_an_extra_wants(extra: str) -> None:
-    extras = ("agent", "broker", "client", "dev") if extra == "dev" else (extra,)
+    extras = ("agent", "arrow", "broker", "client", "dev") if extra == "dev" else (extra,)
     assert {name for one in extras for name in installed_set(one)} <= pinned(extra).keys()
 
 
-@pytest.mark.parametrize("extra", ["agent", "broker", "client"])
+@pytest.mark.parametrize("extra", ["agent", "arrow", "broker", "client"])
 def test_every_program_is_tested_with_the_versions_it_is_installed_with(extra: str) -> None:
     everything = pinned("dev")
     assert {name: everything.get(name) for name in pinned(extra)} == pinned(extra)
 
 
-@pytest.mark.parametrize("extra", ["agent", "broker", "client", "dev"])
+@pytest.mark.parametrize("extra", ["agent", "arrow", "broker", "client", "dev"])
 def test_requirements_have_hashes_and_no_address(extra: str) -> None:
     text = (ROOT / "requirements" / f"{extra}.txt").read_text("utf-8")
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
@@ -101,7 +101,7 @@ def test_requirements_have_hashes_and_no_address(extra: str) -> None:
     assert "index-url" not in text
 
 
-@pytest.mark.parametrize("extra", ["agent", "broker", "client", "dev", "fuzz"])
+@pytest.mark.parametrize("extra", ["agent", "arrow", "broker", "client", "dev", "fuzz"])
 def test_what_is_pinned_is_what_the_project_wants(extra: str) -> None:
     found = {pin.name: pin for pin in locked.pins(extra)}
     asked = locked.wanted(extra)

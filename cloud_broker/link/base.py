@@ -41,6 +41,8 @@ class Transport(abc.ABC):
         address: of the other end, ``host:port``.
     """
 
+    __slots__ = ()
+
     address: str
 
     @abc.abstractmethod

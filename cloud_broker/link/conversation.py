@@ -134,6 +134,29 @@ class Conversation:
         ready: whether it has told what it holds, so that commands may be sent.
     """
 
+    # There are ten thousand of it.
+    __slots__ = (
+        "__weakref__",
+        "_closing",
+        "_desk",
+        "_failure",
+        "_gone",
+        "_own",
+        "_reading",
+        "_release",
+        "_session",
+        "_tick_at",
+        "_transport",
+        "_welcomed_at",
+        "_writing",
+        "given",
+        "hello",
+        "last_heard",
+        "number",
+        "peer",
+        "ready",
+    )
+
     def __init__(self, transport: Transport, peer: Peer, desk: Desk, *, release: str, own: Limits) -> None:
         self.peer = peer
         self.number = next(_numbers)

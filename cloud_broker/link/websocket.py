@@ -36,6 +36,8 @@ CLOSE_S = 2.0  # seconds; a peer that does not answer the closing handshake is n
 class WebsocketTransport(Transport):
     """A websocket as a transport."""
 
+    __slots__ = ("_connection", "address")
+
     def __init__(self, connection: ServerConnection, address: str) -> None:
         self._connection = connection
         self.address = address
@@ -158,7 +160,7 @@ async def listen(
         if path == "/enrol":
             await enrol(transport)
             return
-        peer = peers.get(connection)
+        peer = peers.pop(connection, None)
         if peer is not None and path == "/prove":
             await _prove(connection, peer)
         elif peer is not None and path == measure.PATH:
@@ -174,7 +176,11 @@ async def listen(
                 await connection.handshake(before, None, "outhaul-broker")
             if connection.state is State.OPEN:
                 server.all_connections.add(connection)
-                await carried(connection)
+                try:
+                    async with connection:
+                        await handle(connection)
+                except Exception:  # one link that fails is no reason to fail others
+                    log.exception("a link failed", extra={"event": "link_failed"})
         except Exception:  # whatever a stranger says, or does not
             log.debug("no websocket", exc_info=True)
         finally:
@@ -182,13 +188,6 @@ async def listen(
             connection.transport.abort()
             if task is not None:
                 server.handler_tasks.discard(task)
-
-    async def carried(connection: ServerConnection) -> None:
-        try:
-            async with connection:
-                await handle(connection)
-        except Exception:  # one link that fails is no reason to fail others
-            log.exception("a link failed", extra={"event": "link_failed"})
 
     def welcome(guest: Guest) -> ServerConnection:
         return _Connection(server, lambda: lobby.leave(guest))

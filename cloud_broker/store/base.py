@@ -723,8 +723,12 @@ class Store(ApprovalStore, BlobStore, abc.ABC):
         Remove commands and runs finished before; return ``(tenant, id)`` of up to ``limit`` that have result files.
 
         Those in doubt stay until somebody resolves them, and count from then. Call it until it returns none: then
-        nothing else is left.
+        nothing else is left. Removes few at a time and rests between, so that whoever writes meanwhile hardly waits.
         """
+
+    @abc.abstractmethod
+    async def shrink(self) -> None:
+        """Give free space back to the disk, likewise few at a time; what is soon used again is kept."""
 
     # --- dead letters -----------------------------------------------------------------------------
 

@@ -70,12 +70,14 @@ def connect_to_write(path: Path) -> NotingConnection:
     """Open for writing; made if it is not there, readable by its owner only."""
     # Only a file that is not there is opened here: on POSIX, closing any descriptor of a file drops all locks that
     # this process holds on it. Another process that leaves would then take its write-ahead log away from under us.
+    names = ["write_ahead", "durable", "kept_in_memory", "checked_references"]
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        names.insert(0, "shrinks")
     connection = sqlite3.connect(
         path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=NotingConnection
     )
-    for name in ("write_ahead", "durable", "checked_references"):
+    for name in names:
         connection.execute(QUERIES[name])
     return connection
 

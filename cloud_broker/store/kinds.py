@@ -102,7 +102,8 @@ def _finish(connection: sqlite3.Connection, given: Sequence[End]) -> list[bool]:
     return done
 
 
-ADD: Final = Kind(0, _add)
-DISPATCH: Final = Kind(1, _dispatch)
-BEGIN: Final = Kind(2, _begin)
-FINISH: Final = Kind(3, _finish)
+DISPATCH: Final = Kind(0, _dispatch)
+BEGIN: Final = Kind(1, _begin)
+FINISH: Final = Kind(2, _finish)
+# Last: one that was there before is answered as it is by then. Of a new one nothing else is asked before it is kept.
+ADD: Final = Kind(3, _add)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 import sqlite3
 import time
@@ -37,6 +38,8 @@ from cloud_broker.tenants import Scope
 from protocol.states import DEAD_LETTERS, FINAL, CommandState
 
 PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the page ends early beyond it
+
+KEPT_FREE: Final = 0.1  # of the pages of a file; they are used again before it grows
 
 T = TypeVar("T")
 
@@ -303,11 +306,28 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
             return connection.execute(QUERIES["forget_before"], bound).fetchall()
 
         while True:
+            began = time.monotonic()
             gone = await self._write(work)
+            await asyncio.sleep(time.monotonic() - began)  # half of the time is for those who write meanwhile
             with_files = [(tenant, command_id) for tenant, command_id, result in gone if result == "file"]
             # Nothing to tell must mean that nothing is left, or the caller would stop too early.
             if with_files or len(gone) < limit:
                 return with_files
+
+    async def shrink(self) -> None:
+        def work(connection: sqlite3.Connection) -> bool:
+            free, pages = connection.execute(QUERIES["free_pages"]).fetchone()
+            if free <= pages * KEPT_FREE:
+                return False
+            connection.execute(QUERIES["give_back"]).fetchall()
+            left: int = connection.execute(QUERIES["free_pages"]).fetchone()[0]
+            return bool(left < free)  # a file of an early release gives nothing back
+
+        more = True
+        while more:
+            began = time.monotonic()
+            more = await self._write(work)
+            await asyncio.sleep(time.monotonic() - began)
 
 
 def _listing(wanted: CommandFilter) -> str:

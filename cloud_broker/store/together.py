@@ -29,7 +29,7 @@ class Kind:
     A change that can be made of many commands at once.
 
     Attributes:
-        rank: in the life of a command: of two kinds, the one that comes first there is made first.
+        rank: of two kinds in one transaction, the lower one is made first.
         make: makes all of them; returns one value for each, in order.
     """
 

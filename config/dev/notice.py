@@ -18,7 +18,7 @@ materials (CycloneDX) lies beside each build.
 def notice() -> str:
     """The whole file."""
     programs: dict[str, list[str]] = {}
-    for program in PROGRAMS:
+    for program in (*PROGRAMS, "arrow"):  # an extra of the agent
         for pin in pins(program):
             programs.setdefault(pin.name, []).append(program)
     lines = [f"{name:<24} {licence(name):<28} {', '.join(programs[name])}" for name in sorted(programs)]

@@ -352,3 +352,25 @@ Life.TestCase.settings = settings(
     max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLife = Life.TestCase
+
+
+async def test_what_is_removed_is_given_back_to_the_disk_while_others_write(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    store = await opened(path)
+    for _ in range(40):
+        made = [command(params=b'{"a": "' + b"x" * 20_000 + b'"}') for _ in range(10)]
+        await store.add_commands(ACME, made)
+        await asyncio.gather(*(store.finish(ACME, one.id, finish(at=1_000.0)) for one in made))
+
+    async def submit() -> None:
+        for _ in range(50):
+            await store.add_command(ACME, command())
+
+    submitting = asyncio.create_task(submit())
+    assert await store.forget_before(2_000.0, 7) == []
+    await store.shrink()
+    await submitting
+
+    assert len((await store.commands(ACME, CommandFilter(), None, 200)).items) == 50
+    await store.close()  # the last connection writes the log into the file
+    assert path.stat().st_size < 2_000_000
