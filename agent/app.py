@@ -265,6 +265,7 @@ class Agent:
             silence_s=self._loaded.settings.link.heartbeat * limits.BEATS_IN_SILENCE,
             catalogue=self._catalogue,
             papers=self._papers,
+            beat=self._control.wake,
         )
         ended = Ended()
         self._stir()

@@ -64,6 +64,7 @@ class Conversation:
         journal: its mark goes into the greeting.
         anchors: where it stands, and what is kept of the broker's audit trail.
         silence_s: seconds without a word after which the link is given up.
+        beat: called with each beat of the broker: what is to be done now and then needs no clock of its own.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class Conversation:
         papers: Papers | None = None,
         anchors: Anchors | None = None,
         silence_s: float = limits.SILENCE_S,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
+        self._beat = beat
         self._transport = transport
         self._dispatcher = dispatcher
         self._catalogue = catalogue
@@ -288,6 +291,7 @@ class Conversation:
             await self._welcomed(message)
         elif isinstance(message, Beat):
             self._anchors.heard(message.audit)
+            self._beat()
         elif isinstance(message, Renewed | Trust):
             self._papers.heard(message, bytes(payload))
         elif isinstance(message, Goodbye):

@@ -80,7 +80,8 @@ class LocalControl:
                     await self._write()
                 except Exception:  # a mistake of ours must not keep all later pauses from being obeyed
                     log.exception("what is paused could not be looked at", extra={"event": "control_bug"})
-                await self._watch.changed(status.EVERY_S if self._rests() else BUSY_S)
+                # The broker's beats come before that, and wake it.
+                await self._watch.changed(2 * status.EVERY_S if self._rests() else BUSY_S)
         finally:
             self._watch.close()
 
