@@ -25,7 +25,7 @@ PAYLOAD = {"text": "x" * 200}
 class Callee(ApplicationSession):  # type: ignore[misc]  # nothing is known of what it stands on
     """Gives back what it is given."""
 
-    async def onJoin(self, details: Any) -> None:  # noqa: N802 - its name there
+    async def onJoin(self, details: Any) -> None:
         """Offer the procedure; the name is the framework's."""
         await self.register(lambda payload: payload, PROCEDURE)
         print("ready", flush=True)
@@ -37,7 +37,7 @@ class Caller(ApplicationSession):  # type: ignore[misc]  # nothing is known of w
     outstanding = 1
     count = 1
 
-    async def onJoin(self, details: Any) -> None:  # noqa: N802 - its name there
+    async def onJoin(self, details: Any) -> None:
         """Call as often as wanted, say how long it took, and leave; the name is the framework's."""
         each: list[float] = []
 
@@ -53,7 +53,7 @@ class Caller(ApplicationSession):  # type: ignore[misc]  # nothing is known of w
         print(time.perf_counter() - began, statistics.median(each), flush=True)
         self.leave()
 
-    def onDisconnect(self) -> None:  # noqa: N802 - its name there
+    def onDisconnect(self) -> None:
         """End the program; the name is the framework's."""
         asyncio.get_event_loop().stop()
 
