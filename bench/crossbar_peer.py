@@ -62,14 +62,14 @@ def crossbar(folder: Path) -> Iterator[Crossbar]:
     place = peers.installed(PEER)
     folder.mkdir()
     port = free_port()
-    certificate = _certificate(folder)
+    shown = certificate(folder)
     (folder / "config.json").write_text(json.dumps(_config(port)), "utf-8")
-    made = Crossbar(place / "bin" / "python", f"wss://{HOST}:{port}/ws", certificate)
+    made = Crossbar(place / "bin" / "python", f"wss://{HOST}:{port}/ws", shown)
     start = [str(place / "bin" / "crossbar"), "start", "--cbdir", str(folder), "--loglevel", "warn"]
-    with _running(start, folder / "crossbar.log") as router:
-        _until_listening(port, router, folder / "crossbar.log")
+    with running(start, folder / "crossbar.log") as router:
+        until_listening(port, router, folder / "crossbar.log")
         log = folder / "callee.log"
-        with _running(made.callee(), log) as callee:
+        with running(made.callee(), log) as callee:
             _until_said("ready", log, callee)
             yield made
 
@@ -91,7 +91,8 @@ def _config(port: int) -> dict[str, object]:
     return {"version": 2, "workers": [{"type": "router", "realms": [realm], "transports": [transport]}]}
 
 
-def _certificate(folder: Path) -> Path:
+def certificate(folder: Path) -> Path:
+    """Make a certificate of this machine that vouches for itself, and its key, in a folder; return its path."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
     now = datetime.datetime.now(datetime.UTC)
@@ -115,9 +116,10 @@ def _certificate(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _running(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(words: list[str], log: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program while the block runs, in a folder; what it says goes to ``log``."""
     with log.open("wb") as out:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=cwd)
     try:
         yield process
     finally:
@@ -129,7 +131,8 @@ def _running(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def _until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a program takes connections."""
     deadline = time.monotonic() + START_S
     while True:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
