@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -69,8 +69,7 @@ class Caller(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._call()
 
     def data_received(self, data: bytes) -> None:
@@ -126,8 +125,8 @@ async def call(work: Work) -> tuple[float, float]:
     for ended in ends:
         _, caller = await loop.create_connection(
             lambda ended=ended: Caller(request, each, ended),  # type: ignore[misc]  # it can't infer a lambda's default
-            place.hostname,
-            place.port,
+            place.hostname or "",
+            place.port or 0,
         )
         callers.append(caller)
     await asyncio.gather(*ends)
