@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from bench.crossbar_peer import Times
+from bench.crossbar import Times
 from config.dev.demo.pair import AGENT, Pair
 from config.dev.locked import ROOT
 

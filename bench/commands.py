@@ -21,9 +21,9 @@ from typing import Final
 
 from websockets.asyncio.client import connect
 
-from bench import crossbar_peer
+from bench import crossbar
 from bench.callers import called
-from bench.crossbar_peer import certificate, crossbar, running, until_listening
+from bench.crossbar import OUTSTANDING, certificate, program, until_listening
 from bench.figures import Figure, Goal, Lab, alternated
 from config.dev.databases import HOST, free_port
 from config.dev.demo.pair import AGENT, Pair, pair
@@ -61,8 +61,8 @@ def measure(lab: Lab) -> list[Figure]:
     folder = lab.folder / "commands"
     folder.mkdir()
     with pair(folder / "pair", OPERATOR_FILE, {}, usual_ports=False, broker_settings=BROKER_SETTINGS) as ours:
-        with crossbar(folder / "crossbar") as peer:
-            many = _many(ours, lambda: peer.call(CALLERS, 10_000).per_s)
+        with crossbar.running(lab) as peer:
+            many = _many(ours, lambda: peer(10_000))
         with echo(folder / "echo") as round_trip_s:
             alone = [
                 _alone(ours, operation, effect, writes, folder, round_trip_s)
@@ -74,7 +74,7 @@ def measure(lab: Lab) -> list[Figure]:
 def _many(ours: Pair, peer: Callable[[], float]) -> Figure:
     found, others = alternated(5, lambda: called(ours, "look", CALLERS, 10_000).per_s, peer)
     name = f"commands with their results, {CALLERS} callers"
-    beside = f"{crossbar_peer.PEER.replace('==', ' ')}, {CALLERS} calls at once"
+    beside = f"{crossbar.PACKAGE.replace('==', ' ')}, {OUTSTANDING} calls at once"
     return Figure(name, "commands/s", found, others, beside, Goal("at least", 1.2))
 
 
@@ -113,7 +113,7 @@ def echo(folder: Path) -> Iterator[Callable[[], float]]:
     key, port = folder / "key.pem", free_port()
     words = [sys.executable, "-m", "bench.bare_links", str(port), str(shown), str(key), str(shown)]
     log = folder / "echo.log"
-    with running(words, log, cwd=ROOT) as process:
+    with program(words, log, cwd=ROOT) as process:
         until_listening(port, process, log)
         yield lambda: asyncio.run(_round_trip_s(port, shown, key))
 

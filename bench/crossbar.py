@@ -13,7 +13,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from bench import peers
+from bench.figures import Lab
 from config.dev.databases import HOST, free_port
 
-PEER: Final = "crossbar==26.10.1"
+PACKAGE: Final = "crossbar==26.10.1"
 CLIENT: Final = Path(__file__).with_name("crossbar_client.py")
+OUTSTANDING: Final = 64  # calls at once
 START_S: Final = 60.0  # seconds that a start may take before something is wrong
 STOP_S: Final = 10.0
 
@@ -42,7 +44,8 @@ class Crossbar:
     """A router that runs, with somebody to call."""
 
     def __init__(self, python: Path, url: str, certificate: Path) -> None:
-        self._words = [str(python), str(CLIENT)]
+        # Without the folder that it is in: what is beside it has names of libraries.
+        self._words = [str(python), "-P", str(CLIENT)]
         self._at = [url, str(certificate)]
 
     def callee(self) -> list[str]:
@@ -57,19 +60,26 @@ class Crossbar:
 
 
 @contextlib.contextmanager
+def running(lab: Lab) -> Iterator[Callable[[int], float]]:
+    """Run it as `crossbar` does; yields what makes so many calls, 64 outstanding, and returns calls a second."""
+    with crossbar(lab.folder / f"crossbar-{time.monotonic_ns()}") as made:
+        yield lambda count: made.call(OUTSTANDING, count).per_s
+
+
+@contextlib.contextmanager
 def crossbar(folder: Path) -> Iterator[Crossbar]:
     """Run a router, and somebody to call, while the block runs; installed if it is not there."""
-    place = peers.installed(PEER)
+    place = peers.installed(PACKAGE)
     folder.mkdir()
     port = free_port()
     shown = certificate(folder)
     (folder / "config.json").write_text(json.dumps(_config(port)), "utf-8")
     made = Crossbar(place / "bin" / "python", f"wss://{HOST}:{port}/ws", shown)
     start = [str(place / "bin" / "crossbar"), "start", "--cbdir", str(folder), "--loglevel", "warn"]
-    with running(start, folder / "crossbar.log") as router:
+    with program(start, folder / "crossbar.log") as router:
         until_listening(port, router, folder / "crossbar.log")
         log = folder / "callee.log"
-        with running(made.callee(), log) as callee:
+        with program(made.callee(), log) as callee:
             _until_said("ready", log, callee)
             yield made
 
@@ -116,7 +126,7 @@ def certificate(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def running(words: list[str], log: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def program(words: list[str], log: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program while the block runs, in a folder; what it says goes to ``log``."""
     with log.open("wb") as out:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=cwd)
