@@ -56,8 +56,8 @@ BROKER_SETTINGS: Final = "[limits]\nrequests_per_s = 0\n"
 def measure(lab: Lab) -> list[Figure]:
     """Return how many commands are submitted, run and waited for, and how long one takes alone."""
     if lab.short:
-        found, least = alternated(1, lambda: called(lab.running, "echo", 8, 80).per_s, lambda: bare(lab.folder, 80))
-        return [Figure("commands with their results, 8 callers", "commands/s", found, least, _sqlite())]
+        found, least = alternated(1, lambda: through_outhaul(lab.running, 128), lambda: bare(lab.folder, 128))
+        return [Figure(f"commands with their results, {CALLERS} callers", "commands/s", found, least, _sqlite())]
     folder = lab.folder / "commands"
     folder.mkdir()
     with pair(folder / "pair", OPERATOR_FILE, {}, usual_ports=False, broker_settings=BROKER_SETTINGS) as ours:
@@ -88,6 +88,11 @@ def _alone(
     )
     beside = f"{writes} synced writes and {ROUND_TRIPS} round trips of websockets"
     return Figure(f"one command alone, effect {effect}, median", "ms", found, least, beside, Goal("at most", 1.5))
+
+
+def through_outhaul(running: Pair, count: int) -> float:
+    """Return commands a second, of many callers that each wait for the end of one before the next."""
+    return called(running, "echo", CALLERS, count).per_s
 
 
 def synced_write_s(folder: Path, count: int = 300) -> float:
