@@ -320,6 +320,8 @@ class Attempts:
             if left_s <= 0:
                 # A timeout acts where something is waited for, which may be nowhere.
                 raise TimeoutError
+            if not earlier and gate.free:
+                return await gate.enter()
             async with asyncio.timeout(left_s):
                 if earlier:
                     await asyncio.wait(earlier)

@@ -56,6 +56,13 @@ class Gate:
         if self._paused:
             raise Paused(self._paused, touched=False)
 
+    @property
+    def free(self) -> bool:
+        """Whether ``enter`` has nothing to wait for now."""
+        if self._slots.locked() or self._turn.locked() or self._windows:
+            return False
+        return self._bucket is None or self._bucket.wait(time.monotonic()) == 0.0
+
     async def enter(self) -> None:
         """
         Wait for a slot, an open window and the rate; ``leave`` gives the slot back.

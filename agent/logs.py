@@ -26,14 +26,25 @@ def facts(record: logging.LogRecord) -> dict[str, Any]:
 class TextFormatter(logging.Formatter):
     """``2026-11-21 19:20:00 INFO    agent connected  event=agent_connected agent=plant-1``"""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._second, self._time = 0, ""
+
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        time = self._time_of(int(record.created))
         told = "".join(f" {name}={value}" for name, value in facts(record).items() if name != "event")
         # Correlation ids and names come from the cloud: nobody there may write lines of ours.
         text = plain(f"{time} {record.levelname:<7} {record.getMessage()}{' ' if told else ''}{told}")
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return hushed(text)
+
+    def _time_of(self, second: int) -> str:
+        # Many lines have the same, and to write it takes longer than all the rest.
+        if second != self._second:
+            self._time = datetime.fromtimestamp(second, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+            self._second = second
+        return self._time
 
 
 class JsonFormatter(logging.Formatter):
@@ -75,6 +86,9 @@ def set_up(settings: Log, base_dir: Path | None = None) -> None:
                 f"log.file: {path} can't be written: {exc.strerror}; give the agent's account the right to, or name "
                 "another one"
             ) from exc
+    # Nobody is shown from where, or by which thread: to find that out costs more than a line itself.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     root = logging.getLogger()
     for former in root.handlers:

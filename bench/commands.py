@@ -1,69 +1,139 @@
-"""Commands from caller to agent and back, beside the commits that keeping them durable takes."""
+"""
+Commands from caller to agent and back, durable on both sides.
+
+Many at once beside calls through Crossbar.io, which keeps nothing; one at a time beside what it can't do without: the
+writes that have to be on the disk, and three times the way over a link.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import os
 import sqlite3
+import ssl
+import statistics
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Final
 
-from bench.figures import Figure, Lab, alternated
-from config.dev.demo.pair import AGENT, Pair
+from websockets.asyncio.client import connect
 
-CALLERS = 32
-OK = b"HTTP/1.1 200"
+from bench import crossbar
+from bench.callers import called
+from bench.crossbar import OUTSTANDING, certificate, program, until_listening
+from bench.figures import Figure, Goal, Lab, alternated
+from config.dev.databases import HOST, free_port
+from config.dev.demo.pair import AGENT, Pair, pair
+from config.dev.locked import ROOT
+
+CALLERS: Final = 64
+RECORD_BYTES: Final = 512  # of a synced write: what one command leaves at a time
+MESSAGE_BYTES: Final = 300  # of a message over the link
+ROUND_TRIPS: Final = 3  # that one command may take: caller to broker, broker to agent, and to tell that all is kept
+OPERATOR_FILE: Final = f"""
+agent = "{AGENT}"
+state_dir = "state"
+link.proxy = "none"
+connections.probe.type = "synthetic"
+[operations.look]
+connection = "probe"
+synthetic = "echo"
+effect = "read"
+params.text = {{ type = "string" }}
+[operations.book]
+connection = "probe"
+synthetic = "echo"
+effect = "once"
+params.text = {{ type = "string" }}
+"""
+# By default a tenant has so many requests a second.
+BROKER_SETTINGS: Final = "[limits]\nrequests_per_s = 0\n"
 
 
 def measure(lab: Lab) -> list[Figure]:
-    """Return how many commands are submitted, run and waited for."""
-    rounds, count = (1, 100) if lab.short else (5, 5_000)
-    ours, alone = alternated(rounds, lambda: through_outhaul(lab.running, count), lambda: bare(lab.folder, count))
-    beside = f"SQLite {sqlite3.sqlite_version}, two commits each"
-    return [Figure(f"commands with their results, {CALLERS} callers", "commands/s", ours, alone, beside)]
+    """Return how many commands are submitted, run and waited for, and how long one takes alone."""
+    if lab.short:
+        found, least = alternated(1, lambda: through_outhaul(lab.running, 128), lambda: bare(lab.folder, 128))
+        return [Figure(f"commands with their results, {CALLERS} callers", "commands/s", found, least, _sqlite())]
+    folder = lab.folder / "commands"
+    folder.mkdir()
+    with pair(folder / "pair", OPERATOR_FILE, {}, usual_ports=False, broker_settings=BROKER_SETTINGS) as ours:
+        with crossbar.running(lab) as peer:
+            many = _many(ours, lambda: peer(10_000))
+        with echo(folder / "echo") as round_trip_s:
+            alone = [
+                _alone(ours, operation, effect, writes, folder, round_trip_s)
+                for operation, effect, writes in (("look", "read", 2), ("book", "once", 4))
+            ]
+    return [many, *alone]
 
 
-def through_outhaul(pair: Pair, count: int) -> float:
-    """Return commands a second, with 32 callers that each wait for the end of one before the next."""
-    return asyncio.run(_all_callers(pair, count))
+def _many(ours: Pair, peer: Callable[[], float]) -> Figure:
+    found, others = alternated(5, lambda: called(ours, "look", CALLERS, 10_000).per_s, peer)
+    name = f"commands with their results, {CALLERS} callers"
+    beside = f"{crossbar.PACKAGE.replace('==', ' ')}, {OUTSTANDING} calls at once"
+    return Figure(name, "commands/s", found, others, beside, Goal("at least", 1.2))
 
 
-async def _all_callers(pair: Pair, count: int) -> float:
-    place = urlsplit(pair.url)
-    body = json.dumps({"agent": AGENT, "operation": "echo", "params": {"text": "x" * 200}}).encode()
-    request = (
-        f"POST /v1/commands HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {pair.key}\r\n"
-        f"Prefer: wait=30\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as callers:
-        for number in range(CALLERS):
-            share = count // CALLERS + (number < count % CALLERS)
-            callers.create_task(_caller(place.hostname or "", place.port or 0, request, share), name=f"caller {number}")
-    return count / (time.perf_counter() - started)
+def _alone(
+    ours: Pair, operation: str, effect: str, writes: int, folder: Path, round_trip_s: Callable[[], float]
+) -> Figure:
+    found, least = alternated(
+        5,
+        lambda: 1000 * called(ours, operation, 1, 300).median_s,
+        lambda: 1000 * (writes * synced_write_s(folder) + ROUND_TRIPS * round_trip_s()),
+    )
+    beside = f"{writes} synced writes and {ROUND_TRIPS} round trips of websockets"
+    return Figure(f"one command alone, effect {effect}, median", "ms", found, least, beside, Goal("at most", 1.5))
 
 
-async def _caller(host: str, port: int, request: bytes, count: int) -> None:
-    # Bare HTTP: a full client would take more of the two processors than broker and agent together.
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
+def through_outhaul(running: Pair, count: int) -> float:
+    """Return commands a second, of many callers that each wait for the end of one before the next."""
+    return called(running, "echo", CALLERS, count).per_s
+
+
+def synced_write_s(folder: Path, count: int = 300) -> float:
+    """Return the median seconds of a write at the end of a file that is on the disk when it returns."""
+    path = folder / "synced"
+    sync = os.fsync if sys.platform == "win32" else os.fdatasync
+    each = []
+    with path.open("wb", buffering=0) as file:
         for _ in range(count):
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            answer = await reader.readexactly(_length(head))
-            if not head.startswith(OK) or json.loads(answer)["state"] != "succeeded":
-                raise RuntimeError(f"a command did not succeed: {head.splitlines()[0]!r} {answer[:300]!r}")
-    finally:
-        writer.close()
-        await writer.wait_closed()
+            began = time.perf_counter()
+            file.write(bytes(RECORD_BYTES))
+            sync(file.fileno())
+            each.append(time.perf_counter() - began)
+    path.unlink()
+    return statistics.median(each)
 
 
-def _length(head: bytes) -> int:
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            return int(line.partition(b":")[2])
-    raise RuntimeError(f"an answer without its length: {head!r}")
+@contextlib.contextmanager
+def echo(folder: Path) -> Iterator[Callable[[], float]]:
+    """Run a bare websockets server with mutual TLS; yields what returns the median seconds of a round trip."""
+    folder.mkdir()
+    shown = certificate(folder)
+    key, port = folder / "key.pem", free_port()
+    words = [sys.executable, "-m", "bench.bare_links", str(port), str(shown), str(key), str(shown)]
+    log = folder / "echo.log"
+    with program(words, log, cwd=ROOT) as process:
+        until_listening(port, process, log)
+        yield lambda: asyncio.run(_round_trip_s(port, shown, key))
+
+
+async def _round_trip_s(port: int, shown: Path, key: Path, count: int = 300) -> float:
+    tls = ssl.create_default_context(cafile=str(shown))
+    tls.load_cert_chain(shown, key)
+    each = []
+    async with connect(f"wss://{HOST}:{port}", ssl=tls, compression=None, ping_interval=None) as connection:
+        for _ in range(count):
+            began = time.perf_counter()
+            await connection.send(bytes(MESSAGE_BYTES))
+            await connection.recv()
+            each.append(time.perf_counter() - began)
+    return statistics.median(each)
 
 
 def bare(folder: Path, count: int) -> float:
@@ -81,3 +151,7 @@ def bare(folder: Path, count: int) -> float:
     seconds = time.perf_counter() - started
     connection.close()
     return count / seconds
+
+
+def _sqlite() -> str:
+    return f"SQLite {sqlite3.sqlite_version}, two commits each"

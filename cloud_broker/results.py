@@ -426,7 +426,7 @@ class Results:
     def path(self, scope: Scope, command_id: str) -> Path:
         """Where a large result is."""
         # The last characters of an id are chance: folders fill evenly.
-        return self._folder / scope.tenant / command_id[-2:] / command_id
+        return Path(f"{self._folder}/{scope.tenant}/{command_id[-2:]}/{command_id}")
 
     def reader(self, scope: Scope, command_id: str, info: RowSetInfo, inline: bytes | None) -> RowReader:
         """

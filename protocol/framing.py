@@ -53,12 +53,14 @@ def unpack(message: Buffer) -> Iterator[tuple[memoryview, memoryview]]:
     view = memoryview(message)
     if not view:
         raise RemoteProtocolError("not a message: empty")
-    while view:
-        if len(view) < LENGTHS.size:
+    at, whole = 0, len(view)
+    while at < whole:
+        start = at + LENGTHS.size
+        if start > whole:
             raise RemoteProtocolError("not a message: cut inside the lengths of a record")
-        header_length, payload_length = unpack_lengths(view[: LENGTHS.size])
-        end = LENGTHS.size + header_length + payload_length
-        if end > len(view):
+        header_length, payload_length = unpack_lengths(view[at:start])
+        middle = start + header_length
+        at = middle + payload_length
+        if at > whole:
             raise RemoteProtocolError("not a message: cut inside a record")
-        yield view[LENGTHS.size : LENGTHS.size + header_length], view[LENGTHS.size + header_length : end]
-        view = view[end:]
+        yield view[start:middle], view[middle:at]

@@ -13,4 +13,7 @@ _CONTROLS: Final = {
 
 def plain(text: str) -> str:
     """Return a text on one line, without anything that a terminal would obey."""
-    return str(text).translate(_CONTROLS).encode("utf-8", "backslashreplace").decode("utf-8")
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text  # as nearly all are
+    return text.translate(_CONTROLS).encode("utf-8", "backslashreplace").decode("utf-8")

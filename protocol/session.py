@@ -108,6 +108,9 @@ ABOUT_COMMANDS: Final = (
 )
 
 
+_OF_BLOBS: Final = (Fetch, BlobChunk, BlobGone)
+
+
 class _Talk:
     """What a session knows of one command."""
 
@@ -304,9 +307,13 @@ class Session:
     # --- the rules, the same for what is said and what is heard -----------------------------------
 
     def _step(self, message: AnyMessage, payload_size: int = 0) -> None:
+        if self.stage is Stage.OPEN and isinstance(message, ABOUT_COMMANDS):
+            # First of all: nearly everything is.
+            self._command(message, payload_size)
+            return
         if isinstance(message, Goodbye):
             return
-        if isinstance(message, Enrol | Recover | Enrolled):
+        if isinstance(message, (Enrol, Recover, Enrolled)):
             raise RemoteProtocolError(f"{type(message).__name__} on a link; enrolment has a connection of its own")
         if self.stage is Stage.GREETING:
             self._greeting(message)
@@ -314,8 +321,6 @@ class Session:
             raise RemoteProtocolError(f"a second {type(message).__name__}")
         elif isinstance(message, Holding):
             self._holding(message)
-        elif isinstance(message, ABOUT_COMMANDS):
-            self._command(message, payload_size)
         elif isinstance(message, Renew | Renewed | Trust | Trusts) and RENEWAL not in self.features:
             raise RemoteProtocolError(f"{type(message).__name__} without the feature {RENEWAL!r}")
 
@@ -396,7 +401,7 @@ class Session:
             talk.window.take(payload_size)
             self._link_window.take(payload_size)
             talk.offset = message.offset + payload_size
-        elif isinstance(message, Fetch | BlobChunk | BlobGone) and BLOBS not in self.features:
+        elif isinstance(message, _OF_BLOBS) and BLOBS not in self.features:
             raise RemoteProtocolError(f"{message.id}: {type(message).__name__} without the feature {BLOBS!r}")
         elif isinstance(message, BlobChunk) and not 0 < payload_size <= limits.CHUNK_BYTES:
             raise RemoteProtocolError(f"{message.id}: a chunk of {payload_size} bytes")

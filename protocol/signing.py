@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import json
 import re
@@ -17,8 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from protocol import canonical
-from protocol.messages import Completed
+from protocol.messages import Completed, RowSetDone
 from protocol.plain_text import plain
 
 COMMAND: Final = "outhaul-command+jws"  # ``typ`` of a caller's signature over a command
@@ -122,8 +126,12 @@ def recovery(request: str, csr: bytes) -> bytes:
 
 def signing_input(typ: str, kid: str, payload: bytes) -> bytes:
     """Return the bytes that a signature is over."""
-    header = canonical.encode({"alg": ALGORITHM, "kid": kid, "typ": typ})
-    return _base64url(header) + b"." + _base64url(payload)
+    return _header(typ, kid) + b"." + _base64url(payload)
+
+
+@functools.lru_cache(maxsize=64)
+def _header(typ: str, kid: str) -> bytes:
+    return _base64url(canonical.encode({"alg": ALGORITHM, "kid": kid, "typ": typ}))
 
 
 def compact(signed: bytes, signature: bytes) -> str:
@@ -253,6 +261,26 @@ def read_command(payload: bytes) -> CommandClaims:
 # --- results ----------------------------------------------------------------------------------------
 
 
+class _Result(msgspec.Struct, kw_only=True):
+    """What an agent signs, its members in the order of their names."""
+
+    agent: str
+    at: int
+    command_id: str
+    epoch: int
+    error_code: str
+    head: str
+    operation: str
+    outcome: str
+    outputs_sha256: str
+    params_sha256: str | UnsetType
+    position: int
+    row_sets: list[RowSetDone]
+    signature_sha256: str | UnsetType
+    tenant: str
+    v: int
+
+
 def result_payload(
     tenant: str,
     agent: str,
@@ -276,25 +304,24 @@ def result_payload(
             take them differently, ``None`` where it is not known any more.
         signature_sha256: of ``signature_digest``, as the signature came; ``None`` where it is not known any more.
     """
-    request = {"params_sha256": params_sha256, "signature_sha256": signature_sha256}
-    return canonical.encode(
-        {name: digest for name, digest in request.items() if digest is not None}
-        | {
-            "v": VERSION,
-            "tenant": tenant,
-            "agent": agent,
-            "command_id": completed.id,
-            "epoch": completed.epoch,
-            "operation": operation,
-            "outcome": completed.outcome,
-            "outputs_sha256": hashlib.sha256(outputs).hexdigest(),
-            "row_sets": [{"bytes": one.bytes, "rows": one.rows, "sha256": one.sha256} for one in completed.row_sets],
-            "error_code": completed.error_code,
-            "position": completed.position,
-            "head": completed.head,
-            "at": at,
-        }
+    signed = _Result(
+        agent=agent,
+        at=at,
+        command_id=completed.id,
+        epoch=completed.epoch,
+        error_code=completed.error_code,
+        head=completed.head,
+        operation=operation,
+        outcome=completed.outcome,
+        outputs_sha256=hashlib.sha256(outputs).hexdigest(),
+        params_sha256=UNSET if params_sha256 is None else params_sha256,
+        position=completed.position,
+        row_sets=completed.row_sets,
+        signature_sha256=UNSET if signature_sha256 is None else signature_sha256,
+        tenant=tenant,
+        v=VERSION,
     )
+    return canonical.encode_sorted(signed)
 
 
 def read_result(payload: bytes) -> dict[str, Any]:

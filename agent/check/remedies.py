@@ -244,8 +244,8 @@ REMEDIES: Final[dict[str, Remedy]] = {
         "correct the name in `drop`, or the pattern in `pick`",
     ),
     "soap.operation": Remedy(
-        "The WSDL has no such operation, service or port, or the operation does not return what `columns` lists.",
-        "correct call, service, port or columns; the message lists what the WSDL has",
+        "The WSDL has no such operation, service or port, or its answer has not what `columns` lists or `rows` names.",
+        "correct call, service, port, columns or rows; the message lists what the WSDL has",
     ),
     # --- network
     "network.proxy-setting": Remedy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -162,7 +163,8 @@ class Index:
 
     def __init__(self, remembers: int = REMEMBERS) -> None:
         self.open: dict[str, Entry] = {}
-        self.remembered: dict[str, Entry | int] = {}
+        # Ordered by itself: of a plain one to find the first takes longer the more of them have gone.
+        self.remembered: OrderedDict[str, Entry | int] = OrderedDict()
         self.shows = Shows()
         self.anchors: list[Anchor] = []
         self._remembers = remembers
@@ -221,7 +223,7 @@ class Index:
         self._forget(entry.claim.id)
         self.remembered[entry.claim.id] = entry if place is None else place
         while len(self.remembered) > self._remembers:
-            del self.remembered[next(iter(self.remembered))]
+            self.remembered.popitem(last=False)
 
     def written(self, entry: Entry, place: int) -> None:
         """An entry that was kept in memory stands in the log."""

@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 from cloud_broker.audit import trail as audit
 from cloud_broker.callers.fairness import Gate
 from cloud_broker.callers.jwts import TokenRefused
-from cloud_broker.callers.keys import KEY, sha256_of
+from cloud_broker.callers.keys import KEY
 from cloud_broker.callers.openid import Providers
 from cloud_broker.errors import CredentialExpired, Unauthenticated
 from cloud_broker.store.base import ApiKey, Store, Tenant
@@ -111,7 +111,7 @@ class Credentials:
         self._keys: Lately[bytes, ApiKey] = Lately(store.key_by_hash, clock)
         self._tenants: Lately[str, Tenant] = Lately(store.tenant, clock)
         self._used: OrderedDict[str, float] = OrderedDict()
-        self._good: OrderedDict[str, None] = OrderedDict()  # digests of what was good, used last comes last
+        self._good: OrderedDict[bytes, None] = OrderedDict()  # digests of what was good, used last comes last
         self._checks = Gate(CHECKS, CHECKS_EACH)
 
     def forget(self) -> None:
@@ -138,21 +138,20 @@ class Credentials:
         text = text.strip()
         if not text or scheme.lower() != "bearer":
             raise Unauthenticated(f"The request carries no key. {WANTED}")
-        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-        line = f"good {digest}" if digest in self._good else f"from {address}"
-        found = await self._checked(text, line)
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+        line = f"good {digest.hex()}" if digest in self._good else f"from {address}"
+        found = await self._checked(text, digest, line)
         _keep(self._good, digest, None)
         return found
 
-    async def _checked(self, text: str, line: str) -> Credential:
+    async def _checked(self, text: str, digest: bytes, line: str) -> Credential:
         if KEY.fullmatch(text):
-            return await self._by_key(text, line)
+            return await self._by_key(digest, line)
         if self._providers and text.count(".") == 2:
             return await self._by_token(text, line)
         raise Unauthenticated(f"The key is not known here. {WANTED}")
 
-    async def _by_key(self, text: str, line: str) -> Credential:
-        digest = sha256_of(text)
+    async def _by_key(self, digest: bytes, line: str) -> Credential:
         key = self._keys.kept(digest)
         if key is None:
             async with self._checks.place(line):

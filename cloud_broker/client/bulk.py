@@ -41,7 +41,7 @@ class _Answered(Record, frozen=True, kw_only=True):
     line: int
     status: int
     command: msgspec.Raw = msgspec.Raw(b"")
-    problem: dict[str, Any] = {}
+    problem: dict[str, Any] = msgspec.field(default_factory=dict)
     retry_after: float = 0.0
 
 

@@ -29,7 +29,6 @@ from protocol import limits, measure
 log = logging.getLogger(__name__)
 
 SUBPROTOCOL = websockets.Subprotocol("outhaul.1")
-_FORGOTTEN = Request("", websockets.Headers())
 CLOSE_S = 2.0  # seconds; a peer that does not answer the closing handshake is not waited for
 
 
@@ -87,6 +86,16 @@ def _where(connection: ServerConnection) -> tuple[str, int]:
 def _seen(connection: ServerConnection) -> bytes | None:
     tls: ssl.SSLObject | None = connection.transport.get_extra_info("ssl_object")
     return tls.getpeercert(binary_form=True) if tls is not None else None
+
+
+def _forget_how_it_came(connection: ServerConnection) -> None:
+    """Let go of what was said to get in, which others keep as long as the link: ten thousand have it in memory."""
+    request, certificate = connection.request, connection.transport.get_extra_info("peercert")
+    if request is not None:
+        request.headers.clear()
+    connection.response = None
+    if certificate:
+        certificate.clear()
 
 
 async def _prove(connection: ServerConnection, peer: Peer) -> None:
@@ -154,9 +163,7 @@ async def listen(
         address = who.address(host, request.headers) if request is not None else host
         transport = WebsocketTransport(connection, f"{address}:{port}")
         path = request.path.partition("?")[0] if request is not None else ""
-        # What was said to get in takes as much memory as the link itself, for as long as that is there.
-        del request
-        connection.request, connection.response = _FORGOTTEN, None
+        _forget_how_it_came(connection)
         if path == "/enrol":
             await enrol(transport)
             return

@@ -278,7 +278,8 @@ class Command(msgspec.Struct, frozen=True):
         effect: of the operation, as the catalogue had it at submission.
         connection: the operation's, for its limit of commands at once.
         params: JSON bytes of an object, or text that only the agent can read.
-        fingerprint: SHA-256 over operation, addressee and params; tells one use of an idempotency key from another.
+        fingerprint: SHA-256 over operation, addressee and params; tells one use of an idempotency key from another;
+            "" without one.
         epoch: number of the last attempt that was sent; 0 before the first.
         journal: the agent's ``journal`` at the last attempt.
         dispatched_at: when the last attempt was sent.

@@ -43,6 +43,11 @@ PAYLOADS: Final[dict[str, tuple[str, dict[str, Any], str]]] = {
         RAW_BYTES | {"maxLength": limits.CHUNK_BYTES},
         "A part of the rows; may begin and end inside one.",
     ),
+    "BlobChunk": (
+        "application/octet-stream",
+        RAW_BYTES | {"maxLength": limits.CHUNK_BYTES},
+        "A part of the blob.",
+    ),
     "Completed": ("application/json", JSON_BYTES, "The outputs, or nothing."),
     "Enrol": ("application/pkcs10", RAW_BYTES, "A certificate signing request, DER."),
     "Recover": ("application/pkcs10", RAW_BYTES, "A certificate signing request, DER."),

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
@@ -18,6 +19,7 @@ from protocol.messages import (
     BROKER_SAYS,
     WITH_PAYLOAD,
     AnyMessage,
+    BlobInfo,
     Cancel,
     ColumnInfo,
     Held,
@@ -29,7 +31,7 @@ from protocol.states import DEAD_LETTERS, FINAL, LIFE, PHASES, CommandState
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "reference" / "wire.md"
 MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = get_args(AnyMessage)
-PARTS_OF_MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (Limits, Held, ColumnInfo, RowSetDone)
+PARTS_OF_MESSAGES: Final[tuple[type[msgspec.Struct], ...]] = (Limits, Held, BlobInfo, ColumnInfo, RowSetDone)
 # Said once here instead of in every message.
 EVERYWHERE: Final = {"id": "of the command", "epoch": "of the attempt"}
 EXAMPLE: Final = (
@@ -179,6 +181,8 @@ def _type(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return f"[`{hint.__name__}`](#{hint.__name__.lower()})"
     arguments = get_args(hint)
+    if NoneType in arguments:
+        return f"{_type(next(one for one in arguments if one is not NoneType))} or null"
     if getattr(hint, "__origin__", None) is list:
         return f"list of {_type(arguments[0])}"
     # Literals, and unions of them; their order in the code is the order on the page.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,12 @@ NOT_HERE = [ignored_auth, use_after_free, unsupported_method, positive_data_acce
 def _request(context: Any, value: Any) -> bytes:
     """A signing request as other people's tools send it: a text in base64."""
     return value if isinstance(value, bytes) else str(value).encode()
+
+
+@schemathesis.serializer("application/x-ndjson")
+def _lines(context: Any, value: Any) -> bytes:
+    """One line; whatever a test is to send."""
+    return value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n"
 
 
 @pytest.fixture(scope="module")

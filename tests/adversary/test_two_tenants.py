@@ -285,7 +285,7 @@ async def test_an_answer_about_a_foreign_command_takes_the_same_steps(
 ) -> None:
     theirs = await failed(played)
     steps: list[str] = []
-    for name in ("_one", "_all", "_change", "_write", "_read_list", "_send"):
+    for name in ("_one", "_all", "_change", "_write", "_write_one", "_read_list", "_send", "_send_one"):
         original = getattr(SqliteStore, name)
 
         def noted(self: Any, *args: Any, _name: str = name, _original: Any = original, **bound: Any) -> Any:

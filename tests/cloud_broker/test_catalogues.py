@@ -196,3 +196,36 @@ def test_a_value_too_large_for_its_schema_is_not_checked() -> None:
     costly = read(hostile(doubled(5, "allOf"))).operations["order"]
     (problem,) = costly.problems({"a": 1}, 1_048_576)
     assert "too many to be checked" in problem.reason
+
+
+RAW_OF_0_1 = {
+    "type": "object",
+    "properties": {"content": {"type": "string", "contentEncoding": "base64"}},
+    "required": ["content"],
+    "additionalProperties": False,
+}
+
+
+def drop(params: dict[str, Any]) -> Operation:
+    entry = {"name": "drop", "connection": "edi", "kind": "drop", "effect": "once", "params": params}
+    return read(json.dumps({"operations": [entry], "connections": []}).encode()).operations["drop"]
+
+
+def test_a_raw_drop_takes_its_content_or_a_blob_and_nothing_between() -> None:
+    taker = drop(schema(DropOperation(connection="edi", drop="x", format=FileFormat(type="raw"))))
+    blob = {"blob": "blob_1", "sha256": "0" * 64}
+    assert [problems(taker, {"content": content}) for content in ("AAAA", blob, {"blob": "blob_1"})] == [[], [], []]
+    assert taker.blob_in({"content": blob}) == blob
+    assert taker.blob_in({"content": "AAAA"}) is None
+    assert taker.no_blobs({"content": blob}) == ""
+    for wrong in ({}, {"blob": 1}, {"blob": "x", "size": 1}, None, 5, ["AAAA"]):
+        assert problems(taker, {"content": wrong}) != [], wrong
+
+
+def test_an_agent_of_an_earlier_release_takes_no_blob_and_that_is_said() -> None:
+    assert "update it" in drop(RAW_OF_0_1).no_blobs({"content": {"blob": "blob_1"}})
+    assert drop(RAW_OF_0_1).no_blobs({"content": "AAAA"}) == ""
+    rows = drop(schema(DropOperation(connection="edi", drop="x", format=FileFormat(type="csv", columns=("a",)))))
+    assert "raw" in rows.no_blobs({"rows": {"blob": "blob_1"}})
+    document = drop(schema(DropOperation(connection="edi", drop="x", format=FileFormat(type="json"))))
+    assert document.no_blobs({"document": {"blob": "a word of the document itself"}}) == ""

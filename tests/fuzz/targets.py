@@ -33,12 +33,14 @@ from agent.connectors.odbc import statements
 from agent.connectors.odbc.connection_string import driver_in, parts_of, secrets_of
 from agent.connectors.soap import envelope
 from agent.connectors.soap.answer import AnswerReader
+from agent.connectors.soap.rows import RowPath, RowStream
 from agent.connectors.soap.wsdl import Wsdl
 from agent.errors import ConfigError, ContentInvalid, EnrolmentError, ParametersInvalid, SecretError, ValueUnreadable
 from agent.identity import authorities, enrolment
 from agent.journal import disk, frames, reading, records
+from agent.leaving import Leaving
 from agent.secrets.vault import VaultStore
-from agent.settings import DropOperation, FileFormat, Param, SyntheticOperation
+from agent.settings import CallOperation, DropOperation, FileFormat, Param, SyntheticOperation
 from cloud_broker import catalogues
 from cloud_broker import settings as broker_settings
 from cloud_broker.audit import check as audit_check
@@ -287,6 +289,26 @@ def _reply(data: bytes) -> None:
             for operation in _operations():
                 with contextlib.suppress(ValueUnreadable):
                     AnswerReader(operation, _wsdl().types).outputs(envelope.read([data[:7], data[7:]]))
+            _rows_agree(data)
+
+
+def _rows_agree(data: bytes) -> None:
+    """Rows that are read as they come are those that stand in the answer read whole, or there is no answer."""
+    operation = _wsdl().operation("GetOrders", None, None)
+    path, reader = RowPath(operation, "order"), AnswerReader(operation, _wsdl().types)
+    whole = came = None
+    with contextlib.suppress(ValueUnreadable):
+        whole = reader.outputs(envelope.read([data])).get("order", [])
+    columns = [column.name for column in path.columns]
+    stream = RowStream(path, reader, range(len(columns)), Leaving(CallOperation(connection="x", call="GetOrders")))
+    with contextlib.suppress(ValueUnreadable):
+        rows = [*stream.feed(data[:300]), *stream.feed(data[300:])]
+        reader.outputs(stream.close())
+        came = [dict(zip(columns, row, strict=True)) for row in rows]
+    if came is not None:
+        assert came == [order or dict.fromkeys(columns) for order in whole or []]
+    elif b"type" not in data:  # a row of another type may have other columns
+        assert whole is None
 
 
 _ENVELOPE: Final = (

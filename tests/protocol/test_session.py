@@ -13,15 +13,19 @@ from protocol.codec import Record, decode, encode
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
+    BLOBS,
     Accepted,
     Ack,
     AnyMessage,
     Beat,
+    BlobChunk,
+    BlobInfo,
     Cancel,
     Chunk,
     ColumnInfo,
     Completed,
     Credit,
+    Fetch,
     Goodbye,
     Held,
     Hello,
@@ -69,14 +73,16 @@ class ListLane:
 class Pair:
     """Two sessions that have greeted each other, and a clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: list[str] | None = None) -> None:
         self.now = 0.0
+        hello = msgspec.structs.replace(HELLO, features=features or [])
+        welcome = msgspec.structs.replace(WELCOME, features=features or [])
         self.agent = Session(Side.AGENT, Limits(max_running=4), now=0.0)
         self.broker = Session(Side.BROKER, WELCOME.limits, now=0.0)
-        self.agent.greet(HELLO)
-        assert self.to_broker() == [Record(HELLO)]
-        self.broker.welcome(WELCOME)
-        assert self.to_agent() == [Record(WELCOME)]
+        self.agent.greet(hello)
+        assert self.to_broker() == [Record(hello)]
+        self.broker.welcome(welcome)
+        assert self.to_agent() == [Record(welcome)]
 
     def to_broker(self) -> list[Record]:
         return self._carry(self.agent, self.broker)
@@ -323,6 +329,45 @@ def test_a_peer_that_never_greets_is_let_go() -> None:
     assert broker.next_tick() == limits.GREETING_S
     with pytest.raises(RemoteProtocolError, match="no greeting"):
         broker.tick(limits.GREETING_S)
+
+
+BLOB = BlobInfo("blob_1", 100, "0" * 64)
+
+
+def test_a_blob_takes_turns_and_may_cross_the_end_of_its_command() -> None:
+    pair = Pair([BLOBS])
+    pair.broker_says(msgspec.structs.replace(RUN, blob=BLOB))
+    pair.agent_says(Accepted(ID, 1))
+    pair.agent_says(Fetch(ID, 1, 0, 100))
+    piece = Record(BlobChunk(ID, 1, 0, 0), b"x" * 60)
+    pair.broker.attach(ID, ListLane(piece))
+    assert pair.to_agent() == [piece]
+    pair.broker.attach(ID, ListLane(Record(BlobChunk(ID, 1, 60, 0), b"x" * 40)))
+    pair.agent.say(Completed(ID, 1, "cancelled"))
+    late = pair.to_agent()
+    assert [type(record.message) for record in late] == [BlobChunk]
+    assert [type(record.message) for record in pair.to_broker()] == [Completed]
+    assert pair.broker.phase(ID) is Phase.ENDED
+
+
+def test_without_the_feature_there_are_no_blobs() -> None:
+    pair = Pair()
+    with pytest.raises(LocalProtocolError, match="without the feature 'blobs'"):
+        pair.broker.say(msgspec.structs.replace(RUN, blob=BLOB))
+    pair = Pair()
+    pair.broker_says(RUN)
+    pair.agent_says(Accepted(ID, 1))
+    with pytest.raises(LocalProtocolError, match="without the feature 'blobs'"):
+        pair.agent.say(Fetch(ID, 1, 0, 1))
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * (limits.CHUNK_BYTES + 1)], ids=["empty", "too large"])
+def test_a_part_of_a_blob_has_a_size_that_is_one(data: bytes) -> None:
+    pair = Pair([BLOBS])
+    pair.broker_says(msgspec.structs.replace(RUN, blob=BLOB))
+    pair.agent_says(Accepted(ID, 1))
+    with pytest.raises(RemoteProtocolError, match="a chunk of"):
+        pair.agent.receive(encode(Record(BlobChunk(ID, 1, 0, 0), data)), pair.now)
 
 
 SAY: list[tuple[str, Callable[[Pair], None]]] = [

@@ -46,6 +46,14 @@ timeout = "5min"
 connection = "erp"
 sql = "SELECT 1 AS a"
 effect = "idempotent"
+
+[connections.probe]
+type = "synthetic"
+
+[operations.made-up]
+connection = "probe"
+synthetic = "rows"
+effect = "read"
 """
 
 
@@ -130,6 +138,7 @@ def test_the_command_line_writes_them_to_a_file(caller: Caller, tmp_path: Path) 
     ("operation", "wanted", "status", "told"),
     [
         ("write", {"rows_as": "arrow"}, 409, "idempotent"),
+        ("made-up", {"rows_as": "arrow"}, 409, "plant-1 can't give the rows of made-up as Arrow"),
         ("lines", {"rows_as": "parquet"}, 400, "rows_as"),
         ("lines", {"rows_as": "arrow", "seal_to": "x25519:" + "A" * 43 + "="}, 400, "ndjson only"),
     ],
@@ -137,7 +146,7 @@ def test_the_command_line_writes_them_to_a_file(caller: Caller, tmp_path: Path) 
 def test_what_cant_come_as_arrow_is_refused_at_once(
     caller: Caller, operation: str, wanted: dict[str, str], status: int, told: str
 ) -> None:
-    answer = caller.submit(operation, {"count": 1} if operation == "lines" else {}, **wanted)
+    answer = caller.submit(operation, {"count": 1} if operation != "write" else {}, **wanted)
     assert answer.status_code == status, answer.text
     assert told in answer.text
 
@@ -153,6 +162,7 @@ def test_the_operation_says_that_it_can(caller: Caller) -> None:
     items = caller.get("/v1/agents/plant-1/operations").json()["items"]
     assert {item["name"]: item.get("rows_as", []) for item in items} == {
         "lines": ["arrow"],
+        "made-up": [],
         "sleep": ["arrow"],
         "write": [],
     }

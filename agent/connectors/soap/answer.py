@@ -70,7 +70,7 @@ class AnswerReader:
     def plain_or_named(self, node: etree._Element, kind: Any) -> Any:
         """As ``value``, for the readers of types: what is wrong is told without its place."""
         if node.keys():
-            if node.get(_NIL) in ("true", "1"):
+            if is_nil(node):
                 return None
             kind = self._kind(node, kind)
         return self.read(kind)(node)
@@ -139,6 +139,11 @@ def flat(fields: Iterable[Field], *, many: bool = False) -> Iterator[Field]:
 def has_wildcard(kind: Any) -> bool:
     """Whether elements that the WSDL does not name may stand in a complex type."""
     return any(type(element).__name__ == "Any" for _, element in kind.elements)
+
+
+def is_nil(node: etree._Element) -> bool:
+    """Whether an element says that it is nothing."""
+    return node.get(_NIL) in ("true", "1")
 
 
 def is_any(kind: Any) -> bool:
@@ -281,7 +286,7 @@ def _unexpected(child: etree._Element) -> _Odd:
 def as_it_is(node: etree._Element) -> Any:
     """Return what has no type in the WSDL: texts, objects of texts, lists where a name repeats."""
     if not len(node):
-        return None if node.get(_NIL) in ("true", "1") else node.text or ""
+        return None if is_nil(node) else node.text or ""
     found: dict[str, Any] = {}
     for child in node:
         name, value = local_name(child), as_it_is(child)

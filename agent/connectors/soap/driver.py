@@ -6,7 +6,6 @@ import base64
 import contextlib
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +16,15 @@ from lxml import etree
 from agent import parameters
 from agent.connectors.base import Call, Driver, DriverSetup, Finding, Outputs, Piece, RowSet
 from agent.connectors.rows import RowEncoder
-from agent.connectors.soap import answer, envelope
-from agent.connectors.soap.answer import AnswerReader
-from agent.connectors.soap.exchange import Exchange, Login, Reply, place, shown, split
+from agent.connectors.soap import envelope
+from agent.connectors.soap.address import place, split
+from agent.connectors.soap.exchange import Exchange, Login
 from agent.connectors.soap.faults import judge, odd_reply
+from agent.connectors.soap.prepared import Prepared, endpoint_of, find, prepare
+from agent.connectors.soap.reply import Reply, shown
 from agent.connectors.soap.request import RequestShape
-from agent.connectors.soap.rows import NoSuchRows, RowPath, RowStream
-from agent.connectors.soap.wsdl import RequestRefused, Wsdl, WsdlOperation
+from agent.connectors.soap.rows import RowPath, RowStream
+from agent.connectors.soap.wsdl import RequestRefused, Wsdl
 from agent.errors import (
     CommandError,
     OutcomeUnknown,
@@ -32,31 +33,11 @@ from agent.errors import (
     SourceUnavailable,
     TooManyRows,
 )
-from agent.leaving import Leaving, columns_missing
+from agent.leaving import Leaving
 from agent.settings import CallOperation, SoapConnection
 
 CHECK_S: Final = 15.0  # seconds for the answer to a GET
 WSDL_S: Final = 30.0  # seconds for each document of a WSDL
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What is the same in all calls of one operation."""
-
-    operation: CallOperation
-    found: WsdlOperation
-    endpoint: str
-    shape: RequestShape
-    reader: AnswerReader
-    rows: RowPath | None
-
-    @property
-    def service(self) -> str:
-        return place(self.endpoint)
-
-    @property
-    def repeatable(self) -> bool:
-        return self.operation.effect in ("read", "idempotent")
 
 
 class SoapDriver(Driver):
@@ -68,7 +49,7 @@ class SoapDriver(Driver):
         self._connection = setup.connection
         self._exchange: Exchange
         self._wsdl: Wsdl  # both from open on
-        self._known: dict[str, _Prepared] = {}
+        self._known: dict[str, Prepared] = {}
 
     def open(self) -> None:
         """
@@ -117,7 +98,7 @@ class SoapDriver(Driver):
             else:
                 yield Outputs(Leaving(prepared.operation).outputs(self._outputs(reply, prepared)))
 
-    def _prepared(self, name: str) -> _Prepared:
+    def _prepared(self, name: str) -> Prepared:
         """
         Return what is known of an operation, which is looked through once.
 
@@ -126,36 +107,8 @@ class SoapDriver(Driver):
         """
         known = self._known.get(name)
         if known is None:
-            known = self._known[name] = self._looked_through(name)
+            known = self._known[name] = prepare(name, self._operation(name), self._wsdl, self._connection.endpoint)
         return known
-
-    def _looked_through(self, name: str) -> _Prepared:
-        operation = self._operation(name)
-        found = self._find(operation)
-        rows = None
-        if operation.rows is not None:
-            try:
-                rows = RowPath(found, operation.rows)
-            except NoSuchRows as exc:
-                raise SourceFailed(f"operations.{name}.rows = {operation.rows!r}: {exc}", touched=False) from exc
-        outputs = answer.names(found)
-        if outputs is not None:
-            leaving = Leaving(operation)
-            for field in outputs:
-                if rows is None or (field,) != rows.own:
-                    leaving.lets(field)
-            for column in rows.columns if rows is not None else ():
-                leaving.lets(column.name)
-            if missing := leaving.missing():
-                raise SourceFailed(f"{name}: {columns_missing(name, missing)}", touched=False)
-        return _Prepared(
-            operation,
-            found,
-            self._endpoint(found),
-            RequestShape(found.request, self._wsdl.facets),
-            AnswerReader(found, self._wsdl.types),
-            rows,
-        )
 
     def cancel(self) -> None:
         """End the running exchange; what was sent can't be called back."""
@@ -168,7 +121,7 @@ class SoapDriver(Driver):
     def describe(self, operation: str) -> dict[str, Any] | None:
         """Return the schema of the request element; ``None`` where the operator declared parameters."""
         found = self._operation(operation)
-        return None if found.params else RequestShape(self._find(found).request, self._wsdl.facets).schema()
+        return None if found.params else RequestShape(find(found, self._wsdl).request, self._wsdl.facets).schema()
 
     def check(self, operation: str | None = None) -> Iterator[Finding]:
         """Connect to the service's endpoints, without a call; or find one operation in the WSDL."""
@@ -184,7 +137,7 @@ class SoapDriver(Driver):
         for name in self.setup.operations:
             # What is wrong with an operation is told of the operation.
             with contextlib.suppress(CommandError):
-                endpoints.add(self._endpoint(self._find(self._operation(name))))
+                endpoints.add(endpoint_of(find(self._operation(name), self._wsdl), self._connection.endpoint))
         return endpoints
 
     def _check_endpoint(self, endpoint: str) -> Finding:
@@ -222,15 +175,7 @@ class SoapDriver(Driver):
             raise SourceFailed(f"operation {name} is none for a soap connection; it wants `call`", touched=False)
         return operation
 
-    def _find(self, operation: CallOperation) -> WsdlOperation:
-        return self._wsdl.operation(operation.call, operation.service, operation.port)
-
-    def _endpoint(self, found: WsdlOperation) -> str:
-        endpoint = self._connection.endpoint or found.address
-        split(endpoint)
-        return endpoint
-
-    def _write(self, prepared: _Prepared, given: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
+    def _write(self, prepared: Prepared, given: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
         if prepared.operation.params:
             # A declared parameter that was left out arrives as None; in XML it is simply not there.
             given = {name: _json(value) for name, value in given.items() if value is not None}
@@ -240,7 +185,7 @@ class SoapDriver(Driver):
         except RequestRefused as exc:
             raise ParametersInvalid(f"the WSDL refuses the request: {exc}", touched=False) from exc
 
-    def _outputs(self, reply: Reply, prepared: _Prepared) -> dict[str, Any]:
+    def _outputs(self, reply: Reply, prepared: Prepared) -> dict[str, Any]:
         try:
             body = envelope.read(self._limited(reply))
         except envelope.NotSoap as exc:
@@ -250,7 +195,7 @@ class SoapDriver(Driver):
             raise odd_reply(reply, str(exc), prepared.service) from exc
         return self._answered(reply, prepared, body)
 
-    def _answered(self, reply: Reply, prepared: _Prepared, body: etree._Element) -> dict[str, Any]:
+    def _answered(self, reply: Reply, prepared: Prepared, body: etree._Element) -> dict[str, Any]:
         """
         Return the outputs in the body of an envelope.
 
@@ -275,7 +220,7 @@ class SoapDriver(Driver):
                 raise reply.too_long(most)
             yield piece
 
-    def _rows(self, reply: Reply, prepared: _Prepared, path: RowPath) -> Iterator[Piece]:
+    def _rows(self, reply: Reply, prepared: Prepared, path: RowPath) -> Iterator[Piece]:
         """Yield the rows of an answer while it comes, and its outputs."""
         leaving, most = Leaving(prepared.operation), self._connection.max_reply_bytes
         kept = [i for i, column in enumerate(path.columns) if leaving.lets(column.name)]

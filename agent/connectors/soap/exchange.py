@@ -11,114 +11,29 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import http.client
 import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from agent.connectors.soap import digest
-from agent.connectors.soap.line import READ_BYTES, Line, request_bytes, server_of, target
+from agent.connectors.soap.address import place, server_of, split, target
+from agent.connectors.soap.line import Line, request_bytes
+from agent.connectors.soap.reply import Reply
 from agent.errors import Cancelled, ConnectorError, OutcomeUnknown, SourceFailed, SourceUnavailable
 
 CONNECT_S: Final = 10.0  # seconds for TCP and TLS; a service that is there answers in far less
 KEPT_S: Final = 30.0  # seconds an unused connection is kept; firewalls forget one without a word, but later
-SHOWN_CHARS: Final = 300  # of a page that is no SOAP; enough to recognise the proxy or error page it is
-SHOWN_BYTES: Final = SHOWN_CHARS * 4
 
 # How a connection shows that the other side closed it earlier.
 _CLOSED: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 # TLS 1.3 tells only after the handshake, with these, that a client certificate is missing or refused.
 _CERTIFICATE_ALERTS: Final = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE", "DECRYPT_ERROR")
-
-
-class Reply:
-    """
-    What the service sends back; close it when what is wanted of it was read.
-
-    Attributes:
-        status: of HTTP.
-        headers: names in lower case.
-    """
-
-    def __init__(self, exchange: Exchange, line: Line, response: http.client.HTTPResponse, url: str) -> None:
-        self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.getheaders()}
-        self._exchange = exchange
-        self._line = line
-        self._response = response
-        self._url = url
-        self._start = bytearray()
-        self._whole = False
-
-    def __enter__(self) -> Reply:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._exchange.let_go(self._line, kept=self._whole and not self._response.will_close)
-        self._response.close()
-
-    def pieces(self) -> Iterator[bytes]:
-        """
-        Yield the body as it comes; asked again, the rest of it.
-
-        Raises:
-            OutcomeUnknown: it ended too early, not in time, or is compressed.
-        """
-        response = self._response
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise OutcomeUnknown(
-                f"{place(self._url)} sent a compressed reply, which was not asked for and is not unpacked"
-            )
-        try:
-            while piece := response.read1(READ_BYTES):
-                if len(self._start) < SHOWN_BYTES:
-                    self._start += piece[:SHOWN_BYTES]
-                yield piece
-            if response.length:
-                raise http.client.IncompleteRead(b"", response.length)
-            if self._exchange.stopped:
-                # What our own cut ended may look whole: a reply may have no length.
-                raise ConnectionAbortedError
-        except (OSError, http.client.HTTPException) as exc:
-            raise self._exchange.lost(self._url, exc) from exc
-        self._whole = True
-
-    def body(self, most: int) -> bytes:
-        """
-        Return all of it.
-
-        Raises:
-            OutcomeUnknown: as ``pieces``, or it is longer than ``most`` bytes.
-        """
-        found = bytearray()
-        for piece in self.pieces():
-            found += piece
-            if len(found) > most:
-                raise self.too_long(most)
-        return bytes(found)
-
-    def too_long(self, most: int, of_what: str = "") -> OutcomeUnknown:
-        """Return the refusal of a reply that is longer than it may be."""
-        return OutcomeUnknown(
-            f"{place(self._url)} sent more than {most} bytes{of_what}; raise max_reply_bytes of the "
-            "connection if that is right"
-        )
-
-    def skim(self) -> None:
-        """Read as much as ``shown`` tells; raises as ``pieces``."""
-        for _ in self.pieces():
-            if len(self._start) >= SHOWN_BYTES:
-                return
-
-    def shown(self) -> str:
-        """Return the start of the body on one line, for an error; only what was read is known."""
-        return shown(bytes(self._start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +57,6 @@ class Exchange:
     Args:
         tls: verifies the service; holds the client certificate, if there is one.
         max_reply_bytes: a longer document is refused while it is read.
-
-    Attributes:
-        stopped: whether the request was cancelled.
     """
 
     def __init__(self, login: Login, tls: ssl.SSLContext, max_reply_bytes: int) -> None:
@@ -153,12 +65,12 @@ class Exchange:
         self._max_reply_bytes = max_reply_bytes
         self._lock = threading.Lock()
         self._busy: Line | None = None
-        self.stopped = False
+        self._stopped = False
         self._kept: tuple[Line, float] | None = None  # and since when
 
     def begin(self) -> None:
         """What was cancelled so far is over: from now on ``cancel`` means the next request."""
-        self.stopped = False
+        self._stopped = False
 
     def post(
         self, url: str, body: bytes, headers: Mapping[str, str], timeout_s: float, *, repeatable: bool = False
@@ -186,6 +98,7 @@ class Exchange:
             known: whether the credentials may be shown there.
         """
         login = self._login if known else Login()
+        self.begin()
         with self._request("GET", url, None, {}, login, time.monotonic() + timeout_s, True) as reply:
             return reply.status, reply.body(self._max_reply_bytes)
 
@@ -203,7 +116,7 @@ class Exchange:
     def cancel(self) -> None:
         """End the running request; what was sent can't be called back."""
         with self._lock:
-            self.stopped = True
+            self._stopped = True
             if self._busy is not None:
                 self._busy.cut()
 
@@ -262,24 +175,37 @@ class Exchange:
         with self._lock:
             self._busy = line
         try:
-            if self.stopped:
+            if self._stopped:
                 raise Cancelled(f"{place(url)}: it was cancelled before the request was sent", touched=False)
             # From the first byte on, the service may act on it.
-            return Reply(self, line, line.ask(request, deadline), url)
+            response = line.ask(request, deadline)
         except (OSError, http.client.HTTPException) as exc:
-            self.let_go(line, kept=False)
-            if kept and not self.stopped and isinstance(exc, _CLOSED):
+            self._let_go(line, kept=False)
+            if kept and not self._stopped and isinstance(exc, _CLOSED):
                 raise _Stale from exc
-            raise self.lost(url, exc) from exc
+            if isinstance(exc, ssl.SSLError) and any(word in (exc.reason or "") for word in _CERTIFICATE_ALERTS):
+                raise SourceFailed(
+                    f"{place(url)} did not let us in: it refused our certificate, or wants one ({exc.reason})",
+                    touched=False,
+                    remedy="soap.account",
+                ) from exc
+            raise self._lost(url, exc) from exc
         except BaseException:
-            self.let_go(line, kept=False)
+            self._let_go(line, kept=False)
             raise
+        return Reply(
+            response,
+            url,
+            lambda exc: self._lost(url, exc),
+            lambda: self._stopped,
+            lambda usable: self._let_go(line, kept=usable),
+        )
 
-    def let_go(self, line: Line, *, kept: bool) -> None:
+    def _let_go(self, line: Line, *, kept: bool) -> None:
         """End the use of a line; the one that is kept serves the next request that may be sent twice."""
         with self._lock:
             self._busy = None
-        if kept and not self.stopped:
+        if kept and not self._stopped:
             self.close()
             self._kept = (line, time.monotonic())
         else:
@@ -317,15 +243,9 @@ class Exchange:
                 remedy="soap.unreachable",
             ) from exc
 
-    def lost(self, url: str, exc: Exception) -> ConnectorError:
+    def _lost(self, url: str, exc: Exception) -> ConnectorError:
         """Return what a line that broke means for the request that was sent over it."""
-        if isinstance(exc, ssl.SSLError) and any(word in (exc.reason or "") for word in _CERTIFICATE_ALERTS):
-            return SourceFailed(
-                f"{place(url)} did not let us in: it refused our certificate, or wants one ({exc.reason})",
-                touched=False,
-                remedy="soap.account",
-            )
-        if self.stopped:
+        if self._stopped:
             reason = "it was cancelled"
         else:
             reason = "no whole answer came in time" if isinstance(exc, TimeoutError) else str(exc)
@@ -352,34 +272,3 @@ def _answered(reply: Reply, method: str, parts: SplitResult, login: Login) -> st
         raise SourceFailed(
             f"{place(parts.geturl())}: {exc}", source_code="401", touched=False, remedy="soap.account"
         ) from exc
-
-
-def shown(body: bytes) -> str:
-    """Return the start of a body on one line, for an error."""
-    text = " ".join(body[:SHOWN_BYTES].decode("utf-8", "replace").split())
-    return text[:SHOWN_CHARS] + ("…" if len(text) > SHOWN_CHARS else "")
-
-
-@functools.lru_cache(maxsize=64)  # few addresses, asked of in every call
-def split(url: str) -> SplitResult:
-    """
-    Return the parts of an http or https address.
-
-    Raises:
-        SourceFailed: it is none.
-    """
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or any(character <= " " for character in url):
-        raise SourceFailed(f"{url[:200]!r} is not an http or https address; correct wsdl or endpoint", touched=False)
-    return parts
-
-
-def place(url: str) -> str:
-    """Return an address as it may be shown: without credentials and query."""
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from agent.connectors.soap.envelope import Fault
-from agent.connectors.soap.exchange import Reply
+from agent.connectors.soap.reply import Reply
 from agent.errors import ConnectorError, OutcomeUnknown, SourceFailed, SourceRejected
 from agent.settings import Effect
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import io
 import re
@@ -12,13 +11,13 @@ import ssl
 import time
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import SplitResult, quote
+from urllib.parse import SplitResult
+
+from agent.connectors.soap.address import host, server_of, target
 
 READ_BYTES: Final = 65_536
 
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_KEPT_CHARACTERS: Final = "/?%:@!$&'()*+,;=~-._[]#"  # of a request's target
 
 
 class Line:
@@ -34,12 +33,12 @@ class Line:
     """
 
     def __init__(self, parts: SplitResult, tls: ssl.SSLContext | None, timeout_s: float) -> None:
-        _, host, port = server_of(parts)
+        _, name, port = server_of(parts)
         self.server = server_of(parts)
-        plain = socket.create_connection((host, port), timeout_s)
+        plain = socket.create_connection((name, port), timeout_s)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sock = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
+            self._sock = plain if tls is None else tls.wrap_socket(plain, server_hostname=name)
         except BaseException:
             plain.close()
             raise
@@ -147,7 +146,7 @@ def request_bytes(method: str, parts: SplitResult, headers: Mapping[str, str], b
     Raises:
         ValueError: a header's value can't stand in a request.
     """
-    lines = [f"{method} {target(parts)} HTTP/1.1", f"Host: {_host(parts)}"]
+    lines = [f"{method} {target(parts)} HTTP/1.1", f"Host: {host(parts)}"]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     for name, value in headers.items():
@@ -155,22 +154,3 @@ def request_bytes(method: str, parts: SplitResult, headers: Mapping[str, str], b
             raise ValueError(f"{name} holds a control character")
         lines.append(f"{name}: {value}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
-
-
-@functools.lru_cache(maxsize=64)  # few addresses, asked of in every call
-def target(parts: SplitResult) -> str:
-    """Return path and query as they stand in the request line."""
-    return quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), _KEPT_CHARACTERS)
-
-
-@functools.lru_cache(maxsize=64)  # see above
-def server_of(parts: SplitResult) -> tuple[str, str, int]:
-    """Return what tells one server from another: scheme, host and port."""
-    return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
-
-
-@functools.lru_cache(maxsize=64)  # see above
-def _host(parts: SplitResult) -> str:
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
-    return host if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f"{host}:{parts.port}"

@@ -12,7 +12,7 @@ from agent.connectors import safe_xml
 from agent.connectors.base import Column
 from agent.connectors.safe_xml import local_name
 from agent.connectors.soap import envelope
-from agent.connectors.soap.answer import AnswerReader, flat, has_wildcard
+from agent.connectors.soap.answer import AnswerReader, flat, has_wildcard, is_nil
 from agent.connectors.soap.fields import Field, fields_of, is_complex
 from agent.connectors.soap.types import column_type
 from agent.connectors.soap.wsdl import WsdlOperation
@@ -155,10 +155,15 @@ class RowStream:
             return False
         if parent is self._parent:
             return True
-        above = [local_name(one) for one in node.iterancestors()]
+        above = list(node.iterancestors())
         wanted = self._path.above
-        if len(above) != len(wanted) + _ABOVE or above[: len(wanted)] != wanted:
+        if len(above) != len(wanted) + _ABOVE or [local_name(one) for one in above[: len(wanted)]] != wanted:
             return False  # another element of this name, or one within a row
+        answer, body = above[-_ABOVE:-1]
+        if local_name(body) != "Body" or answer.getprevious() is not None:
+            return False  # in a header, or beside the answer
+        if any(is_nil(one) for one in above):
+            return False  # in what says that it is nothing
         self._let_go()
         self._parent, self._beside = parent, -1
         return True

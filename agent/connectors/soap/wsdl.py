@@ -30,6 +30,8 @@ from agent.errors import CommandError, SourceFailed
 MAX_DOCUMENTS: Final = 200  # a WSDL and its schemas; one that goes on importing is an attack or a mistake
 
 
+_HERE: Final = "the request's element stands here"
+
 # zeep is typed in part only: these are taken for what they are documented to be.
 _Client: Any = zeep.Client
 _UsernameToken: Any = zeep.wsse.username.UsernameToken
@@ -118,8 +120,6 @@ class Wsdl:
         raise self._missing("operation", name, {known for one in soap for known in one.binding._operations})
 
     def _operation(self, port: Any, found: Any) -> WsdlOperation:
-        address = port.binding_options.get("address") or ""
-        binding, client = port.binding, self._client
         faults = {
             part.element.qname.localname
             for message in found.abstract.fault_messages.values()
@@ -127,21 +127,14 @@ class Wsdl:
             if part.element is not None
         }
 
-        def write(values: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
-            # Client.create_message() returns no headers, and those tell the SOAPAction.
-            envelope, headers = binding._create(
-                found.name, (), dict(values), client=client, options=port.binding_options
-            )
-            return _to_bytes(envelope), dict(headers)
-
         return WsdlOperation(
-            address=address,
+            address=port.binding_options.get("address") or "",
             request=found.input.body if found.input is not None else None,
             answer=found.output.body if found.output is not None else None,
             rpc=isinstance(found.input, zeep.wsdl.messages.RpcMessage),
             declared_faults=frozenset(faults),
-            envelope_namespace=binding.nsmap["soap-env"],
-            write=write,
+            envelope_namespace=port.binding.nsmap["soap-env"],
+            write=_Writer(self._client, port, found),
         )
 
     def _missing(self, kind: str, name: str, there: Any) -> SourceFailed:
@@ -150,6 +143,48 @@ class Wsdl:
 
 
 RequestRefused: Final = (zeep.exceptions.Error, TypeError, ValueError)  # what zeep raises for values that do not fit
+
+
+class _Writer:
+    """
+    Writes the requests of one operation.
+
+    What stands around the request's element is the same in all of them, and is kept from the first; where it is not,
+    zeep writes the whole each time.
+    """
+
+    def __init__(self, client: Any, port: Any, found: Any) -> None:
+        self._client = client
+        self._port = port
+        self._found = found
+        # A login has a time and a nonce of its own for each message, and so has an address.
+        self._differs = bool(
+            client.wsse or found.abstract.wsa_action or found.input is None or found.input.body is None
+        )
+        self._around: tuple[bytes, bytes, dict[str, str]] | None = None
+
+    def __call__(self, values: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
+        """Return the bytes of an envelope and its HTTP headers; raises ``RequestRefused``."""
+        if self._around is None:
+            return self._whole(values)
+        before, after, headers = self._around
+        element, body = self._found.input.body, etree.Element("body")
+        element.render(body, element(**values))
+        return before + b"".join([etree.tostring(child, encoding="utf-8") for child in body]) + after, headers
+
+    def _whole(self, values: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
+        # Client.create_message() returns no headers, and those tell the SOAPAction.
+        envelope, headers = self._port.binding._create(
+            self._found.name, (), dict(values), client=self._client, options=self._port.binding_options
+        )
+        written = _to_bytes(envelope)
+        body = envelope[-1]
+        if not self._differs and not self._found.input._is_body_wrapped:
+            body[:] = []
+            body.text = _HERE
+            before, _, after = _to_bytes(envelope).partition(_HERE.encode())
+            self._around = (before, after, dict(headers))
+        return written, dict(headers)
 
 
 class _Loader(zeep.transports.Transport):

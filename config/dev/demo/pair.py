@@ -90,6 +90,7 @@ def pair(
     says: Callable[[str], None] = lambda _: None,
     *,
     usual_ports: bool = True,
+    broker_settings: str = "",
 ) -> Iterator[Pair]:
     """
     Set broker and agent up and run them while the block runs.
@@ -100,6 +101,7 @@ def pair(
         kept: the values of its secrets.
         says: told what happens, in sentences.
         usual_ports: whether the broker takes the ports that it takes by itself, where they are free.
+        broker_settings: more of the broker's file, tables only.
 
     Raises:
         ProgramError: one of their commands failed; the text has its words.
@@ -112,7 +114,7 @@ def pair(
         stack.callback(broker.stop)
         stack.callback(agent.stop)
         says("In the cloud: a broker, set up and started.")
-        url = _set_up_broker(broker_file, api, link)
+        url = _set_up_broker(broker_file, api, link, broker_settings)
         broker.start()
         broker.wait_until(lambda: _listens(broker, api, link), "listening")
         key, token = _let_in(broker_file)
@@ -125,9 +127,10 @@ def pair(
         yield running
 
 
-def _set_up_broker(file: Path, api: int, link: int) -> str:
+def _set_up_broker(file: Path, api: int, link: int, more: str) -> str:
     file.parent.mkdir(parents=True)
-    file.write_text(f'data_dir = "data"\n[api]\nlisten = "{HOST}:{api}"\n[link]\nlisten = "{HOST}:{link}"\n', "utf-8")
+    own = f'data_dir = "data"\n[api]\nlisten = "{HOST}:{api}"\n[link]\nlisten = "{HOST}:{link}"\n'
+    file.write_text(own + more, "utf-8")
     made = json.loads(must(["outhaul-broker", "init", "--config", str(file), "--json"]))
     return str(made["api_url"])
 

@@ -47,7 +47,9 @@ def main(point: str, way: publish.Way, name: str, folder: str, attempt: str) -> 
 
     setattr(owner, method, patched)
     try:
-        Drop(Attempt(Path(folder), NAME, COMMAND, int(attempt)), way, once=True).write([CONTENT])
+        Drop(Attempt(Path(folder), NAME, COMMAND, int(attempt)), way, once=True, max_bytes=len(CONTENT)).write(
+            [CONTENT]
+        )
     except errors.CommandError as exc:
         sys.stdout.write(type(exc).__name__)
         sys.exit(TOLD)

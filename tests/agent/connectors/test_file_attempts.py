@@ -37,7 +37,7 @@ def attempt(folder: Path, number: int) -> Attempt:
 
 
 def write(folder: Path, number: int, way: Way = "rename") -> Receipt:
-    return Drop(attempt(folder, number), way, once=True).write([CONTENT])
+    return Drop(attempt(folder, number), way, once=True, max_bytes=len(CONTENT)).write([CONTENT])
 
 
 @contextmanager

@@ -251,6 +251,20 @@ def test_values_are_sent_as_their_types_want(typed: Any, params: dict[str, Any],
     assert b'\r\nSOAPAction: "urn:ask"\r\n' in request
 
 
+@pytest.mark.parametrize(("params", "_wanted"), SENT, ids=repr)
+@pytest.mark.parametrize("version", ["", "12"])
+def test_the_first_request_and_those_after_it_are_written_alike(
+    soap_driver: MakeSoapDriver, tmp_path: Path, params: dict[str, Any], _wanted: str, version: str
+) -> None:
+    (tmp_path / "t.wsdl").write_text(TYPES_WSDL.format(kind="string", version=version))
+    body = envelope('<AskResponse xmlns="urn:t"/>')
+    with misbehaving(answer(body)) as server:
+        driver = soap_driver("Ask", wsdl="t.wsdl", endpoint=server.url)
+        for _ in range(3):
+            outputs(driver, params)
+        assert server.requests == [server.requests[0]] * 3
+
+
 @pytest.mark.parametrize(
     "params", [{"one": 1, "other": "x"}, {"one": 1, "year": "x"}, {"one": 1, "two": ["a", "b", "c"]}], ids=repr
 )

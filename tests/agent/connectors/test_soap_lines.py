@@ -173,6 +173,13 @@ def test_a_cancel_before_the_first_step_is_not_lost(soap_driver: MakeSoapDriver)
         assert outputs(driver, ASKED) == {"GetBalanceResponse": "1.50"}
 
 
+def test_a_check_after_a_cancel_is_not_cancelled(soap_driver: MakeSoapDriver) -> None:
+    auth = {"scheme": "basic", "username": "svc", "password": "x"}
+    driver = soap_driver("GetBalance", auth=auth)
+    driver.cancel()
+    assert [finding.ok for finding in driver.check()] == [True, True]
+
+
 def test_basic_credentials_and_actions_stand_in_every_request(soap_driver: MakeSoapDriver) -> None:
     auth = {"scheme": "basic", "username": "svc", "password": "pä"}
     with keeping([BALANCE] * 2) as server:

@@ -184,6 +184,13 @@ def test_elements_of_the_same_name_elsewhere_are_no_rows(ask: Ask) -> None:
     ]
 
 
+def test_what_stands_in_headers_or_beside_the_answer_is_no_row(ask: Ask) -> None:
+    other = '<AskResponse xmlns="urn:o"><Orders><Order><No>666</No></Order></Orders></AskResponse>'
+    body = document("<Orders><Order><No>1</No></Order></Orders>").replace(b"</s:Body>", f"{other}</s:Body>".encode())
+    body = body.replace(b"<s:Body>", f"<s:Header>{other}</s:Header><s:Body>".encode())
+    assert rows(ask(reply=answer(body))) == [EMPTY | {"No": "1"}]
+
+
 def test_rows_without_their_namespace_are_taken_as_answers_are(ask: Ask) -> None:
     assert rows(ask('<Orders xmlns=""><Order><No>1</No></Order></Orders>')) == [EMPTY | {"No": "1"}]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from agent.parameters import schema
 from agent.settings import Settings
+from agent.settings_reader import read
 from cloud_broker.client import arguments
 from cloud_broker.client.errors import WordsError
 
@@ -188,7 +190,7 @@ def test_params_want_a_json_object(text: str) -> None:
 
 
 def test_what_the_agent_tells_of_its_parameters_is_understood() -> None:
-    settings = Settings.model_validate(
+    settings = read(
         {
             "agent": "plant-1",
             "state_dir": "x",
@@ -214,7 +216,8 @@ def test_what_the_agent_tells_of_its_parameters_is_understood() -> None:
                     | {"note": {"type": "integer", "nullable": True, "default": 3}},
                 }
             },
-        }
+        },
+        Settings,
     )
     found = schema(settings.operations["op"])
     words = [
@@ -243,3 +246,40 @@ def test_what_the_agent_tells_of_its_parameters_is_understood() -> None:
     assert described["date"] == ("date", "yes", None)
     assert described["binary"] == ("bytes", "yes", None)
     assert described["note"] == ("a whole number or null", "", 3)
+
+
+CONTENT = {
+    "type": "object",
+    "properties": {
+        "content": {
+            "type": ["string", "object"],
+            "contentEncoding": "base64",
+            "properties": {"blob": {"type": "string"}},
+            "required": ["blob"],
+        }
+    },
+}
+
+
+def test_a_large_file_is_sent_apart_where_a_blob_may_stand_for_it(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"x" * arguments.INLINE_BYTES)
+    large.write_bytes(b"x" * (arguments.INLINE_BYTES + 1))
+    assert arguments.parameters([f"content=@{small}"], CONTENT, {}) == {
+        "content": base64.b64encode(small.read_bytes()).decode()
+    }
+    assert arguments.parameters([f"content=@{large}"], CONTENT, {}) == {"content": arguments.FileContent(large)}
+    assert (
+        arguments.parameters([f"photo=@{large}"], SCHEMA, {})["photo"] == base64.b64encode(large.read_bytes()).decode()
+    )
+    with pytest.raises(WordsError, match="can't be read"):
+        arguments.parameters([f"content=@{tmp_path / 'none'}"], CONTENT, {})
+
+
+@pytest.mark.parametrize("text", ["1234", "null", "true"])
+def test_base64_that_looks_like_json_is_base64(text: str) -> None:
+    assert arguments.parameters([f"content={text}"], CONTENT, {}) == {"content": text}
+
+
+def test_a_blob_may_be_named_by_hand() -> None:
+    assert arguments.parameters(['content={"blob": "blob_1"}'], CONTENT, {}) == {"content": {"blob": "blob_1"}}
