@@ -19,7 +19,7 @@ import pyodbc
 from agent.connectors.base import Piece, Remark, Rows, RowSet
 from agent.connectors.odbc.arrow_columns import Bound, Columns, Unbindable, bind, widened
 from agent.connectors.odbc.dialects import VALUE_BYTES, Dialect
-from agent.connectors.odbc.results import Shape
+from agent.connectors.odbc.results import PIECE_BYTES, Shape
 from agent.connectors.odbc.statements import Statement, marked, parse
 from agent.errors import NotAllowed, ParametersInvalid, ValueUnreadable
 from agent.leaving import Leaving
@@ -91,10 +91,7 @@ class ArrowSelect:
             yield RowSet(shape.begins.columns, "arrow")
             for remark in self._dialect.remarks(shape.fields):
                 yield Remark(remark)
-            yield Rows(schema.serialize().to_pybytes(), 0)
-            for batch in _batches(reader, columns):
-                yield Rows(columns.read(batch, schema).serialize().to_pybytes(), batch.num_rows)
-            yield Rows(END, 0)
+            yield from _stream(schema, (columns.read(batch, schema) for batch in _batches(reader, columns)))
 
     def _statement(self, operation: SqlOperation) -> Statement:
         if not self._dialect.arrow:
@@ -139,6 +136,18 @@ def _read(connection: arrow_odbc.Connection, sql: str, parameters: Sequence[str 
             map_schema=widened,
             fetch_concurrently=False,  # the processors have other work: the database's, and the agent's
         )
+
+
+def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Rows]:
+    """Yield a stream with its first batch as soon as that is there, then in pieces of many batches."""
+    parts, size, rows, most = [schema.serialize()], 0, 0, 1
+    for batch in batches:
+        parts.append(batch.serialize())
+        size, rows = size + len(parts[-1]), rows + batch.num_rows
+        if size >= most:
+            yield Rows(b"".join(parts), rows)
+            parts, size, rows, most = [], 0, 0, PIECE_BYTES
+    yield Rows(b"".join([*parts, END]), rows)
 
 
 def _batches(reader: arrow_odbc.BatchReader, columns: Columns) -> Iterator[pa.RecordBatch]:
