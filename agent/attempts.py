@@ -566,7 +566,8 @@ class Attempts:
         elif running.claim.effect in REPEATABLE:
             self._journal.note(msgspec.structs.replace(running.claim, params=b""), completed, time.time())
         damaged = completed.error_code == errors.ContentDamaged.code
-        self.blobs.done(running.id, again=completed.retryable and not damaged)
+        if running.run is None or running.run.blob is not None:
+            self.blobs.done(running.id, again=completed.retryable and not damaged)
         self._tell(running, completed, outputs)
 
     def _tell(self, running: Running, completed: Completed, outputs: bytes) -> None:
