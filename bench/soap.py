@@ -1,10 +1,10 @@
 """
 SOAP calls, our driver beside zeep; and the elements of a large answer as rows, through agent and broker.
 
-Both clients run in this process, in turns, with the same WSDL and a connection that is kept (ours has one of its own for
-each call with an effect). What they return differs as they do: ours are the JSON values that leave the agent, zeep's are
-Python objects. The goals are of the clients, so they are held with a service that costs next to nothing (``still``); the
-same at node's service is told beside it, where most of the time is the service's.
+Both clients run in this process, in turns, with the same WSDL and a connection that is kept (ours has one of its own
+for each call with an effect). What they return differs as they do: ours are the JSON values that leave the agent,
+zeep's are Python objects. The goals are of the clients, so they are held with a service that costs next to nothing
+(``still``); the same at node's service is told beside it, where most of the time is the service's.
 """
 
 from __future__ import annotations
