@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import signal
@@ -58,6 +59,8 @@ from protocol.messages import Limits
 log = logging.getLogger(__name__)
 
 GARBAGE: Final = (5_000, 20, 10)  # made and not freed between two looks for garbage: at the young, the older, all
+M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
+MAPPED_BYTES: Final = 250_000  # less than uvloop's buffer, more than a message of rows, which come and go all the time
 DAY_S: Final = 86_400.0
 TIDY_S: Final = 3_600.0  # seconds between two looks at what is past its retention
 LOOK_AGAIN_S: Final = 5.0  # seconds until a revocation by the command line acts on a live link
@@ -82,6 +85,7 @@ def serve(settings: Settings) -> None:
     gc.freeze()
     gc.set_threshold(*GARBAGE)
     _raise_file_limit()
+    _map_large_buffers()
     if sys.platform == "win32":
         asyncio.run(_serve(settings))
     else:
@@ -101,6 +105,18 @@ def _raise_file_limit() -> None:
         if soft != hard:
             with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
                 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _map_large_buffers() -> None:
+    """
+    Let memory of MAPPED_BYTES and more be mapped by itself, always.
+
+    uvloop has a buffer of 256 KiB for each TLS connection, of which an idle one has touched a page or two. Once one
+    such buffer was given back, glibc would take the next from its heap, among all else: some 10 KiB more a link.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # another C library, which has no such setting
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 async def _serve(settings: Settings) -> None:
