@@ -163,7 +163,7 @@ async def test_who_breaks_the_rules_is_cut_off_and_nobody_else_notices(broker: R
 
         assert liar.conversation is not None
         async with asyncio.timeout(20):
-            await liar.conversation.gone.wait()
+            await liar.conversation.gone()
         found = await broker.commands.get(SCOPE, asked.id)
         assert found.state not in FINAL or found.state == "failed", "a lie is no success"
         await serves(broker, honest)
@@ -265,7 +265,7 @@ async def test_an_agent_can_neither_end_nor_read_what_another_one_runs(broker: R
         await liar.say(Completed(run.id, run.epoch, "succeeded"), payload=b'{"order_no":"stolen"}')
         assert liar.conversation is not None
         async with asyncio.timeout(20):
-            await liar.conversation.gone.wait()
+            await liar.conversation.gone()
 
         found: Command = await broker.commands.get(SCOPE, asked.id)
         assert (found.state, found.outputs) == ("running", None)
