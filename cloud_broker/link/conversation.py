@@ -187,6 +187,11 @@ class Conversation:
         return self._session.stage is Stage.OPEN and not self._closing
 
     @property
+    def ended(self) -> bool:
+        """Whether the link has ended, and all who had to know were told."""
+        return self._gone is not None and self._gone.done()
+
+    @property
     def features(self) -> frozenset[str]:
         """What both sides can do besides; nothing before the greeting."""
         return self._session.features

@@ -288,7 +288,7 @@ async def test_an_agent_that_asks_much_and_reads_nothing_is_cut_off(
         conversation = liar.conversation
         assert conversation is not None
         with contextlib.suppress(LinkError):
-            while not conversation.gone.is_set():
+            while not conversation.ended:
                 await liar.say(Beat())
         async with scripted(broker, name="honest") as honest:
             await serves(broker, honest)
@@ -308,6 +308,6 @@ async def test_a_catalogue_of_many_operations_with_hostile_names_is_taken_or_ref
         await liar.say(Holding([]))
         conversation = liar.conversation
         assert conversation is not None
-        await until(lambda: conversation.gone.is_set() or conversation.ready)
+        await until(lambda: conversation.ended or conversation.ready)
         await serves(broker, honest)
         await liar.cut()
