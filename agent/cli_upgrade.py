@@ -166,7 +166,8 @@ def _installed(package: Path, signed: Signature, back: Path | None, loaded: Load
     try:
         _have_a_way_back(own, back, loaded)
         program = own.unpack(_taken(own, package, signed, loaded), signed.release)
-        _try(program, loaded)
+        if program is not None:
+            _try(program, loaded)
     except (UpgradeError, OSError):
         own.forget(signed.release)
         raise

@@ -37,9 +37,11 @@ class Installation(Protocol):
             OSError: it can't be copied.
         """
 
-    def unpack(self, package: Path, release: str) -> Path:
+    def unpack(self, package: Path, release: str) -> Path | None:
         """
         Unpack a package, and return its program, to be tried; nothing of what runs is changed.
+
+        ``None`` where only installing it shows what is in it.
 
         Raises:
             UpgradeNotAllowed: it is no package of this program, or of another release than it should be.

@@ -34,8 +34,8 @@ class PackageManager(ABC):
         """Whether it has installed a program."""
 
     @abstractmethod
-    def unpack(self, package: Path, into: Path) -> None:
-        """Put a package's files into a folder, and change nothing else."""
+    def unpack(self, package: Path, into: Path) -> bool:
+        """Put a package's files into a folder, and change nothing else; ``False`` where only installing does that."""
 
     @abstractmethod
     def install(self, package: Path, instead: Path | None, facts: Mapping[str, str]) -> None:
@@ -59,8 +59,9 @@ class Dpkg(PackageManager):
     def owns(self, program: Path) -> bool:
         return shutil.which("dpkg") is not None and _says_yes("dpkg-query", "--search", str(program))
 
-    def unpack(self, package: Path, into: Path) -> None:
+    def unpack(self, package: Path, into: Path) -> bool:
         _do("dpkg-deb", "--extract", str(package), str(into))
+        return True
 
     def install(self, package: Path, instead: Path | None, facts: Mapping[str, str]) -> None:
         # The operator's file is kept, and nobody is there to be asked.
@@ -75,7 +76,7 @@ class Rpm(PackageManager):
     def owns(self, program: Path) -> bool:
         return shutil.which("rpm") is not None and _says_yes("rpm", "--query", "--file", str(program))
 
-    def unpack(self, package: Path, into: Path) -> None:
+    def unpack(self, package: Path, into: Path) -> bool:
         archive = into / "package.tgz"
         with package.open("rb") as source, archive.open("wb") as target:
             _do("rpm2archive", "-", stdin=source, stdout=target)
@@ -84,6 +85,7 @@ class Rpm(PackageManager):
             files.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
             files.extractall(into)  # noqa: S202 - see above
         archive.unlink()
+        return True
 
     def install(self, package: Path, instead: Path | None, facts: Mapping[str, str]) -> None:
         _do("rpm", "--upgrade", "--oldpackage", "--replacepkgs", str(package))
@@ -97,8 +99,9 @@ class WindowsInstaller(PackageManager):
     def owns(self, program: Path) -> bool:
         return sys.platform == "win32" and _registered(program.parent)
 
-    def unpack(self, package: Path, into: Path) -> None:
-        _do("msiexec", "/a", str(package), "/qn", f"TARGETDIR={into}")
+    def unpack(self, package: Path, into: Path) -> bool:
+        # An administrative installation of it would ask what it finds here; its own installation is all or nothing.
+        return False
 
     def install(self, package: Path, instead: Path | None, facts: Mapping[str, str]) -> None:
         if instead is not None:

@@ -94,12 +94,13 @@ class Packaged:
         durable_file.sync_folder(self.kept)
         return copy
 
-    def unpack(self, package: Path, release: str) -> Path:
+    def unpack(self, package: Path, release: str) -> Path | None:
         """Unpack a package to try its program; see ``Installation``."""
         folder = self.kept / _UNPACKED
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self.manager.unpack(package, folder)
+        if not self.manager.unpack(package, folder):
+            return None
         for told in folder.rglob("VERSION"):
             if (program := told.with_name(PROGRAM)).is_file():
                 if (found := _release(told.parent)) != release:

@@ -100,12 +100,14 @@ def start(program: Path, orders: Orders) -> None:
                 f"systemd does not start what watches the upgrade; is one under way? {done.stderr[-400:]}"
             )
         return
+    # Without a console there are no standard files either; elsewhere they must not be the terminal's.
     windows = sys.platform == "win32"
+    nothing = None if windows else subprocess.DEVNULL
     subprocess.Popen(  # noqa: S603 - our own program and words
         words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdin=nothing,
+        stdout=nothing,
+        stderr=nothing,
         cwd=program.parent,
         env=environment,
         start_new_session=not windows,
