@@ -59,11 +59,16 @@ def parse(text: str, name: str) -> Settings:
         ConfigError: as ``load``.
     """
     try:
+        return _parsed(text, name)
+    except RecursionError as exc:
+        raise ConfigError(f"{name}: wants fewer lists within lists, and fewer tables within tables") from exc
+
+
+def _parsed(text: str, name: str) -> Settings:
+    try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(_syntax(str(exc), text, name)) from exc
-    except RecursionError as exc:
-        raise ConfigError(f"{name}: wants fewer lists within lists") from exc
     except ValueError as exc:  # int() refuses more digits than sys.get_int_max_str_digits()
         raise ConfigError(f"{name}: a number has more digits than can be read") from exc
     try:

@@ -55,6 +55,7 @@ DEFERRED: Final = {
     "cloud_broker.cli": "the web framework takes longer to load than any other command takes to run",
     "cloud_broker.client.call": "rich takes longer to load than a CSV stream takes to begin",
     "cloud_broker.client.cli": "httpx2 and rich take longer to load than `--help` should take",
+    "cloud_broker.client.cli_bulk": "httpx2 loads longer than `--help` should take",
     "cloud_broker.client.cli_sealing": "what seals is large, and most calls seal nothing",
     "cloud_broker.client.cli_dead_letters": "what signs is large, and most replays sign nothing",
     "agent.connectors.odbc.driver": "pyarrow is there with an extra only, and takes 40 MiB",

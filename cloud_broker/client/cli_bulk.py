@@ -12,7 +12,6 @@ import click
 from cloud_broker.client.call import tell
 from cloud_broker.client.connect import DONE, FAILED, as_json, connected
 from cloud_broker.client.errors import WordsError
-from cloud_broker.client.requests import encoded, new_key
 
 if TYPE_CHECKING:
     from cloud_broker.client.api import Outhaul
@@ -40,6 +39,9 @@ def bulk(client: Outhaul, file: BinaryIO, key_prefix: str | None, as_json: bool)
     \b
     {"agent": "plant-1", "operation": "create-sales-order", "params": {"customer": "C042"}, "idempotency_key": "o-1"}
     """
+    # Imported here: httpx2 loads longer than `--help` should take.
+    from cloud_broker.client.requests import encoded, new_key
+
     prefix = key_prefix if key_prefix is not None else new_key()
     taken = refused = 0
     try:

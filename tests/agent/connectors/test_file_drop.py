@@ -405,7 +405,7 @@ from agent.check.remedies import REMEDIES
 from agent.connectors.file.driver import FileDriver
 from agent.settings import DropOperation, FileConnection, FileFormat
 
-def slowly(operation, values):
+def slowly(operation, values, file=""):
     yield b"x" * 100_000
     print("written", flush=True)
     sys.stdin.readline()

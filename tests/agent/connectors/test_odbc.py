@@ -15,6 +15,7 @@ import pytest
 from agent.connectors.base import Finding, Outputs, Rows, RowSet
 from agent.connectors.odbc.connection_string import parts_of
 from agent.connectors.odbc.driver import OdbcDriver
+from agent.connectors.odbc.results import PIECE_BYTES
 from agent.errors import (
     Cancelled,
     CommandError,
@@ -316,7 +317,7 @@ def test_rows_come_in_chunks_and_the_first_early(erp: Session) -> None:
     )
     pieces = [piece for piece in erp.pieces(name) if isinstance(piece, Rows)]
     assert sum(piece.count for piece in pieces) == 20_000
-    assert max(len(piece.data) for piece in pieces) <= CHUNK_BYTES
+    assert max(len(piece.data) for piece in pieces) <= PIECE_BYTES
     assert len(pieces[0].data) < 5_000
     assert sum(len(piece.data) for piece in pieces[1:-1]) / len(pieces[1:-1]) > CHUNK_BYTES / 4
 
@@ -325,7 +326,7 @@ def test_wide_rows_after_narrow_ones_are_cut_into_chunks(pg: Session) -> None:
     sql = "SELECT n, CASE WHEN n > 2000 THEN repeat('x', 30000) END AS x FROM generate_series(1, 2050) n"
     pieces = [piece for piece in pg.pieces(pg.define(sql=sql, effect="read")) if isinstance(piece, Rows)]
     assert sum(piece.count for piece in pieces) == 2_050
-    assert max(len(piece.data) for piece in pieces) <= CHUNK_BYTES
+    assert max(len(piece.data) for piece in pieces) <= PIECE_BYTES
 
 
 def test_a_row_that_is_too_large_to_be_held_is_refused(pg: Session) -> None:

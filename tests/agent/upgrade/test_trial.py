@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.status import Status
+from agent.status import STALE_S, Status
 from agent.upgrade.trial import CRASHES, Trial, Verdict
 
 START = 1_000.0
@@ -89,8 +89,9 @@ def test_who_ended_after_its_last_word_is_not_up() -> None:
 def test_words_of_long_ago_are_none() -> None:
     one = trial()
     assert one.judge(said(START + 2), START + 2) is None
-    assert one.judge(said(START + 2), START + 30) is None
-    assert one.judge(said(START + 2), START + 61) is not None
+    verdict = one.judge(said(START + 2), START + 2 + STALE_S + one.grace_s)
+    assert verdict is not None
+    assert not verdict.up
 
 
 @pytest.mark.parametrize("linked", [True, False])

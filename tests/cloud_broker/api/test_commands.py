@@ -44,6 +44,7 @@ MEMBERS = [
     "resolution",
     "sealed",
     "seal_to",
+    "rows_as",
     "signed",
     "signature_sha256",
     "proof",
