@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -53,7 +54,11 @@ _RELEASE: Final = re.compile(r"\d+\.\d+\.\d+")
     metavar="S",
     help="Seconds that it has to stay up.",
 )
-@click.option("--no-wait", is_flag=True, help="Return when it is installed; a process of its own watches it.")
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Return at once, as always on Windows; a process of its own installs and watches it.",
+)
 @config_option
 @json_option
 def upgrade(
@@ -98,8 +103,9 @@ def upgrade(
     except OSError as exc:
         raise UpgradeError(f"{exc.filename}: {exc.strerror}; {RELEASE} is as it was") from exc
     _begin(own, signed.release, loaded, grace, steady)
-    if no_wait:
-        click.echo(f"{signed.release} is installed and being watched; outhaul-agent upgrade --status", err=True)
+    if no_wait or sys.platform == "win32":
+        # On Windows this very program is in the way of the one that is to replace it.
+        click.echo(f"{signed.release} will be installed and watched; then: outhaul-agent upgrade --status", err=True)
         return
     _tell(_ended(loaded), as_json)
 
@@ -250,6 +256,7 @@ def _begin(own: Installation, release: str, loaded: Loaded, grace: int, steady: 
         runs=running is not None,
         linked=running is not None and running.linked_since is not None,
         account=watcher.service_status().account,
+        asked_by=os.getpid(),
         grace_s=float(grace),
         steady_s=float(steady),
         until=time.time() + 2 * (INSTALL_S + grace + steady),

@@ -139,11 +139,13 @@ def _says_yes(*words: str) -> bool:
 
 
 def _do(*words: str, stdin: object = None, stdout: object = None) -> None:
-    given = {"stdin": stdin or subprocess.DEVNULL, "stdout": stdout or subprocess.PIPE}
+    # Windows Installer says nothing, and may leave somebody behind who keeps a pipe open.
+    says = subprocess.PIPE if words[0] != "msiexec" else subprocess.DEVNULL
+    given = {"stdin": stdin or subprocess.DEVNULL, "stdout": stdout or says, "stderr": says}
     environment = {**clean_environment(), "DEBIAN_FRONTEND": "noninteractive"}
     try:
         done = subprocess.run(  # type: ignore[call-overload]  # noqa: S603 - a system's own program; files or pipes
-            words, stderr=subprocess.PIPE, env=environment, check=False, timeout=INSTALL_S, **given
+            words, env=environment, check=False, timeout=INSTALL_S, **given
         )
     except FileNotFoundError:
         raise UpgradeError(f"{words[0]} is not on this machine, or not where programs are looked for") from None

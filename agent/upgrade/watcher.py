@@ -7,6 +7,7 @@ by who started it, never by a file in the agent's folder; from there it reads on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from agent.upgrade.trial import Trial, Verdict
 
 WORD: Final = "watch-upgrade"  # of the program's words, for itself only
 UNIT: Final = "outhaul-agent-upgrade"  # of the watcher under systemd: it is no part of who asked for it
+ASKED_S: Final = 30.0  # seconds for who asked to end, so that its program can be replaced
 LOOK_S: Final = 0.2  # seconds between two looks at how the agent says that it is
 TRY_S: Final = 600.0  # seconds that a command of a release may take
 _DETACHED: Final = 0x0208  # DETACHED_PROCESS and CREATE_NEW_PROCESS_GROUP
@@ -54,6 +56,7 @@ class Orders(msgspec.Struct, frozen=True):
         runs: whether the agent runs now; one that doesn't is not started.
         linked: whether the agent is linked now.
         account: that the service runs under; "" if unknown.
+        asked_by: the process that asked for it, which on Windows must end: its program can't be replaced until then.
         grace_s: seconds that a release has to come up.
         steady_s: seconds that it has to stay up.
         until: when all of it has ended, seconds since 1970.
@@ -68,6 +71,7 @@ class Orders(msgspec.Struct, frozen=True):
     runs: bool
     linked: bool
     account: str
+    asked_by: int
     grace_s: float
     steady_s: float
     until: float
@@ -128,8 +132,9 @@ def watch(orders: Orders) -> None:
     def tell(state: State, why: str = "") -> None:
         report.write(state_dir, Report(state, orders.before, orders.after, time.time(), why, orders.until))
 
-    manager = service() if orders.runs else None
     tell("watching")
+    _wait_for(orders.asked_by)
+    manager = service() if orders.runs else None
     verdict = _tried(installation, manager, orders, orders.after)
     if verdict.up:
         installation.keep_only(orders.before, orders.after)
@@ -139,6 +144,19 @@ def watch(orders: Orders) -> None:
         installation.forget(orders.after)
         tell("failed" if back.up else "stuck", verdict.why)
     installation.clear()
+
+
+def _wait_for(pid: int) -> None:
+    """Wait until a process has ended, as long as it takes somebody at a keyboard; on Windows only."""
+    if sys.platform == "win32":
+        import pywintypes
+        import win32api
+        import win32con
+        import win32event
+
+        with contextlib.suppress(pywintypes.error):  # it has ended
+            process = win32api.OpenProcess(win32con.SYNCHRONIZE, False, pid)
+            win32event.WaitForSingleObject(process, int(1000 * ASKED_S))
 
 
 def _tried(installation: Installation, manager: ServiceManager | None, orders: Orders, release: str) -> Verdict:

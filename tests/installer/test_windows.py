@@ -96,11 +96,18 @@ class Windows:
     def upgrade(self, package: Path, *words: str) -> dict[str, Any]:
         """Return what became of it."""
         program = r"C:\Program Files\Outhaul Agent\outhaul-agent.exe"
-        given = (_path(package), "--grace", "90", "--steady", "2", "--json")
-        answer = self.wine.run(program, "upgrade", *given, *words, timeout_s=MSI_S)
-        _show(f"outhaul-agent upgrade {package.name}", *answer.text.splitlines(), *self._noted())
-        assert answer.out.startswith("{"), f"{answer.text}\n{self.log()}"
-        found: dict[str, Any] = json.loads(answer.out)
+        given = (_path(package), "--grace", "90", "--steady", "2")
+        answer = self.wine.run(program, "upgrade", *given, *words)
+        assert answer.exit_code == 0, f"{answer.text}\n{self.log()}"
+        found: dict[str, Any] = {}
+
+        def ended() -> bool:
+            # Its program must not run while it is replaced.
+            found.update(json.loads((self.data / "state" / "upgrade.json").read_text("utf-8")))
+            return found["state"] not in ("installing", "watching")
+
+        until_so(ended, MSI_S)
+        _show(f"outhaul-agent upgrade {package.name}", answer.text, json.dumps(found), *self._noted())
         return found
 
     def facts(self, *words: str) -> Any:
