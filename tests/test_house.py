@@ -46,7 +46,7 @@ DEFERRED: Final = {
     "agent.signatures": "cryptography is needed only where callers sign",
     "agent.upgrade.package_managers": "what only Windows has",
     "agent.upgrade.packaged": "what only Windows has",
-    "agent.upgrade.watcher": "each system has its own manager of services, and Windows its own way to wait for a process",
+    "agent.upgrade.watcher": "each system has its own manager of services; Windows waits in its own way",
     "agent.upgrade.signature": "cryptography is needed only to verify a package",
     "agent.logs": "who writes to standard error needs nothing of files that follow each other",
     "agent.secrets": "a table: loads the store that the file names, and no other",
