@@ -164,7 +164,7 @@ def _tried(installation: Installation, manager: ServiceManager | None, orders: O
     state_dir = Path(orders.state_dir)
     try:
         since, began = time.time(), time.monotonic()
-        if manager is not None:
+        if manager is not None and manager.status().installed:  # a release that does not work may have lost it
             manager.stop()
         installation.switch(release)
         if not orders.runs:
