@@ -147,12 +147,21 @@ class UnlockedSecrets(SecretStore):
 
     def _answer(self, question: Question) -> Answer:
         process, self._ready = self._ready or self._start(), None
-        try:
-            said, _ = process.communicate(msgspec.json.encode(question), ANSWER_S)
-        except subprocess.TimeoutExpired as exc:
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
             process.kill()
-            process.communicate()
-            raise SecretError(f"the store of secrets did not answer within {ANSWER_S:.0f} s") from exc
+
+        # Not communicate()'s own timeout: that asks again and again whether the process has ended.
+        alarm = threading.Timer(ANSWER_S, give_up)
+        alarm.start()
+        try:
+            said, _ = process.communicate(msgspec.json.encode(question))
+        finally:
+            alarm.cancel()
+        if late.is_set():
+            raise SecretError(f"the store of secrets did not answer within {ANSWER_S:.0f} s")
         try:
             return msgspec.json.decode(said, type=Answer)
         except msgspec.DecodeError as exc:
