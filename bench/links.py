@@ -153,7 +153,7 @@ class Server:
 
 def measure(lab: Lab) -> list[Figure]:
     """Return what links take and how fast they are back, and what a broker without any takes."""
-    few, many = (50, 50) if lab.short else (2_000, 10_000)
+    few, many = (20, 20) if lab.short else (2_000, 10_000)
     rounds, settle_s = (1, 0.5) if lab.short else (3, 3.0)
     with _site(lab) as site:
         _enrol(site, site.folder / "swarm", many)

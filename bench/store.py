@@ -34,7 +34,7 @@ from protocol.states import CommandState
 
 ACME: Final = Scope(grown.TENANT)
 MANY: Final = 10_000_000  # finished commands
-FEW: Final = 20_000  # of the short form
+FEW: Final = 5_000  # of the short form
 KEPT: Final = ROOT / ".dev" / "bench"  # what takes minutes to make
 REMOVED_EACH: Final = 50  # as the broker does
 FAR: Final = 2_000_000_000.0  # later than all of them ended

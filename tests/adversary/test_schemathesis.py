@@ -9,11 +9,15 @@ from typing import Any
 import httpx2
 import pytest
 import schemathesis
+
+# Now, as it would be loaded in the middle of a test, where CPython before 3.11.4 may not have the depth to parse it.
+import schemathesis.specs.openapi.schemas
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     ignored_auth,
+    negative_data_rejection,
     positive_data_acceptance,
     unsupported_method,
     use_after_free,
@@ -32,6 +36,9 @@ synthetic = "echo"
 EXAMPLES = 12
 # Of several answers in a row; and a body may fit the schema and still name both agent and group.
 NOT_HERE = [ignored_auth, use_after_free, unsupported_method, positive_data_acceptance]
+
+# A line that is wrong is answered by a line: the request itself is one.
+NOT_OF = {"POST /v1/commands/bulk": [negative_data_rejection]}
 
 
 @schemathesis.serializer("application/pkcs10")
@@ -93,6 +100,6 @@ def _ask(operation: Any, caller: Caller) -> None:
             base_url=str(caller.base_url).rstrip("/"), headers={"Authorization": f"Bearer {caller.key}"}, timeout=60
         )
         assert response.status_code not in (500, 501, 502, 504), f"{operation.label}: {response.text}"
-        case.validate_response(response, excluded_checks=NOT_HERE)
+        case.validate_response(response, excluded_checks=[*NOT_HERE, *NOT_OF.get(operation.label, ())])
 
     ask()
