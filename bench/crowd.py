@@ -140,7 +140,9 @@ def _peak_mib(pair: Pair, count: int) -> float:
 
     def look() -> None:
         nonlocal peak
-        while not enough.wait(LOOK_S):
+        ended = False
+        while not ended:  # a short one is looked at too, when it has ended
+            ended = enough.wait(LOOK_S)
             family = [pid for one in (pair.broker.pid, pair.agent.pid) for pid in (one, *processes.descendants(one))]
             peak = max(peak, sum(map(_resident_mib, family)))
 
