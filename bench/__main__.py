@@ -88,7 +88,10 @@ def main() -> None:
         "short": words.short,
         "figures": [figure.document() for figure in figures],
     }
-    for file_, text in ((words.output, json.dumps(document, indent=2) + "\n"), (words.page, page(figures))):
+    for file_, text in (
+        (words.output, json.dumps(document, indent=2) + "\n"),
+        (words.page, page(figures, short=words.short)),
+    ):
         if file_ is not None:
             file_.parent.mkdir(parents=True, exist_ok=True)
             file_.write_text(text, "utf-8")

@@ -18,10 +18,17 @@ travels. Where a goal is not met, it says NO; how each is measured and what is k
 """
 
 
-def page(figures: Sequence[Figure]) -> str:
+SHORT: Final = """
+**This is a short form**: one round of small numbers. It shows that all of it works, and judges nothing.
+"""
+
+
+def page(figures: Sequence[Figure], *, short: bool) -> str:
     """Return the page as Markdown."""
     found = machine()
     lines = [INTRODUCTION.format(date=datetime.datetime.now(datetime.UTC).date(), **found)]
+    if short:
+        lines.append(SHORT)
     head = ("what", *HEAD[1:-1])
     lines.append(_row(head) + "\n" + _row(("---",) * len(head)))
     lines += [_row(cells(figure)[:-1]) for figure in figures]
