@@ -208,9 +208,12 @@ def _findings(file: IO[bytes]) -> Iterator[Finding]:
 
 def _make_folder(folder: Path, state_dir: Path) -> None:
     """Make the folder, as the agent's account's own where an administrator makes it."""
-    if folder.is_dir():
-        return
-    folder.mkdir(mode=0o700)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if folder.is_dir():
+            return
+        raise
     if sys.platform != "win32" and os.geteuid() == 0:
         owner = state_dir.stat()
         os.chown(folder, owner.st_uid, owner.st_gid)

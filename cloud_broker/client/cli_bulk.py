@@ -56,7 +56,7 @@ def bulk(client: Outhaul, file: BinaryIO, key_prefix: str | None, as_json: bool)
                 click.echo(encoded(_line(answer)).decode())
             if (taken + refused) % TOLD_EVERY == 0:
                 tell(f"{taken + refused:,} commands")
-    except BaseException:
+    except BaseException:  # above all Ctrl-C: it says how to go on
         tell(f"{taken:,} commands are kept; the same file again with --key-prefix {prefix} goes on without doubles")
         raise
     if as_json:

@@ -48,7 +48,7 @@ async def test_readers_of_any_speed_have_every_byte_once(tmp_path: Path, seed: i
         async for piece in result.chunks(0):
             found += piece
             for _ in range(chance.randrange(most_rounds + 1)):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a round of the loop: a reader as slow as chance wants
         return found
 
     reading = [asyncio.ensure_future(read(rounds)) for rounds in (0, 3, 50)]
@@ -60,7 +60,7 @@ async def test_readers_of_any_speed_have_every_byte_once(tmp_path: Path, seed: i
         whole += part
         result.append(part, 1, lambda _: None)
         for _ in range(chance.randrange(30)):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a round of the loop: a writer as slow as chance wants
     await result.complete([RowSetDone(len(whole), parts, hashlib.sha256(whole).hexdigest())])
     result.end()
     assert await asyncio.gather(*reading) == [whole] * 4
@@ -80,7 +80,7 @@ async def test_who_keeps_up_does_not_wait_for_the_disk(tmp_path: Path, monkeypat
     monkeypatch.setattr(result, "_write", stuck)
     pieces = result.chunks(0)
     first = asyncio.ensure_future(anext(pieces))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it waits from now on
     result.append(b"x" * 5_000, 1, lambda _: None)
     try:
         assert await asyncio.wait_for(first, 10.0) == b"x" * 5_000

@@ -72,7 +72,7 @@ class SoapDriver(Driver):
             location = str(self._path(location))
         try:
             self._wsdl = Wsdl(location, self._fetch, token)
-        except BaseException:
+        except BaseException:  # whatever ends it: nobody else knows of the open line
             self._exchange.close()
             raise
 

@@ -190,7 +190,7 @@ class Exchange:
                     remedy="soap.account",
                 ) from exc
             raise self._lost(url, exc) from exc
-        except BaseException:
+        except BaseException:  # also where the worker is told to stop: the line is counted
             self._let_go(line, kept=False)
             raise
         return Reply(

@@ -39,7 +39,7 @@ class Line:
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sock = plain if tls is None else tls.wrap_socket(plain, server_hostname=name)
-        except BaseException:
+        except BaseException:  # whatever ends it: nobody else has the socket
             plain.close()
             raise
         self._incoming = _Incoming(self._sock)

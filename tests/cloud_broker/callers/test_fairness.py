@@ -176,7 +176,7 @@ async def test_a_flood_at_a_gate_leaves_half_of_the_time_to_others() -> None:
         async with gate.place("flood"):
             entered = loop.time()
             while loop.time() - entered < 0.005:  # noqa: ASYNC110 - it is to be busy, and waits for nothing
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the others have their turn meanwhile
             inside_s += loop.time() - entered
 
     await asyncio.gather(*(one() for _ in range(20)))
