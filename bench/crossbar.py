@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from bench import peers
 from bench.figures import Lab
+from config.dev import processes
 from config.dev.databases import HOST, free_port
 
 PACKAGE: Final = "crossbar==26.10.1"
@@ -134,11 +135,7 @@ def program(words: list[str], log: Path, cwd: Path | None = None) -> Iterator[su
         yield process
     finally:
         process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.end(process, STOP_S)
 
 
 def until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from bench.figures import Figure, Goal, Lab, alternated
 from bench.passages import PIECE, WAIT_S, reading, through_outhaul
-from config.dev.demo import processes
+from config.dev import processes
 from config.dev.demo.pair import AGENT, Pair
 
 CALLERS: Final = 9

@@ -13,7 +13,7 @@ from typing import Final
 
 from bench.figures import Figure, Goal, Lab, alternated
 from cloud_broker.client.api import Outhaul
-from config.dev.demo import processes
+from config.dev import processes
 from config.dev.demo.pair import AGENT, Pair, pair
 
 MIB: Final = 1_048_576

@@ -21,8 +21,8 @@ from typing import Final
 
 from bench.figures import Figure, Goal, Lab
 from bench.peers import installed
+from config.dev import processes
 from config.dev.databases import free_port
-from config.dev.demo import processes
 from config.dev.demo.pair import TENANT, Pair
 from config.dev.demo.programs import must
 from installer.cached import frozen

@@ -24,7 +24,7 @@ from agent.settings import CallOperation, Effect, SoapConnection
 from bench import passages
 from bench.figures import Figure, Goal, Lab, alternated
 from bench.still import still_service
-from config.dev.demo import processes
+from config.dev import processes
 from config.dev.demo.pair import AGENT, Pair, pair
 from config.dev.finance import FOLDER, finance_service
 

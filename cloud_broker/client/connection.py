@@ -86,28 +86,15 @@ class Connection:
             body: called for each try.
             length: its bytes.
         """
-        pauses = pauses_s()
-        while True:
-            pause_s = next(pauses)
-            try:
-                answer = self._http.post(
-                    path,
-                    content=body(),
-                    headers={"Content-Length": str(length), "Content-Type": "application/octet-stream"},
-                    # Once all of it came, it is kept on the broker's disk before there is an answer.
-                    timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S, read=KEEP_S, write=KEEP_S),
-                )
-            except httpx2.TransportError as exc:
-                if pause_s is None:
-                    raise NotReachable(f"no answer from {self.url}: {_reason(exc)}") from exc
-            else:
-                if answer.is_success:
-                    return answer
-                asked_s = _retry_after_s(answer)
-                if answer.status_code not in REPEATABLE or pause_s is None or asked_s > LAST_PAUSE_S:
-                    raise problem(answer)
-                pause_s = max(pause_s, asked_s)
-            self._pause(pause_s)
+        return self._until_answered(
+            lambda: self._http.post(
+                path,
+                content=body(),
+                headers={"Content-Length": str(length), "Content-Type": "application/octet-stream"},
+                # Once all of it came, it is kept on the broker's disk before there is an answer.
+                timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S, read=KEEP_S, write=KEEP_S),
+            )
+        )
 
     def ask(
         self,
@@ -141,15 +128,24 @@ class Connection:
             headers=dict(headers or {}),
             timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S, read=silence_s if streamed else ANSWER_S + wait_s),
         )
+
+        def send() -> httpx2.Response:
+            answer = self._http.send(request, stream=streamed)
+            if streamed and not answer.is_success:
+                answer.read()
+            return answer
+
+        return self._until_answered(send, silence_tells=streamed)
+
+    def _until_answered(self, send: Callable[[], httpx2.Response], *, silence_tells: bool = False) -> httpx2.Response:
+        """Send until there is an answer; ``ReadTimeout`` passes where silence tells something."""
         pauses = pauses_s()
         while True:
             pause_s = next(pauses)
             try:
-                answer = self._http.send(request, stream=streamed)
-                if streamed and not answer.is_success:
-                    answer.read()
+                answer = send()
             except (httpx2.TransportError, httpx2.DecodingError) as exc:
-                if streamed and isinstance(exc, httpx2.ReadTimeout):
+                if silence_tells and isinstance(exc, httpx2.ReadTimeout):
                     raise
                 if pause_s is None:
                     raise NotReachable(f"no answer from {self.url}: {_reason(exc)}") from exc

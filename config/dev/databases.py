@@ -31,6 +31,8 @@ from typing import IO, Final
 
 import pyodbc
 
+from config.dev import processes
+
 if sys.platform != "win32":  # where only `free_port` is of use
     import pwd
 
@@ -147,11 +149,7 @@ class Server(ABC):
         if process is None:
             return
         process.send_signal(how if how is not None else self._stop_signal())
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.end(process, STOP_S)
 
     def _stop_signal(self) -> signal.Signals:
         return signal.SIGTERM

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from config.dev import npm
+from config.dev import npm, processes
 
 FOLDER: Final = Path(__file__).parent / "finance"
 START_S: Final = 30.0  # seconds; about one on a quiet machine
@@ -108,11 +108,7 @@ def finance_service(
         )
     finally:
         process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.end(process, STOP_S)
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from config.dev import npm
+from config.dev import npm, processes
 
 FOLDER: Final = Path(__file__).parent / "openid"
 START_S: Final = 60.0  # seconds; about two on a quiet machine
@@ -101,11 +101,7 @@ def openid_provider(
     finally:
         late.cancel()
         process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.end(process, STOP_S)
         process.stdout.close()
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from config.dev import processes
 from config.dev.databases import HOST, free_port
 
 START_S: Final = 20.0  # seconds until a proxy must answer; it takes some milliseconds
@@ -100,11 +101,7 @@ def _running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.end(process, STOP_S)
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from config.dev.demo import processes
+from config.dev import processes
 from config.dev.demo.steps import STEPS
 from config.dev.demo.story import Story, Untrue, want
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httpx2
 
-from config.dev.demo import processes
+from config.dev import processes
 from tests.faults.site import Lab
 from tests.whole.site import peak_bytes
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import httpx2
 
+from config.dev import processes
 from config.dev.databases import free_port
-from config.dev.demo import processes
 from config.dev.demo.programs import Program, ProgramError
 from tests.faults.erp import Erp
 from tests.faults.program import Arming, arm, fired

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from config.dev.demo import processes
+from config.dev import processes
 from tests.faults.proxy import Proxy, Toxics
 from tests.faults.renewals import at
 from tests.faults.site import Watched, until

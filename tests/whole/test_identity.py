@@ -212,8 +212,10 @@ async def test_a_certificate_is_renewed_and_the_one_before_is_refused(tmp_path: 
         await made.seen(lambda known: known.serial == site.serial())
         # Nothing of the old ones is left, and nothing that is under way.
         await until(
-            lambda: {path.name for path in (site.state / "identity").iterdir()}
-            == {"current", "lineage", "keys.json", "lock", site.serial()}
+            lambda: (
+                {path.name for path in (site.state / "identity").iterdir()}
+                == {"current", "lineage", "keys.json", "lock", site.serial()}
+            )
         )
         loaded = load(before.folder / "agent.toml")
         with pytest.raises(LinkRefused, match=r"replaced by a newer one|ran out|run out"):

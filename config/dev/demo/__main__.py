@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from config.dev import processes
 from config.dev.databases import ServerError
-from config.dev.demo import processes
 from config.dev.demo.erp import Erp, legacy_erp
 from config.dev.demo.pair import AGENT, Pair, head_office_key, pair
 from config.dev.demo.programs import ProgramError

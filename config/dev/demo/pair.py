@@ -13,8 +13,8 @@ from typing import Final
 
 from cloud_broker.client.api import Outhaul
 from cloud_broker.client.errors import OuthaulError
+from config.dev import processes
 from config.dev.databases import HOST, free_port
-from config.dev.demo import processes
 from config.dev.demo.programs import Answer, Program, must, run
 from config.dev.demo.story import Story
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from config.dev.demo import processes
+from config.dev import processes
 
 START_S: Final = 60.0  # seconds for a program to be ready; one or two on a quiet machine
 STOP_S: Final = 20.0  # seconds from the wish to stop to the kill
@@ -153,11 +153,7 @@ class Program:
             return
         children = processes.descendants(process.pid)
         process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.end(process, STOP_S)
         left = processes.still_there(children)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):

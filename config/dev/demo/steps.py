@@ -14,7 +14,8 @@ from decimal import Decimal
 from typing import Final
 
 from cloud_broker.client.errors import ProblemError
-from config.dev.demo import processes, trust
+from config.dev import processes
+from config.dev.demo import trust
 from config.dev.demo.erp import Erp
 from config.dev.demo.pair import AGENT, Pair
 from config.dev.demo.programs import LOOK_S, Answer, begin, run

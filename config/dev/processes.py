@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,15 @@ def of(pid: int) -> Sockets:
         frozenset(_port(fields[1]) for fields in mine if fields[3] == LISTEN),
         frozenset(_port(fields[2]) for fields in mine if fields[3] == ESTABLISHED),
     )
+
+
+def end(process: subprocess.Popen[bytes] | subprocess.Popen[str], within_s: float) -> None:
+    """Wait for a process that was asked to stop; kill it where it takes longer."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def descendants(pid: int) -> list[int]:
