@@ -146,11 +146,11 @@ def _later(signed: Signature, allow_downgrade: bool) -> None:
         )
 
 
-def _own() -> Installation:
+def _own(loaded: Loaded) -> Installation:
     from agent.upgrade import installation
     from agent.upgrade.side_by_side import own_program
 
-    found = installation.of(own_program())
+    found = installation.of(own_program(), loaded.path)
     if found is None:
         raise UpgradeError(
             f"nothing was changed: this program ({own_program()}) was put there by nobody that is known here: no "
@@ -163,7 +163,7 @@ def _own() -> Installation:
 
 def _installed(package: Path, signed: Signature, back: Path | None, loaded: Loaded) -> Installation:
     """Have all that the upgrade needs, after the new program was tried; raises ``OSError`` too."""
-    own = _own()
+    own = _own(loaded)
     if not package.name.endswith(own.suffixes):
         raise UpgradeError(
             f"{package.name} is genuine, and nothing was changed: the program here came with a package of another "
@@ -185,10 +185,11 @@ def _installed(package: Path, signed: Signature, back: Path | None, loaded: Load
 def _taken(own: Installation, package: Path, signed: Signature, loaded: Loaded) -> Path:
     from agent.upgrade import signature
 
-    copy = own.take(package, signed.release)
-    # Once more, of what nobody else can change between this look and its use.
-    signature.verify(copy, signed, loaded.settings.upgrade.trusted_keys)
-    return copy
+    def verify(copy: Path) -> None:
+        # Once more, of what nobody else can change between this look and its use.
+        signature.verify(copy, signed, loaded.settings.upgrade.trusted_keys)
+
+    return own.take(package, signed.release, verify)
 
 
 def _have_a_way_back(own: Installation, back: Path | None, loaded: Loaded) -> None:

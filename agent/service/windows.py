@@ -140,9 +140,15 @@ def _event_source(steps: _Taken) -> None:
 
 
 def _folders(steps: _Taken, config: Path, agent: str) -> None:
-    ours = _folder(steps, config.parent) or _is_ours(config.parent)
-    if ours:
+    made = _folder(steps, config.parent)
+    if made or _is_ours(config.parent):
+        _refuse_what_others_have(config.parent)
         _rights(steps, config.parent, windows_rights.FOR_THE_FILE)
+        if made and any(config.parent.iterdir()):
+            # Between its making and its rights any user could.
+            raise ServiceNotAllowed(
+                f"{config.parent}: somebody put something into it just now; remove it, and try again"
+            )
     if not config.exists():
         durable_file.write(config, starter_file(agent).encode(), 0o640)
         steps.did(f"{config} written, with nothing allowed yet", config.unlink)
@@ -163,6 +169,23 @@ def _is_ours(folder: Path) -> bool:
     # Others' folders keep the rights they have; this may be C:\ as well.
     ours = Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Outhaul"
     return folder == ours or service_sid() in windows_rights.rights(folder)
+
+
+def _refuse_what_others_have(folder: Path) -> None:
+    # Any user may have made it before us, with a file of theirs in it, and could take back all rights to it.
+    _refuse(folder)
+    if service_sid() not in windows_rights.rights(folder):
+        # An administrator has made it, and until now it had the rights of the folder above.
+        for path in folder.iterdir():
+            _refuse(path)
+
+
+def _refuse(path: Path) -> None:
+    if strange := windows_rights.distrusted(path):
+        raise ServiceNotAllowed(
+            f"{path}: {strange}, and was there before the agent. Look into it: if it is no work of yours, remove it; "
+            f'if it is, make it the administrators\' (takeown /F "{path}" /A), and try again'
+        )
 
 
 def _rights(steps: _Taken, folder: Path, wanted: str) -> None:

@@ -14,6 +14,9 @@ DESCRIPTION: Final = (
 )
 OWN_ACCOUNT: Final = rf"NT SERVICE\{SERVICE}"  # a virtual account: it has no password, and exists with the service
 
+SYSTEM: Final = "S-1-5-18"
+ADMINISTRATORS: Final = "S-1-5-32-544"
+
 
 def service_sid(service: str = SERVICE) -> str:
     r"""
@@ -27,3 +30,14 @@ def service_sid(service: str = SERVICE) -> str:
     """
     digest = hashlib.sha1(service.upper().encode("utf-16-le"), usedforsecurity=False).digest()
     return "S-1-5-80-" + "-".join(map(str, struct.unpack("<5I", digest)))
+
+
+def may_own(owner: str, caller: str) -> bool:
+    """
+    Whether a folder that was there already may become the agent's: its owner can give itself any right to it.
+
+    Args:
+        owner: SID of who has it.
+        caller: SID of who makes the service, which only administrators can.
+    """
+    return owner in (SYSTEM, ADMINISTRATORS, service_sid("TrustedInstaller"), caller)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 import pywintypes
+import win32api
 import win32security
 
-from agent.service.windows_names import service_sid
+from agent.service.windows_names import may_own, service_sid
 
 if sys.platform != "win32":
     raise ImportError("for Windows only")
@@ -24,15 +26,14 @@ _POLICY_ACCESS: Final = 0x810  # POLICY_LOOKUP_NAMES and POLICY_CREATE_ACCOUNT
 
 def administrators_and(service: str) -> str:
     """
-    Return an access list, as SDDL, that takes nothing from the folder above.
+    Return an access list, as SDDL, that takes nothing from the folder above, and the administrators as owners.
 
     Administrators and the system may do all, the service what ``service`` says, nobody else anything.
     """
     mine = f"(A;OICI;{service};;;{service_sid()})"
-    return f"D:PAI(A;OICI;{_ALL};;;SY)(A;OICI;{_ALL};;;BA){mine}"
+    return f"O:BAD:PAI(A;OICI;{_ALL};;;SY)(A;OICI;{_ALL};;;BA){mine}"
 
 
-FOR_ADMINISTRATORS: Final = f"D:PAI(A;OICI;{_ALL};;;SY)(A;OICI;{_ALL};;;BA)"
 FOR_THE_FILE: Final = administrators_and(_READ)  # the operator's word: the service may not change it
 FOR_THE_SERVICE: Final = administrators_and(_CHANGE)
 
@@ -50,22 +51,61 @@ def rights(folder: Path) -> str:
 
 
 def set_rights(folder: Path, sddl: str) -> None:
-    """Give a folder, and what is in it, an access list."""
+    """Give a folder, and what is in it, an access list; and the folder an owner, if one is named."""
     wanted = win32security.ConvertStringSecurityDescriptorToSecurityDescriptor(sddl, _REVISION)
     guard = (
         win32security.PROTECTED_DACL_SECURITY_INFORMATION
-        if sddl.startswith("D:P")
+        if "D:P" in sddl
         else win32security.UNPROTECTED_DACL_SECURITY_INFORMATION
     )
+    owner = wanted.GetSecurityDescriptorOwner() if sddl.startswith("O:") else None
+    if owner is not None:
+        guard |= win32security.OWNER_SECURITY_INFORMATION
     win32security.SetNamedSecurityInfo(
         str(folder),
         win32security.SE_FILE_OBJECT,
         win32security.DACL_SECURITY_INFORMATION | guard,
-        None,
+        owner,
         None,
         wanted.GetSecurityDescriptorDacl(),
         None,
     )
+
+
+def distrusted(path: Path) -> str:
+    """Return why a folder or file can't be taken for one that an administrator made; "" if it can be."""
+    if path.lstat().st_file_attributes & stat.FILE_ATTRIBUTE_REPARSE_POINT:
+        return "is a link to somewhere else"
+    try:
+        found = win32security.GetNamedSecurityInfo(
+            str(path), win32security.SE_FILE_OBJECT, win32security.OWNER_SECURITY_INFORMATION
+        )
+    except pywintypes.error:
+        return "does not show to whom it belongs"  # an administrator sees that, unless somebody took the right away
+    owner = found.GetSecurityDescriptorOwner()
+    if may_own(_text(owner), _text(_caller())):
+        return ""
+    return f"belongs to {_called(owner)}, who is neither the system nor the administrators"
+
+
+def _caller() -> Any:
+    token = win32security.OpenProcessToken(win32api.GetCurrentProcess(), win32security.TOKEN_QUERY)
+    try:
+        return win32security.GetTokenInformation(token, win32security.TokenUser)[0]
+    finally:
+        win32api.CloseHandle(token)
+
+
+def _text(sid: Any) -> str:
+    return str(win32security.ConvertSidToStringSid(sid))
+
+
+def _called(sid: Any) -> str:
+    try:
+        name, domain, _ = win32security.LookupAccountSid(None, sid)
+    except pywintypes.error:
+        return _text(sid)  # it is gone, or of a domain that does not answer
+    return f"{domain}\\{name} ({_text(sid)})"
 
 
 def may_log_on_as_service(account: str, *, allow: bool) -> bool:

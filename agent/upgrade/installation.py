@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from agent.upgrade.packaged import Packaged
+from agent.upgrade.packaged import Packaged, kept_beside
 from agent.upgrade.side_by_side import SideBySide
 
 
@@ -28,11 +29,15 @@ class Installation(Protocol):
     def current(self) -> str:
         """The release that is there, and starts."""
 
-    def take(self, package: Path, release: str) -> Path:
+    def take(self, package: Path, release: str, verify: Callable[[Path], None]) -> Path:
         """
         Copy a package to where only who may install anything can change it, and return the copy.
 
+        Args:
+            verify: looks at the copy before it counts as one, and raises ``UpgradeNotAllowed``; nothing is left then.
+
         Raises:
+            UpgradeNotAllowed: as ``verify`` does, or others could change the copy.
             UpgradeError: there is no room for it.
             OSError: it can't be copied.
         """
@@ -76,6 +81,11 @@ class Installation(Protocol):
         """Remove what an upgrade needs on its way."""
 
 
-def of(program: Path) -> Installation | None:
-    """Return how a program is installed; ``None`` where nothing is known that could put another in its place."""
-    return SideBySide.of(program) or Packaged.of(program)
+def of(program: Path, config: Path) -> Installation | None:
+    """
+    Return how a program is installed; ``None`` where nothing is known that could put another in its place.
+
+    Args:
+        config: the operator's file, absolute.
+    """
+    return SideBySide.of(program) or Packaged.of(program, kept_beside(config))

@@ -6,7 +6,7 @@ A program that a package manager has installed: the packages that were, kept whe
     /var/lib/outhaul-agent-packages/watcher/       the old program, while the manager replaces it
 
 No package manager keeps the package of what is installed, so there is no way back to a release whose package is not
-here. On Windows the folder is ``packages`` beside the operator's, in ``C:\ProgramData``.
+here. On Windows the folder is ``packages`` beside the operator's file, with the rights of that file's folder.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,14 +25,12 @@ from agent.upgrade.package_managers import MANAGERS, PackageManager
 
 PROGRAM: Final = "outhaul-agent.exe" if sys.platform == "win32" else "outhaul-agent"
 UNPACKED_TIMES: Final = 4  # as large as its package an unpacked release may be
-_WATCHER, _UNPACKED = "watcher", "unpacked"
+_WATCHER, _UNPACKED, _INCOMING = "watcher", "unpacked", "incoming"
 
 
-def kept_in() -> Path:
-    """Return the folder with the packages."""
-    if sys.platform == "win32":
-        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "Outhaul packages"
-    return Path("/var/lib/outhaul-agent-packages")
+def kept_beside(config: Path) -> Path:
+    """Return the folder with the packages, for the agent that has a certain file."""
+    return config.parent / "packages" if sys.platform == "win32" else Path("/var/lib/outhaul-agent-packages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +47,14 @@ class Packaged:
 
     root: Path
     manager: PackageManager
-    kept: Path = field(default_factory=kept_in)
+    kept: Path
     facts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, program: Path) -> Packaged | None:
+    def of(cls, program: Path, kept: Path) -> Packaged | None:
         """Return what a package manager has installed; ``None`` if none has."""
         program = program.resolve()
-        return next((cls(program.parent, manager) for manager in MANAGERS if manager.owns(program)), None)
+        return next((cls(program.parent, manager, kept) for manager in MANAGERS if manager.owns(program)), None)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -76,7 +75,7 @@ class Packaged:
         """Return where the package of a release is, if it is kept."""
         return self.kept / f"{release}{self.manager.suffix}"
 
-    def take(self, package: Path, release: str) -> Path:
+    def take(self, package: Path, release: str, verify: Callable[[Path], None]) -> Path:
         """Copy a package to where only administrators can change it; see ``Installation``."""
         self._folder()
         wanted = package.stat().st_size * (1 + UNPACKED_TIMES) + _size(self.root)
@@ -86,19 +85,23 @@ class Packaged:
                 f"{self.kept}: has {room >> 20} MiB left, and an upgrade needs {wanted >> 20}; nothing was changed"
             )
         copy = self.package(release)
-        whole = copy.with_name(f".{copy.name}.new")
-        shutil.copyfile(package, whole)
-        with whole.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(whole, copy)
+        incoming = self._anew(_INCOMING)
+        try:
+            whole = incoming / package.name
+            shutil.copyfile(package, whole)
+            with whole.open("rb+") as file:
+                os.fsync(file.fileno())
+            # Under its release's name each later upgrade believes it.
+            verify(whole)
+            os.replace(whole, copy)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
         durable_file.sync_folder(self.kept)
         return copy
 
     def unpack(self, package: Path, release: str) -> Path | None:
         """Unpack a package to try its program; see ``Installation``."""
-        folder = self.kept / _UNPACKED
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder = self._anew(_UNPACKED)
         if not self.manager.unpack(package, folder):
             return None
         for told in folder.rglob("VERSION"):
@@ -142,14 +145,22 @@ class Packaged:
         """Remove what was unpacked."""
         shutil.rmtree(self.kept / _UNPACKED, ignore_errors=True)
 
+    def _anew(self, name: str) -> Path:
+        folder = self.kept / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
     def _folder(self) -> None:
         """Have the folder, and nobody but administrators in it."""
-        self.kept.mkdir(mode=0o700, exist_ok=True)
         if sys.platform == "win32":
             from agent.service import windows_rights  # of Windows only
 
-            windows_rights.set_rights(self.kept, windows_rights.FOR_ADMINISTRATORS)
+            self.kept.mkdir(exist_ok=True)
+            if strange := windows_rights.distrusted(self.kept):
+                raise UpgradeNotAllowed(f"{self.kept}: {strange}; see what it is, and remove it")
             return
+        self.kept.mkdir(mode=0o700, exist_ok=True)
         found = self.kept.lstat()
         if self.kept.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise UpgradeNotAllowed(f"{self.kept}: others than root have rights to it; see what it is, and remove it")

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -69,7 +70,7 @@ class SideBySide:
         """Return the program of a release."""
         return self.root / VERSIONS / release / PROGRAM
 
-    def take(self, package: Path, release: str) -> Path:
+    def take(self, package: Path, release: str, verify: Callable[[Path], None]) -> Path:
         """Copy a package to where only who may install anything can change it; see ``Installation``."""
         size = package.stat().st_size
         wanted = size * (1 + UNPACKED_TIMES)
@@ -79,7 +80,12 @@ class SideBySide:
                 f"{self.root}: has {room >> 20} MiB left, and another release needs {wanted >> 20}; nothing was changed"
             )
         copy = self._incoming() / package.name
-        shutil.copyfile(package, copy)
+        try:
+            shutil.copyfile(package, copy)
+            verify(copy)
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
         return copy
 
     def unpack(self, package: Path, release: str) -> Path:

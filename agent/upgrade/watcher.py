@@ -28,7 +28,7 @@ from agent.upgrade import report
 from agent.upgrade.environment import clean_environment
 from agent.upgrade.installation import Installation
 from agent.upgrade.package_managers import MANAGERS
-from agent.upgrade.packaged import Packaged
+from agent.upgrade.packaged import Packaged, kept_beside
 from agent.upgrade.report import Report, State
 from agent.upgrade.side_by_side import PROGRAM, SideBySide
 from agent.upgrade.trial import Trial, Verdict
@@ -81,7 +81,8 @@ class Orders(msgspec.Struct, frozen=True):
         if not self.package:
             return SideBySide(Path(self.root))
         manager = next(one for one in MANAGERS if one.suffix == self.package)
-        return Packaged(Path(self.root), manager, facts={"config": self.config, "account": self.account})
+        facts = {"config": self.config, "account": self.account}
+        return Packaged(Path(self.root), manager, kept_beside(Path(self.config)), facts)
 
 
 def start(program: Path, orders: Orders) -> None:

@@ -253,6 +253,8 @@ def test_an_agent_on_windows_from_its_msi_to_its_removal(
     assert (done["state"], done["after"]) == ("done", packages.release), done
     assert windows.release() == packages.release
     assert (windows.program / "NEW").exists()
+    kept = {path.name for path in (windows.data / "packages").glob("*.msi")}
+    assert kept == {f"{RELEASE}.msi", f"{packages.release}.msi"}
     assert windows.service()["running"]
     until_so(lambda: caller.agent().get("state") == "online", 120)
     assert before <= {entry["id"] for entry in windows.facts("journal", "list")}
