@@ -20,6 +20,9 @@ HOUSE: Final = (*PROGRAMS, "installer", "config", "tests", "bench")
 # Modules that import inside functions, and why; nothing else does.
 DEFERRED: Final = {
     "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
+    "agent.cli_config": "`--help` starts without what only these need",
+    "agent.cli_enroll": "`--help` starts without what only an enrolment needs",
+    "agent.cli_secret": "`--help` starts without what only these need",
     "agent.cli_check": "`--help` and `run` start without what only a check needs",
     "agent.cli_diagnostics": "`--help` and `run` start without what only these need",
     "agent.cli_control": "`--help` and `run` start without what only these commands need",

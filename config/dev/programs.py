@@ -15,8 +15,10 @@ EXIT_CODES = "Exit codes: 0 done, 1 the thing failed, 2 the words are wrong, 3 n
 def walk(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Yield each command that can be typed, with its words, in the order of the help."""
     if isinstance(command, click.Group):
-        for name, child in command.commands.items():
-            yield from walk(child, (*words, name))
+        context = click.Context(command)
+        for name in command.list_commands(context):  # some load a command when it is asked for
+            if (child := command.get_command(context, name)) is not None:
+                yield from walk(child, (*words, name))
     else:
         yield words, command
 
