@@ -33,7 +33,7 @@ from bench.figures import Figure, Goal, Lab, alternated
 from bench.swarm import Words
 from cloud_broker.client.errors import OuthaulError
 from cloud_broker.identity.authorities import Authorities
-from cloud_broker.store.base import Agent
+from cloud_broker.store.agents import Agent
 from cloud_broker.store.sqlite import SqliteStore
 from cloud_broker.tenants import Scope
 from config.dev.databases import HOST, free_port

@@ -23,7 +23,7 @@ from typing import Final
 from bench import grown
 from bench.figures import Figure, Goal, Lab
 from cloud_broker.store import kinds
-from cloud_broker.store.base import Command, Finish
+from cloud_broker.store.commands import Command, Finish
 from cloud_broker.store.connections import connect_to_write
 from cloud_broker.store.queries import QUERIES, SCHEMA
 from cloud_broker.store.sqlite import SqliteStore

@@ -50,7 +50,8 @@ from cloud_broker.results import Results
 from cloud_broker.retries import Schedule
 from cloud_broker.router import Router
 from cloud_broker.settings import ConfigError, Settings, split_address
-from cloud_broker.store.base import Linked, Store
+from cloud_broker.store.agents import Linked
+from cloud_broker.store.base import Store
 from cloud_broker.store.open import migration, open_store
 from cloud_broker.tenants import Scope
 from protocol import limits

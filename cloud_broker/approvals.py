@@ -25,8 +25,8 @@ from cloud_broker.errors import (
     StoreUnavailable,
 )
 from cloud_broker.settings import ApprovalSettings
+from cloud_broker.store.answers import IdempotencyConflict
 from cloud_broker.store.approvals import Approval, ApprovalStore, State
-from cloud_broker.store.base import IdempotencyConflict
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id
 

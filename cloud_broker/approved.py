@@ -13,8 +13,10 @@ from cloud_broker.audit.trail import caller
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import AgentNotFound, Conflict
 from cloud_broker.replays import ReplayRuns
+from cloud_broker.store.agents import Agent
 from cloud_broker.store.approvals import Approval
-from cloud_broker.store.base import Agent, CommandFilter, Store
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import CommandFilter
 from cloud_broker.tenants import Scope
 
 Revoke = Callable[[Scope, str, str], Awaitable[bool]]

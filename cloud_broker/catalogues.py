@@ -13,7 +13,7 @@ import msgspec
 
 from cloud_broker import schema_cost
 from cloud_broker.breakers import Guard
-from cloud_broker.store.base import Effect
+from cloud_broker.store.commands import Effect
 
 MIN_RATE_PER_S: Final = 1 / 86_400.0  # one a day; the slowest that the agent's file can say
 MAX_COOL_DOWN_S: Final = 86_400.0  # seconds

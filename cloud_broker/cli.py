@@ -36,8 +36,10 @@ from cloud_broker.identity import authorities, tokens
 from cloud_broker.identity.authority import Authority
 from cloud_broker.identity.trust import Trust
 from cloud_broker.settings import Settings
-from cloud_broker.store.base import ApiKey, Exists, Store
+from cloud_broker.store.answers import Exists
+from cloud_broker.store.base import Store
 from cloud_broker.store.open import open_store
+from cloud_broker.store.tenants import ApiKey
 from cloud_broker.tenants import SCOPES
 
 

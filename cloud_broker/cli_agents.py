@@ -13,7 +13,9 @@ from cloud_broker.cli_options import Failure, Name, Out, in_store, known_tenant,
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.identity.certificates import name_of
 from cloud_broker.settings import Settings
-from cloud_broker.store.base import Agent, Exists, Store
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.answers import Exists
+from cloud_broker.store.base import Store
 from cloud_broker.tenants import Scope
 
 

@@ -16,7 +16,8 @@ from cloud_broker.identity.authorities import Authorities
 from cloud_broker.identity.authority import Authority
 from cloud_broker.identity.rollover import Progress, progress
 from cloud_broker.settings import Settings
-from cloud_broker.store.base import Agent, Store
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.base import Store
 from cloud_broker.tenants import Scope
 
 NAMED: Final = 10  # agents named in a sentence; `authority status --json` names all

@@ -33,7 +33,10 @@ from cloud_broker.errors import (
 from cloud_broker.lines import Line
 from cloud_broker.results import Results, RowReader
 from cloud_broker.router import Router
-from cloud_broker.store.base import Agent, Command, IdempotencyConflict, RowSetInfo, Step, Store
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.answers import IdempotencyConflict
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, RowSetInfo, Step
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id
 from protocol.states import CommandState

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cloud_broker.lines import Line
-from cloud_broker.store.base import Agent
+from cloud_broker.store.agents import Agent
 from protocol.limits import BEAT_S
 
 # ``enrolled`` is all that the command line, which is linked to nobody, can tell.

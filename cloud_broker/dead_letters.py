@@ -18,7 +18,9 @@ from cloud_broker.errors import (
     ResolveFirst,
     SignatureWanted,
 )
-from cloud_broker.store.base import Command, CommandError, IdempotencyConflict, Resolution, Step, Store
+from cloud_broker.store.answers import IdempotencyConflict
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, CommandError, Resolution, Step
 from cloud_broker.tenants import Scope
 from cloud_broker.timeline import Attempt, Phase, attempts, phase, timeline
 from protocol.states import FINAL, CommandState

@@ -10,7 +10,7 @@ from typing import Final
 
 from cloud_broker.lines import Entry, Line
 from cloud_broker.settlement import SILENT_S, STOP_S, Decision, doubt, ended, gave_up, lost, silent, unheard
-from cloud_broker.store.base import Command, Finish
+from cloud_broker.store.commands import Command, Finish
 from protocol import limits
 from protocol.messages import Cancel
 from protocol.states import PHASES, CommandState

@@ -33,7 +33,9 @@ from cloud_broker.link.conversation import Conversation, Greeting, Refused
 from cloud_broker.members import leased
 from cloud_broker.router import Router, full_jitter
 from cloud_broker.settlement import REPEATABLE, Decision, doubt, error_of, resume_at, settle
-from cloud_broker.store.base import Agent, CommandError, Finish, RowSetInfo, Step, Store
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import CommandError, Finish, RowSetInfo, Step
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.errors import RemoteProtocolError

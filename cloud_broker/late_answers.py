@@ -17,7 +17,8 @@ from cloud_broker.lines import Line, forget
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.router import Router
 from cloud_broker.settlement import REPEATABLE, error_of
-from cloud_broker.store.base import Command, Step, Store
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, Step
 from cloud_broker.tenants import Scope
 from protocol.messages import Completed, Held, Resume
 from protocol.states import FINAL, CommandState, Phase

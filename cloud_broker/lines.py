@@ -16,7 +16,7 @@ from cloud_broker.catalogues import Catalogue, Connection
 from cloud_broker.link.conversation import Conversation
 from cloud_broker.queues import Lane, Queue
 from cloud_broker.results import LiveResult
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from cloud_broker.tenants import Scope
 from protocol.flow import Bucket
 from protocol.messages import Ack

@@ -28,7 +28,7 @@ from typing import Final, Protocol
 from cloud_broker.catalogues import Operation
 from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.conversation import Conversation
-from cloud_broker.store.base import Command, Step
+from cloud_broker.store.commands import Command, Step
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.messages import GROUPS, Cancel, Completed, Run

@@ -23,7 +23,10 @@ from cloud_broker.errors import (
     SignatureWanted,
     StoreUnavailable,
 )
-from cloud_broker.store.base import Command, CommandFilter, IdempotencyConflict, ReplayRun, Skipped, Store
+from cloud_broker.store.answers import IdempotencyConflict
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, CommandFilter
+from cloud_broker.store.dead_letters import ReplayRun, Skipped
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from cloud_broker.errors import ResultGone
-from cloud_broker.store.base import RowSetInfo
+from cloud_broker.store.commands import RowSetInfo
 from cloud_broker.tails import Tail
 from cloud_broker.tenants import Scope
 from protocol import limits, sealing

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol.messages import Completed
 
 MOST_DOUBLINGS: Final = 32  # beyond it any first delay has reached any longest one

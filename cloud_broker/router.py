@@ -33,7 +33,9 @@ from cloud_broker.queues import Lane, Order, Queue
 from cloud_broker.results import LiveResult, Results
 from cloud_broker.retries import Again, Schedule
 from cloud_broker.settlement import REPEATABLE, ended
-from cloud_broker.store.base import Agent, Command, Finish, Step, Store
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, Finish, Step
 from cloud_broker.tenants import Scope
 from protocol.messages import (
     BLOBS,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from cloud_broker.store.base import Command, CommandError, Effect, Finish
+from cloud_broker.store.commands import Command, CommandError, Effect, Finish
 from protocol import limits
 from protocol.messages import Completed, Held
 from protocol.states import CommandState

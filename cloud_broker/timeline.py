@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cloud_broker.store.base import Command, CommandError, Step
+from cloud_broker.store.commands import Command, CommandError, Step
 from protocol.states import FINAL, CommandState
 
 Phase = Literal["queued", "dispatched", "running"]

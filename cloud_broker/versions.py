@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from cloud_broker.catalogues import Catalogue, Operation, operation_digests
-from cloud_broker.store.base import Agent, Command, CommandError, Finish
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.commands import Command, CommandError, Finish
 from protocol.states import CommandState
 
 

@@ -27,8 +27,8 @@ from cloud_broker.errors import (
     TenantSuspended,
 )
 from cloud_broker.identity.tokens import DEFAULT_TTL_S, MAX_TTL_S
+from cloud_broker.store.agents import Agent
 from cloud_broker.store.approvals import Approval
-from cloud_broker.store.base import Agent
 from cloud_broker.tenants import NAME, Scope
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"])

@@ -25,7 +25,7 @@ from cloud_broker.api.turnstile import turnstile, visit
 from cloud_broker.api.views import CommandView, command_view
 from cloud_broker.commands import Submission
 from cloud_broker.errors import BrokerError, ContentTypeUnsupported, RequestInvalid, RequestTooLarge, TenantSuspended
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol.states import FINAL, CommandState
 
 NDJSON: Final = "application/x-ndjson"

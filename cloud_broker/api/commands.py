@@ -31,7 +31,7 @@ from cloud_broker.errors import (
     TooManyOpenCommands,
     Unavailable,
 )
-from cloud_broker.store.base import Command, CommandFilter
+from cloud_broker.store.commands import Command, CommandFilter
 from cloud_broker.tenants import Scope
 from protocol.states import FINAL, CommandState
 

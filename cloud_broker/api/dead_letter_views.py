@@ -8,7 +8,8 @@ import msgspec
 
 from cloud_broker.api.views import CommandView, ErrorView, error_view, time_or_none, time_text
 from cloud_broker.dead_letters import DeadLetter
-from cloud_broker.store.base import CommandFilter, ReplayRun, Step
+from cloud_broker.store.commands import CommandFilter, Step
+from cloud_broker.store.dead_letters import ReplayRun
 from cloud_broker.timeline import Attempt
 
 

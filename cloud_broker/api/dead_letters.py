@@ -45,7 +45,7 @@ from cloud_broker.errors import (
     TenantSuspended,
     Unavailable,
 )
-from cloud_broker.store.base import CommandFilter
+from cloud_broker.store.commands import CommandFilter
 from protocol.states import CommandState
 
 MAX_NOTE_CHARS: Final = 4_000

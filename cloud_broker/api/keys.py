@@ -21,7 +21,7 @@ from cloud_broker.errors import (
     RequestInvalid,
     StoreUnavailable,
 )
-from cloud_broker.store.base import ApiKey
+from cloud_broker.store.tenants import ApiKey
 
 router = APIRouter(prefix="/v1/keys", tags=["administration"])
 

@@ -17,7 +17,9 @@ from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import BrokerError
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import Settings
-from cloud_broker.store.base import Agent, Command, RowSetInfo, Store
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, RowSetInfo
 from cloud_broker.tenants import Scope
 from protocol.messages import Enrol, Enrolled
 

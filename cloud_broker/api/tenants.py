@@ -13,7 +13,7 @@ from cloud_broker.api.openapi import describe
 from cloud_broker.api.services import services
 from cloud_broker.api.views import ListView, TenantView, tenant_view
 from cloud_broker.errors import Conflict, ContentTypeUnsupported, Forbidden, RequestInvalid, StoreUnavailable
-from cloud_broker.store.base import Exists
+from cloud_broker.store.answers import Exists
 from cloud_broker.tenants import NAME
 
 router = APIRouter(prefix="/v1/tenants", tags=["administration"])

@@ -11,7 +11,9 @@ import msgspec
 from cloud_broker.callers.keys import state
 from cloud_broker.conditions import AgentCondition
 from cloud_broker.releases import outdated
-from cloud_broker.store.base import Agent, ApiKey, Command, CommandError, Resolution, RowSetInfo, Tenant
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.commands import Command, CommandError, Resolution, RowSetInfo
+from cloud_broker.store.tenants import ApiKey, Tenant
 from protocol.signing import signature_digest
 from protocol.states import FINAL, CommandState
 

@@ -16,7 +16,8 @@ from cloud_broker.callers.jwts import TokenRefused
 from cloud_broker.callers.keys import KEY
 from cloud_broker.callers.openid import Providers
 from cloud_broker.errors import CredentialExpired, Unauthenticated
-from cloud_broker.store.base import ApiKey, Store, Tenant
+from cloud_broker.store.base import Store
+from cloud_broker.store.tenants import ApiKey, Tenant
 
 NOTE_USE_S: Final = 60.0  # seconds; the last use of a key is known to a minute, and costs a write a minute
 KEPT_S: Final = 0.5  # seconds that what the store said is taken for true; a revocation elsewhere acts by then

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from cloud_broker.store.base import ApiKey
+from cloud_broker.store.tenants import ApiKey
 from cloud_broker.tenants import SCOPES
 
 ID_BYTES: Final = 6  # bytes of chance in an id; it only has to be unlike the others

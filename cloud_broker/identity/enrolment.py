@@ -12,7 +12,9 @@ from typing import Final
 
 from cloud_broker.identity.authority import DEFAULT_TERMS, Authority, Terms
 from cloud_broker.identity.certificates import CertificateInvalid, end_of, same_key
-from cloud_broker.store.base import Agent, Store, Token
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.base import Store
+from cloud_broker.store.tenants import Token
 from cloud_broker.tenants import Scope
 from protocol.messages import Enrol, Enrolled
 

@@ -29,7 +29,8 @@ from cloud_broker.identity.lineage import Verdict
 from cloud_broker.identity.standing import refusal, serials
 from cloud_broker.identity.trust import Trust
 from cloud_broker.link.base import Peer
-from cloud_broker.store.base import Agent, Arrival, NextCertificate, Store
+from cloud_broker.store.agents import Agent, Arrival, NextCertificate
+from cloud_broker.store.base import Store
 from cloud_broker.tenants import Scope
 from protocol import signing
 from protocol.messages import Enrolled, Hello, Recover, Renew, Renewed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud_broker.identity.authorities import Authorities
-from cloud_broker.store.base import Agent
+from cloud_broker.store.agents import Agent
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from cloud_broker.link.base import Peer
-from cloud_broker.store.base import Agent, Tenant
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.tenants import Tenant
 
 _AGAIN: Final = "enrol again with a new token"
 

@@ -9,7 +9,8 @@ from typing import Final
 from cloud_broker.identity import enrolment
 from cloud_broker.identity.trust import Trust
 from cloud_broker.settings import Settings
-from cloud_broker.store.base import Store, Token
+from cloud_broker.store.base import Store
+from cloud_broker.store.tenants import Token
 from protocol.ids import new_id
 
 DEFAULT_TTL_S: Final = 3_600.0  # seconds; long enough to walk to the machine

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cloud_broker.audit.trail import BROKER, Act, caller, digest, time_text
-from cloud_broker.store.base import Agent, ApiKey, Command, Finish, ReplayRun, Resolution, Token
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.commands import Command, Finish, Resolution
+from cloud_broker.store.dead_letters import ReplayRun
+from cloud_broker.store.tenants import ApiKey, Token
 from protocol.states import CommandState
 
 MAX_CODE_CHARS: Final = 100  # of an error, which an agent may have told

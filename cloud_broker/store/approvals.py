@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from cloud_broker.store.answers import Page
 from cloud_broker.tenants import Scope
-
-if TYPE_CHECKING:
-    from cloud_broker.store.base import Page
 
 State = Literal["open", "approved", "done", "failed", "refused", "withdrawn", "expired"]
 

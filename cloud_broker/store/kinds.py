@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from cloud_broker.store import acts, records, together
-from cloud_broker.store.base import Command, Finish, IdempotencyConflict
+from cloud_broker.store.answers import IdempotencyConflict
+from cloud_broker.store.commands import Command, Finish
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.store.sqlite_audit import note
 from cloud_broker.store.together import Kind

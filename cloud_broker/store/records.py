@@ -8,22 +8,10 @@ from typing import Any, Final
 import msgspec
 
 from cloud_broker.identity.lineage import Lineage
-from cloud_broker.store.base import (
-    Agent,
-    ApiKey,
-    Command,
-    CommandError,
-    CommandFilter,
-    Finish,
-    NextCertificate,
-    ReplayRun,
-    Resolution,
-    RowSetInfo,
-    Skipped,
-    Step,
-    Tenant,
-    Token,
-)
+from cloud_broker.store.agents import Agent, NextCertificate
+from cloud_broker.store.commands import Command, CommandError, CommandFilter, Finish, Resolution, RowSetInfo, Step
+from cloud_broker.store.dead_letters import ReplayRun, Skipped
+from cloud_broker.store.tenants import ApiKey, Tenant, Token
 from protocol.states import CommandState
 
 Row = tuple[Any, ...]

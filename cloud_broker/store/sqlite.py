@@ -14,26 +14,17 @@ import msgspec
 from cloud_broker.audit.trail import BROKER, Act
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.store import acts, kinds, records
-from cloud_broker.store.base import (
-    Agent,
-    ApiKey,
-    Command,
-    CommandFilter,
-    Exists,
-    Finish,
-    IdempotencyConflict,
-    Page,
-    Step,
-    Store,
-    Tenant,
-    Token,
-)
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.answers import Exists, IdempotencyConflict, Page
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, CommandFilter, Finish, Step
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.store.sqlite_approvals import SqliteApprovals
 from cloud_broker.store.sqlite_arrivals import SqliteArrivals
 from cloud_broker.store.sqlite_audit import note
 from cloud_broker.store.sqlite_blobs import SqliteBlobs
 from cloud_broker.store.sqlite_dead_letters import SqliteDeadLetters
+from cloud_broker.store.tenants import ApiKey, Tenant, Token
 from cloud_broker.tenants import Scope
 from protocol.states import DEAD_LETTERS, FINAL, CommandState
 

@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from cloud_broker.audit.trail import Act, caller
 from cloud_broker.store import records
+from cloud_broker.store.answers import IdempotencyConflict, Page
 from cloud_broker.store.approvals import Approval, State
-from cloud_broker.store.base import IdempotencyConflict, Page, Step
+from cloud_broker.store.commands import Step
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.store.sqlite_audit import SqliteAudit, note
 from cloud_broker.tenants import Scope

@@ -9,9 +9,10 @@ from typing import Any, Final
 import msgspec
 
 from cloud_broker.store import records, together
-from cloud_broker.store.base import Agent, Arrival, Arrived, Linked, Tenant
+from cloud_broker.store.agents import Agent, Arrival, Arrived, Linked
 from cloud_broker.store.sqlite_audit import head, note
 from cloud_broker.store.sqlite_file import SqliteFile
+from cloud_broker.store.tenants import Tenant
 from cloud_broker.store.together import Kind
 from cloud_broker.tenants import Scope
 

@@ -10,18 +10,9 @@ import msgspec
 
 from cloud_broker.audit.trail import Act
 from cloud_broker.store import acts, records, together
-from cloud_broker.store.base import (
-    MAX_SKIPPED,
-    Command,
-    CommandError,
-    CommandFilter,
-    IdempotencyConflict,
-    Page,
-    ReplayRun,
-    Resolution,
-    Skipped,
-    Step,
-)
+from cloud_broker.store.answers import IdempotencyConflict, Page
+from cloud_broker.store.commands import Command, CommandError, CommandFilter, Resolution, Step
+from cloud_broker.store.dead_letters import MAX_SKIPPED, ReplayRun, Skipped
 from cloud_broker.store.queries import QUERIES
 from cloud_broker.store.sqlite_audit import SqliteAudit, note
 from cloud_broker.tenants import Scope

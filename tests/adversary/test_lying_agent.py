@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.errors import LinkError
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol import limits
 from protocol.messages import (
     Beat,

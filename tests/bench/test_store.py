@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import grown
 from bench.store import ACME, FAR, REMOVED_EACH, _beside_many, _while_removing
 from cloud_broker.audit.trail import AuditFilter
-from cloud_broker.store.base import CommandFilter
+from cloud_broker.store.commands import CommandFilter
 from cloud_broker.store.sqlite import SqliteStore
 from protocol.states import CommandState
 

@@ -11,7 +11,7 @@ from cloud_broker.breakers import Guard
 from cloud_broker.catalogues import Catalogue, Connection
 from cloud_broker.conditions import AgentCondition, ConnectionCondition, condition
 from cloud_broker.lines import Line
-from cloud_broker.store.base import Agent
+from cloud_broker.store.agents import Agent
 from protocol.limits import BEAT_S
 
 AGENT = Agent("acme", "plant-1", None, "0a", 9e9, 1_000.0)

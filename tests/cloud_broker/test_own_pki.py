@@ -23,7 +23,7 @@ from cloud_broker.identity.authority import Authority
 from cloud_broker.identity.certificates import CertificateInvalid
 from cloud_broker.link.terminators import Terminators, address_of, shown, verify
 from cloud_broker.settings import CertificateSettings, ConfigError
-from cloud_broker.store.base import Agent
+from cloud_broker.store.agents import Agent
 from protocol.messages import Renew, Renewed
 from tests.agent.link.certificates import csr
 from tests.cloud_broker.own_pki import Pki

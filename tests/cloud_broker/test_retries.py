@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cloud_broker.retries import Again, Schedule, after
-from cloud_broker.store.base import Command, Effect
+from cloud_broker.store.commands import Command, Effect
 from protocol.messages import Completed
 from protocol.states import CommandState
 

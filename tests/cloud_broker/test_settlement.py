@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from cloud_broker.settlement import Decision, ended, gave_up, lost, settle, silent
-from cloud_broker.store.base import Command, CommandError, Effect
+from cloud_broker.store.commands import Command, CommandError, Effect
 from protocol.messages import Held
 from protocol.states import CommandState
 

@@ -20,7 +20,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 
 from cloud_broker.settings import ConfigError, Settings
 from cloud_broker.store import queries
-from cloud_broker.store.base import Command, CommandFilter, IdempotencyConflict
+from cloud_broker.store.answers import IdempotencyConflict
+from cloud_broker.store.commands import Command, CommandFilter
 from cloud_broker.store.open import open_store
 from cloud_broker.store.sqlite import SqliteStore
 from protocol.states import FINAL, CommandState
@@ -136,7 +137,7 @@ FULL_DISK = """
 import asyncio, resource, os
 from pathlib import Path
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.store.base import CommandFilter
+from cloud_broker.store.commands import CommandFilter
 from cloud_broker.store.sqlite import SqliteStore
 from tests.contracts.store import ACME, command, settled
 

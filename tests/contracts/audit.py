@@ -12,17 +12,11 @@ import pytest
 from cloud_broker.audit import trail as audit
 from cloud_broker.audit.trail import BEGINNING, BROKER, Act, AuditFilter, Record
 from cloud_broker.audit.verify import of_store
-from cloud_broker.store.base import (
-    ApiKey,
-    CommandError,
-    CommandFilter,
-    IdempotencyConflict,
-    ReplayRun,
-    Resolution,
-    RowSetInfo,
-    Store,
-    Token,
-)
+from cloud_broker.store.answers import IdempotencyConflict
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import CommandError, CommandFilter, Resolution, RowSetInfo
+from cloud_broker.store.dead_letters import ReplayRun
+from cloud_broker.store.tenants import ApiKey, Token
 from protocol.states import CommandState
 from tests.contracts.store import ACME, OTHER, START, agent, command, finish, settled
 

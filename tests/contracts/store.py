@@ -14,28 +14,12 @@ import pytest
 
 from cloud_broker.audit.trail import Act
 from cloud_broker.identity.lineage import Lineage
-from cloud_broker.store.base import (
-    MAX_SKIPPED,
-    Agent,
-    ApiKey,
-    Arrival,
-    Command,
-    CommandError,
-    CommandFilter,
-    Exists,
-    Finish,
-    IdempotencyConflict,
-    Linked,
-    NextCertificate,
-    ReplayRun,
-    Resolution,
-    RowSetInfo,
-    Skipped,
-    Step,
-    Store,
-    Tenant,
-    Token,
-)
+from cloud_broker.store.agents import Agent, Arrival, Linked, NextCertificate
+from cloud_broker.store.answers import Exists, IdempotencyConflict
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, CommandError, CommandFilter, Finish, Resolution, RowSetInfo, Step
+from cloud_broker.store.dead_letters import MAX_SKIPPED, ReplayRun, Skipped
+from cloud_broker.store.tenants import ApiKey, Tenant, Token
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id
 from protocol.states import DEAD_LETTERS, FINAL, CommandState

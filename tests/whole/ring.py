@@ -36,8 +36,10 @@ from cloud_broker.link.conversation import Conversation as BrokerConversation
 from cloud_broker.results import Results
 from cloud_broker.router import Router
 from cloud_broker.settings import LimitSettings
-from cloud_broker.store.base import Agent, Command, Token
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.commands import Command
 from cloud_broker.store.sqlite import SqliteStore
+from cloud_broker.store.tenants import Token
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.messages import Limits

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cloud_broker.client.sealing import End, SealedCall
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol.sealing import HEAD, LAST, LENGTH
 from tests.whole.ring import Ring, Site
 

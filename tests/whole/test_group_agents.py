@@ -21,7 +21,7 @@ from cloud_broker import members
 from cloud_broker.api.services import Services
 from cloud_broker.commands import Submission
 from cloud_broker.identity.lineage import Lineage
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol.messages import RENEWAL, Ack, Catalogue, Completed, Goodbye, Hello, Limits, Run
 from tests.cloud_broker.plain_agent import ACME, Link, PlainAgent, broker
 from tests.whole.ring import SCOPE, BrokerEnd, Ring, Site, ring

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from cloud_broker import members
 from cloud_broker.catalogues import Operation, read
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol.messages import GROUPS, Accepted, Cancel, Completed, Condition, Held, Resume, Run, Started
 from tests.waiting import until
 from tests.whole.ring import SCOPE, Ring, ring

@@ -37,7 +37,7 @@ from cloud_broker.api.services import Services
 from cloud_broker.identity import authorities as rollover
 from cloud_broker.identity.authority import Authority
 from cloud_broker.settings import Settings
-from cloud_broker.store import base
+from cloud_broker.store import agents
 from cloud_broker.tenants import Scope
 from config.dev.databases import free_port
 from tests.waiting import until
@@ -140,12 +140,12 @@ class Place:
         text, _ = await self.services.issue_token(ACME, "plant-1", None, 3600.0, "test")
         return text
 
-    async def known(self) -> base.Agent:
+    async def known(self) -> agents.Agent:
         found = await self.services.store.agent(ACME, "plant-1")
         assert found is not None
         return found
 
-    async def seen(self, true: Callable[[base.Agent], bool], seconds: float = 20.0) -> None:
+    async def seen(self, true: Callable[[agents.Agent], bool], seconds: float = 20.0) -> None:
         """Wait for something that the broker has of the agent."""
         async with asyncio.timeout(seconds):
             while not true(await self.known()):  # noqa: ASYNC110 - what is waited for is told by nobody
@@ -372,7 +372,7 @@ async def own_place(folder: Path) -> AsyncIterator[tuple[Place, OwnPki, Site]]:
         "client_authorities": pki.ca,
     }
     async with place(folder, link=link) as made:
-        await made.services.store.add_agent(base.Agent("acme", "plant-1", None, "", 0.0, time.time(), own_pki=True))
+        await made.services.store.add_agent(agents.Agent("acme", "plant-1", None, "", 0.0, time.time(), own_pki=True))
         site = await made.site(
             link=f'url = "{made.settings.link.url}"\ncertificate = "plant.crt"\nkey = "plant.key"\n'
             f'passphrase = "{{secret:own-key}}"\nauthorities = "{pki.ca}"\n'

@@ -15,7 +15,8 @@ import pytest
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import Conflict, OperationNotFound, ParametersInvalid
 from cloud_broker.replays import ReplayRuns
-from cloud_broker.store.base import Command, CommandFilter, ReplayRun
+from cloud_broker.store.commands import Command, CommandFilter
+from cloud_broker.store.dead_letters import ReplayRun
 from protocol.states import CommandState
 from tests.whole.ring import FILE, SCOPE, Ring, Site, ring
 from tests.whole.site import AgentSite, Broker, Caller, agent, broker

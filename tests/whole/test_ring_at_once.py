@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from cloud_broker.tenants import Scope
 from protocol.messages import Ack, Run
 from protocol.states import CommandState

@@ -19,7 +19,7 @@ import pytest
 from agent.connectors.base import Call, Piece
 from agent.connectors.synthetic import SyntheticConnector
 from cloud_broker.errors import StoreUnavailable
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.messages import (

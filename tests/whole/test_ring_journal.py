@@ -17,7 +17,7 @@ from agent.journal.base import Resolution
 from agent.journal.memory import MemoryJournal
 from agent.settings import Settings
 from agent.settings_reader import read
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol import limits
 from protocol.messages import Run
 from protocol.states import CommandState

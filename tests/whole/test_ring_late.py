@@ -14,7 +14,7 @@ from cloud_broker.errors import StoreUnavailable
 from cloud_broker.late_answers import MAX_ANSWERS, known
 from cloud_broker.retries import Schedule
 from cloud_broker.settlement import gave_up
-from cloud_broker.store.base import Command, Step
+from cloud_broker.store.commands import Command, Step
 from protocol import limits
 from protocol.messages import (
     Ack,

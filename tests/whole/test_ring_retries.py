@@ -15,7 +15,7 @@ import pytest
 from cloud_broker import results
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.retries import Schedule
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol import limits
 from protocol.messages import Ack, Chunk, ColumnInfo, Credit, Held, RowSetBegins, Run
 from protocol.states import CommandState

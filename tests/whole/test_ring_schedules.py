@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import LinkError
 from cloud_broker.retries import Schedule
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol.messages import Accepted, Ack, Completed, Held, Resume, Run, Started
 from tests.whole.ring import SCOPE, Ring, ring
 from tests.whole.scripted import OPERATIONS, Scripted, document

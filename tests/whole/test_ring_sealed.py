@@ -14,7 +14,7 @@ import pytest
 from cloud_broker.client.sealing import SealedCall
 from cloud_broker.dead_letters import DeadLetters
 from cloud_broker.errors import Conflict, IdempotencyKeyReused
-from cloud_broker.store.base import Command
+from cloud_broker.store.commands import Command
 from protocol import sealing
 from protocol.sealing import SealBroken
 from protocol.states import CommandState

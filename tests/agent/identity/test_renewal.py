@@ -26,7 +26,7 @@ from agent.link.base import Ended
 from agent.link.routes import Routes
 from agent.secrets import SecretStore
 from cloud_broker.identity.authority import Authority
-from cloud_broker.store.base import Agent, NextCertificate
+from cloud_broker.store.agents import Agent, NextCertificate
 from cloud_broker.tenants import Scope
 from protocol.framing import Buffer
 from protocol.limits import VERSION

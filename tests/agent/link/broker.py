@@ -26,8 +26,8 @@ from cloud_broker.link.lobby import Lobby
 from cloud_broker.link.terminators import Terminators
 from cloud_broker.link.tls import server_context
 from cloud_broker.link.websocket import listen
-from cloud_broker.store.base import Token
 from cloud_broker.store.sqlite import SqliteStore
+from cloud_broker.store.tenants import Token
 from protocol import codec
 from protocol.codec import Record
 from protocol.messages import Enrol, Enrolled, Goodbye

@@ -40,8 +40,12 @@ from cloud_broker.identity.trust import Trust
 from cloud_broker.link.admission import Admission
 from cloud_broker.replays import ReplayRuns
 from cloud_broker.settings import LimitSettings, Settings
-from cloud_broker.store.base import Agent, Command, Finish, IdempotencyConflict, RowSetInfo, Store, Token
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.answers import IdempotencyConflict
+from cloud_broker.store.base import Store
+from cloud_broker.store.commands import Command, Finish, RowSetInfo
 from cloud_broker.store.open import open_store
+from cloud_broker.store.tenants import Token
 from cloud_broker.tenants import Scope
 from protocol.ids import new_id
 from protocol.states import FINAL, CommandState

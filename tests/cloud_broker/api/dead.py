@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloud_broker.commands import Submission
-from cloud_broker.store.base import Command, CommandError, Finish, Step
+from cloud_broker.store.commands import Command, CommandError, Finish, Step
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 from tests.cloud_broker.api.broker import Broker

@@ -10,7 +10,7 @@ import pytest
 from cloud_broker import RELEASE
 from cloud_broker.conditions import AgentCondition, ConnectionCondition
 from cloud_broker.releases import outdated
-from cloud_broker.store.base import Agent
+from cloud_broker.store.agents import Agent
 from cloud_broker.tenants import Scope
 from tests.cloud_broker.api.broker import Broker
 

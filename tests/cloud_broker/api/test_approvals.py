@@ -14,8 +14,9 @@ import pytest
 from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
 from cloud_broker.settings import ApprovalSettings
+from cloud_broker.store.agents import Agent
 from cloud_broker.store.approvals import Approval
-from cloud_broker.store.base import Agent, Token
+from cloud_broker.store.tenants import Token
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 from tests.cloud_broker.api.broker import Broker, running

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import httpx2
 import pytest
 
-from cloud_broker.store.base import CommandError, Finish, RowSetInfo
+from cloud_broker.store.commands import CommandError, Finish, RowSetInfo
 from cloud_broker.tenants import Scope
 from protocol.states import CommandState
 from tests.cloud_broker.api.broker import COLUMNS, COMMAND_BYTES, Broker

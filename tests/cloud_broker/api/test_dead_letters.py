@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from cloud_broker.dead_letters import letter
 from cloud_broker.settlement import unheard
-from cloud_broker.store.base import CommandFilter, Step
+from cloud_broker.store.commands import CommandFilter, Step
 from cloud_broker.store.sqlite import SqliteStore
 from cloud_broker.tenants import Scope
 from protocol.states import FINAL, CommandState

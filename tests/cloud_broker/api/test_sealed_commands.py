@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from cloud_broker.store.base import Finish, RowSetInfo
+from cloud_broker.store.commands import Finish, RowSetInfo
 from cloud_broker.tenants import Scope
 from protocol import sealing
 from protocol.states import CommandState

@@ -15,9 +15,10 @@ from cloud_broker.callers.keys import new_key, sha256_of, state, successor
 from cloud_broker.callers.openid import Providers
 from cloud_broker.errors import CredentialExpired, Unauthenticated
 from cloud_broker.settings import Settings
-from cloud_broker.store.base import ApiKey, Store
+from cloud_broker.store.base import Store
 from cloud_broker.store.open import open_store
 from cloud_broker.store.sqlite import SqliteStore
+from cloud_broker.store.tenants import ApiKey
 from tests.waiting import until
 
 HERE = "192.0.2.1"

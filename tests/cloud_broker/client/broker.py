@@ -31,8 +31,10 @@ from cloud_broker.replays import ReplayRuns
 from cloud_broker.results import Results
 from cloud_broker.router import Router
 from cloud_broker.settings import Settings
-from cloud_broker.store.base import Agent, Store, Token
+from cloud_broker.store.agents import Agent
+from cloud_broker.store.base import Store
 from cloud_broker.store.open import open_store
+from cloud_broker.store.tenants import Token
 from cloud_broker.tenants import Scope
 from protocol import limits
 from protocol.messages import Enrol, Enrolled, Limits

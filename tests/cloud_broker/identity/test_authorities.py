@@ -27,7 +27,7 @@ from cloud_broker.identity.authority import Authority
 from cloud_broker.identity.certificates import CertificateInvalid
 from cloud_broker.identity.rollover import progress
 from cloud_broker.settings import CertificateSettings
-from cloud_broker.store.base import Agent, NextCertificate
+from cloud_broker.store.agents import Agent, NextCertificate
 from protocol.messages import Goodbye, Trust, Trusts
 from tests.cloud_broker.plain_agent import ACME, PlainAgent, broker
 from tests.waiting import until_seen

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud_broker.identity.authority import Authority
 from cloud_broker.identity.certificates import identity_of
 from cloud_broker.identity.enrolment import MAX_SOURCES, EnrolmentRefused, WrongSecrets, enrol, new_token
-from cloud_broker.store.base import Token
 from cloud_broker.store.sqlite import SqliteStore
+from cloud_broker.store.tenants import Token
 from cloud_broker.tenants import Scope
 from protocol.messages import Enrol
 from tests.agent.link.certificates import csr

@@ -21,7 +21,7 @@ from cloud_broker.identity.authority import Authority, Terms
 from cloud_broker.identity.lineage import Lineage
 from cloud_broker.settings import CertificateSettings
 from cloud_broker.store import connections
-from cloud_broker.store.base import Agent
+from cloud_broker.store.agents import Agent
 from protocol.messages import RENEWAL, Enrol, Enrolled, Goodbye, Hello, Limits, Renew, Renewed, Trusts
 from tests.agent.link.certificates import csr
 from tests.cloud_broker.plain_agent import ACME, Link, PlainAgent, broker, secret_of
