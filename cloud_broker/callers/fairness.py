@@ -15,6 +15,8 @@ from typing import Final, Generic, TypeVar
 WINDOW_S: Final = 5.0  # seconds; what was asked in this window and in the one before is what counts
 GREEDY: Final = 8.0  # times what the others ask on average
 FEW: Final = 100  # requests of a window that are no flood, whatever others ask
+GROUP: Final = 16  # requests of a greedy tenant that go in together: so few that who comes among them waits shortly
+REST: Final = 5.0  # times what a greedy tenant's requests took: that long the others have all for themselves
 LONGEST_REST_S: Final = 0.05  # seconds
 
 Ticket = TypeVar("Ticket")
@@ -25,24 +27,24 @@ class Usage:
 
     def __init__(self) -> None:
         self._began = 0.0
-        self._now: Counter[str] = Counter()
-        self._before: Counter[str] = Counter()
+        self._now: dict[str, int] = {}
+        self._before: dict[str, int] = {}
         self._total = 0
 
     def note(self, tenant: str, now: float, count: int = 1) -> None:
         """Count what a tenant asks."""
         if now - self._began >= WINDOW_S:
             # Of a window long ago nothing is left.
-            self._before = self._now if now - self._began < 2 * WINDOW_S else Counter()
-            self._now = Counter()
+            self._before = self._now if now - self._began < 2 * WINDOW_S else {}
+            self._now = {}
             self._began = now
-            self._total = self._before.total()
-        self._now[tenant] += count
+            self._total = sum(self._before.values())
+        self._now[tenant] = self._now.get(tenant, 0) + count
         self._total += count
 
     def greedy(self, tenant: str) -> bool:
         """Whether a tenant asks many times as much as the others who are about; nobody is while there are no others."""
-        mine = self._now[tenant] + self._before[tenant]
+        mine = self._now.get(tenant, 0) + self._before.get(tenant, 0)
         others = max(len(self._now), len(self._before)) - 1
         return mine > FEW and others > 0 and mine > GREEDY * (self._total - mine) / others
 
@@ -54,14 +56,19 @@ class Turns(Generic[Ticket]):
     Args:
         at_once: how many may be inside.
         each: how many of one tenant; fewer, so that who comes with nothing inside finds a place.
-        greedy: whether a tenant may have one inside only, and none while it rests.
+        greedy: whether a tenant's tickets go in as a group, and no more before it has left and rested.
+        group: how many that are.
     """
 
-    def __init__(self, at_once: int, each: int, greedy: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self, at_once: int, each: int, greedy: Callable[[str], bool] = lambda _: False, group: int = GROUP
+    ) -> None:
         self._at_once = at_once
         self._each = each
         self._greedy = greedy
+        self._group = group
         self._resting: set[str] = set()
+        self._opened_for: str | None = None  # whose group goes in now
         self._inside: Counter[str] = Counter()
         self._count = 0
         self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()  # the tenant whose turn is next comes first
@@ -71,12 +78,18 @@ class Turns(Generic[Ticket]):
 
     def ask(self, tenant: str, ticket: Ticket) -> bool:
         """Stand in line; return whether it may go in at once."""
-        # With a line there is either no room, or none for this tenant.
-        if tenant not in self._lines and self._room(tenant):
-            self._enter(tenant)
+        if self.goes_in(tenant):
             return True
         self._lines.setdefault(tenant, deque()).append(ticket)
         return False
+
+    def goes_in(self, tenant: str) -> bool:
+        """Go in if that can be at once."""
+        # With a line there is either no room, or none for this tenant.
+        if tenant in self._lines or not self._room(tenant):
+            return False
+        self._enter(tenant)
+        return True
 
     def give_up(self, tenant: str, ticket: Ticket) -> bool:
         """Step out of the line; return False if it was told to go in already."""
@@ -88,20 +101,31 @@ class Turns(Generic[Ticket]):
             del self._lines[tenant]
         return True
 
-    def leave(self, tenant: str, *, rests: bool = False) -> list[Ticket]:
-        """Go out; return those who may go in now. A tenant that rests sends none in until it has ``rested``."""
+    def leave(self, tenant: str) -> list[Ticket]:
+        """Go out; return those who may go in now. A greedy tenant sends none in from now on until it has ``rested``."""
         self._count -= 1
         self._inside[tenant] -= 1
         if self._inside[tenant] == 0:
             del self._inside[tenant]
-        if rests:
+        if self._greedy(tenant):
             self._resting.add(tenant)
         return self._called()
+
+    def inside(self, tenant: str) -> int:
+        """Return how many of a tenant are inside."""
+        return self._inside[tenant]
+
+    def rests(self, tenant: str) -> bool:
+        """Whether all of a tenant have left, and it rests."""
+        return tenant in self._resting and not self._inside[tenant]
 
     def rested(self, tenant: str) -> list[Ticket]:
         """Return those who may go in because a tenant has rested."""
         self._resting.discard(tenant)
-        return self._called()
+        self._opened_for = tenant
+        called = self._called()
+        self._opened_for = None
+        return called
 
     def _called(self) -> list[Ticket]:
         called: list[Ticket] = []
@@ -119,7 +143,9 @@ class Turns(Generic[Ticket]):
     def _room(self, tenant: str) -> bool:
         if self._count >= self._at_once or self._inside[tenant] >= self._each or tenant in self._resting:
             return False
-        return self._inside[tenant] == 0 or not self._greedy(tenant)
+        if self._inside[tenant] == 0 or not self._greedy(tenant):
+            return True
+        return tenant == self._opened_for and self._inside[tenant] < self._group
 
     def _enter(self, tenant: str) -> None:
         self._count += 1
@@ -131,14 +157,14 @@ class Gate:
     A door with so many places behind it; who waits, waits for the turn of its tenant.
 
     Args:
-        usage: who asks many times as much as the others goes in one by one, and rests after each for as long as it
-            took: so at least half of the time is for the others, and what they meet inside is short.
+        usage: who asks many times as much as the others goes in as a group, and rests after it for longer than it took:
+            so most of the time is for the others, and what was asked together is kept together, which costs least.
     """
 
     def __init__(self, at_once: int, each: int, usage: Usage | None = None) -> None:
         self._usage = usage
         self._turns: Turns[asyncio.Future[None]] = Turns(at_once, each, usage.greedy if usage is not None else _nobody)
-        self._entered: dict[str, float] = {}  # when the last one of a tenant went in
+        self._entered: dict[str, float] = {}  # when the first of those inside went in, by tenant
 
     def __repr__(self) -> str:
         return f"<Gate {self._turns!r}>"
@@ -148,13 +174,14 @@ class Gate:
         loop = asyncio.get_running_loop()
         if self._usage is not None:
             self._usage.note(tenant, loop.time())
-        called: asyncio.Future[None] = loop.create_future()
-        if self._turns.ask(tenant, called):
-            self._entered[tenant] = loop.time()
+        if self._turns.goes_in(tenant):
+            self._entered.setdefault(tenant, loop.time())
             return
+        called: asyncio.Future[None] = loop.create_future()
+        self._turns.ask(tenant, called)
         try:
             await called
-            self._entered[tenant] = loop.time()
+            self._entered.setdefault(tenant, loop.time())
         except asyncio.CancelledError:
             if not self._turns.give_up(tenant, called):
                 self.leave(tenant)
@@ -162,12 +189,14 @@ class Gate:
 
     def leave(self, tenant: str) -> None:
         """Give a place back."""
-        entered = self._entered.pop(tenant, None)
-        rests = self._usage is not None and entered is not None and self._usage.greedy(tenant)
-        if rests and entered is not None:
+        called = self._turns.leave(tenant)
+        if self._turns.rests(tenant):
             loop = asyncio.get_running_loop()
-            loop.call_later(min(loop.time() - entered, LONGEST_REST_S), self._rested, tenant)
-        _call(self._turns.leave(tenant, rests=rests))
+            took_s = loop.time() - self._entered.pop(tenant, loop.time())
+            loop.call_later(min(REST * took_s, LONGEST_REST_S), self._rested, tenant)
+        elif not self._turns.inside(tenant):
+            self._entered.pop(tenant, None)
+        _call(called)
 
     def _rested(self, tenant: str) -> None:
         _call(self._turns.rested(tenant))

@@ -154,33 +154,53 @@ def test_what_was_asked_long_ago_is_forgotten() -> None:
     assert usage._total == 1  # nothing is left of what nobody asks about any more
 
 
-def test_a_greedy_tenant_goes_in_one_by_one_and_rests() -> None:
-    turns: Turns[str] = Turns(4, 3, greedy=lambda tenant: tenant == "a")
-    assert [turns.ask("a", f"a{n}") for n in range(3)] == [True, False, False]
-    assert turns.leave("a", rests=True) == []
+def test_a_greedy_tenant_goes_in_as_a_group_and_rests_when_all_of_it_have_left() -> None:
+    turns: Turns[str] = Turns(8, 6, lambda tenant: tenant == "a", group=3)
+    assert [turns.ask("a", f"a{n}") for n in range(6)] == [True, False, False, False, False, False]
+    assert turns.leave("a") == []
+    assert turns.rests("a")
+    assert turns.rested("a") == ["a1", "a2", "a3"]
+    assert turns.leave("a") == []
+    assert not turns.rests("a"), "two of it are inside"
+    assert turns.leave("a") == turns.leave("a") == []
     assert turns.ask("b", "b0")
-    assert turns.leave("b") == []
-    assert turns.rested("a") == ["a1"]
+    assert turns.leave("b") == [], "it has not rested yet"
+    assert turns.rested("a") == ["a4", "a5"]
 
 
-async def test_a_flood_at_a_gate_leaves_half_of_the_time_to_others() -> None:
+def test_who_is_greedy_no_more_while_it_rests_goes_in_once_it_has_rested() -> None:
+    greedy = {"a"}
+    turns: Turns[str] = Turns(4, 3, greedy=greedy.__contains__)
+    assert [turns.ask("a", f"a{n}") for n in range(3)] == [True, False, False]
+    assert turns.leave("a") == []
+    greedy.clear()
+    assert not turns.ask("a", "a3")
+    assert turns.rested("a") == ["a1", "a2", "a3"]
+    assert turns.leave("a") == []
+    assert not turns.rests("a")
+
+
+async def test_a_flood_at_a_gate_leaves_most_of_the_time_to_others() -> None:
     usage = Usage()
     gate = Gate(4, 3, usage)
     loop = asyncio.get_running_loop()
     usage.note("flood", loop.time(), 10_000)
     usage.note("quiet", loop.time())
-    inside_s, began = 0.0, loop.time()
+    busy_s, began = 0.0, loop.time()
+    last = began
 
     async def one() -> None:
-        nonlocal inside_s
+        nonlocal busy_s, last
         async with gate.place("flood"):
             entered = loop.time()
             while loop.time() - entered < 0.005:  # noqa: ASYNC110 - it is to be busy, and waits for nothing
                 await asyncio.sleep(0)  # the others have their turn meanwhile
-            inside_s += loop.time() - entered
+            # Those of a group are busy at the same time.
+            busy_s += loop.time() - max(entered, last)
+            last = loop.time()
 
     await asyncio.gather(*(one() for _ in range(20)))
-    assert inside_s <= 0.6 * (loop.time() - began)
+    assert busy_s <= 0.4 * (loop.time() - began)
     async with asyncio.timeout(1):
         async with gate.place("quiet"):
             pass
