@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import arrow_odbc
@@ -17,11 +18,12 @@ import pyarrow as pa
 import pyodbc
 
 from agent.connectors.base import Piece, Remark, Rows, RowSet
-from agent.connectors.odbc.arrow_columns import Bound, Columns, Unbindable, bind, widened
+from agent.connectors.odbc.arrow_columns import Bound, Columns, Unbindable, bind, too_long, widened
+from agent.connectors.odbc.arrow_lines import lines_of
 from agent.connectors.odbc.dialects import VALUE_BYTES, Dialect
-from agent.connectors.odbc.results import PIECE_BYTES, Shape
+from agent.connectors.odbc.results import FAST_S, PIECE_BYTES, Shape
 from agent.connectors.odbc.statements import Statement, marked, parse
-from agent.errors import NotAllowed, ParametersInvalid, ValueUnreadable
+from agent.errors import NotAllowed, ParametersInvalid
 from agent.leaving import Leaving
 from agent.settings import SqlOperation
 
@@ -80,18 +82,28 @@ class ArrowSelect:
         self._dialect.connection.rollback()
         if not shape.leaves:
             return
-        columns = Columns(self._dialect.name, described, shape.leaves, shape.begins.columns)
         bound = [_bound(self._dialect.name, name, values.get(name)) for name in statement.names]
         inner = marked(statement, self._dialect.syntax, [one.marker for one in bound])
         names = [f"c{i}" for i in range(len(described))]
-        sql = self._dialect.around(inner, names, columns.selected(names))
+        told = shape.begins.columns
+        lines = lines_of(self._dialect.name, described, shape.leaves, told)
+        if lines is not None:
+            sql, most = self._dialect.around(inner, names, lines.row), lines.bytes
+        else:
+            columns = Columns(self._dialect.name, described, shape.leaves, told)
+            sql, most = self._dialect.around(inner, names, columns.selected(names)), VALUE_BYTES
         with self._session(timeout_s) as connection:
-            reader = _read(connection, sql, [one.text for one in bound])
-            schema = columns.schema(reader.schema)
-            yield RowSet(shape.begins.columns, "arrow")
+            reader = _read(connection, sql, [one.text for one in bound], most)
+            yield RowSet(told, "arrow")
             for remark in self._dialect.remarks(shape.fields):
                 yield Remark(remark)
-            yield from _stream(schema, (columns.read(batch, schema) for batch in _batches(reader, columns)))
+            if lines is not None:
+                found = _batches(reader, lines.wide)
+                yield from _stream(lines.schema, map(lines.read, _gathered(found)))
+            else:
+                schema = columns.schema(reader.schema)
+                found = _batches(reader, columns.wide(reader.schema))
+                yield from _stream(schema, (columns.read(batch, schema) for batch in found))
 
     def _statement(self, operation: SqlOperation) -> Statement:
         if not self._dialect.arrow:
@@ -114,7 +126,7 @@ class ArrowSelect:
             for statement in self._dialect.beginning(read_only=True, timeout_s=timeout_s):
                 connection.execute(statement)
             if self._dialect.number:
-                found = next(_read(connection, self._dialect.number, [])).column(0)
+                found = next(_read(connection, self._dialect.number, [], VALUE_BYTES)).column(0)
                 self._number = str(found[0].as_py())
         try:
             yield connection
@@ -124,15 +136,17 @@ class ArrowSelect:
                 connection.rollback()
 
 
-def _read(connection: arrow_odbc.Connection, sql: str, parameters: Sequence[str | None]) -> arrow_odbc.BatchReader:
+def _read(
+    connection: arrow_odbc.Connection, sql: str, parameters: Sequence[str | None], most: int
+) -> arrow_odbc.BatchReader:
     with _foreign_errors():
         return connection.read_arrow_batches(
             sql,
             batch_size=BATCH_ROWS,
             parameters=list(parameters),
             max_bytes_per_batch=BUFFER_BYTES,
-            max_text_size=VALUE_BYTES,
-            max_binary_size=VALUE_BYTES,
+            max_text_size=most,
+            max_binary_size=most,
             map_schema=widened,
             fetch_concurrently=False,  # the processors have other work: the database's, and the agent's
         )
@@ -150,16 +164,28 @@ def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Ro
     yield Rows(b"".join([*parts, END]), rows)
 
 
-def _batches(reader: arrow_odbc.BatchReader, columns: Columns) -> Iterator[pa.RecordBatch]:
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yield the first alone, because somebody waits for it, and then some at a time, as each read costs by itself."""
+    some, rows, most, began = list[pa.RecordBatch](), 0, 1, 0.0
+    for batch in batches:
+        some.append(batch)
+        rows += batch.num_rows
+        now = time.monotonic()
+        if rows >= most or now - began > FAST_S:
+            yield some
+            some, rows, most, began = [], 0, BATCH_ROWS, now
+    if some:
+        yield some
+
+
+def _batches(reader: arrow_odbc.BatchReader, wide: Iterable[str]) -> Iterator[pa.RecordBatch]:
+    """Yield what comes; ``wide`` are the columns whose values may be longer than there is room for."""
     while True:
         try:
             with _foreign_errors():
                 batch = next(reader, None)
         except _TooLarge as exc:
-            raise ValueUnreadable(
-                f"column {' or '.join(columns.wide(reader.schema)) or '?'}: a value is longer than the {VALUE_BYTES} "
-                "bytes that it may have where rows come as Arrow; ask for them as NDJSON, or leave the column out"
-            ) from exc
+            raise too_long(" or ".join(wide)) from exc
         if batch is None:
             return
         yield batch

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agent.connectors.base import Column
-from agent.connectors.odbc.dialects import Leaves
+from agent.connectors.odbc.dialects import VALUE_BYTES, Leaves
 from agent.connectors.odbc.metadata import Described
 from agent.errors import ValueUnreadable
 from agent.leaving import MASKED
@@ -106,19 +106,31 @@ class Columns:
                 return asked.read(array)
             return array if asked.type is None else array.cast(asked.type)
         except pa.ArrowInvalid:
-            column = self._told[i]
-            kind = f"{column.source_type} " if column.source_type else ""
             # Arrow's own words would show the value, which may be private.
-            raise ValueUnreadable(
-                f"column {column.name}: a value of the {kind}column can't be told as Arrow's {asked.type}; "
-                "cast the column to text in the statement, leave it out, or ask for the rows as NDJSON"
-            ) from None
+            raise unreadable(self._told[i], asked.type) from None
 
     def wide(self, found: pa.Schema) -> Iterator[str]:
         """Yield the names of columns whose values may be longer than what is kept free for them."""
         for column, field in zip(self._told, self.schema(found), strict=True):
             if field.type in (pa.utf8(), pa.binary()):
                 yield column.name
+
+
+def unreadable(column: Column, kind: pa.DataType | None) -> ValueUnreadable:
+    """Return the refusal of a value that ``kind`` does not have."""
+    source = f"{column.source_type} " if column.source_type else ""
+    return ValueUnreadable(
+        f"column {column.name}: a value of the {source}column can't be told as Arrow's {kind}; "
+        "cast the column to text in the statement, leave it out, or ask for the rows as NDJSON"
+    )
+
+
+def too_long(columns: str) -> ValueUnreadable:
+    """Return the refusal of a value that is longer than it may be."""
+    return ValueUnreadable(
+        f"column {columns or '?'}: a value is longer than the {VALUE_BYTES} "
+        "bytes that it may have where rows come as Arrow; ask for them as NDJSON, or leave the column out"
+    )
 
 
 def widened(found: pa.Schema) -> pa.Schema:
@@ -174,12 +186,17 @@ _PG: Final[dict[str, Asked]] = {
 }
 
 
+def decimal_of(described: Described) -> pa.DataType:
+    """Return what a numeric column of PostgreSQL becomes."""
+    digits = described.precision, described.scale
+    unsure = digits == _UNSURE_DECIMAL or described.precision > DECIMAL_DIGITS
+    return pa.utf8() if unsure else pa.decimal128(*digits)
+
+
 def _postgresql(described: Described, told: Column) -> Asked:
     if told.type == "decimal" and described.source_type != "money":
-        digits = described.precision, described.scale
-        if digits == _UNSURE_DECIMAL or described.precision > DECIMAL_DIGITS:
-            return Asked("{}::text", pa.utf8())
-        return Asked("{}::varchar(50)", pa.decimal128(*digits))
+        kind = decimal_of(described)
+        return Asked("{}::text" if kind == pa.utf8() else "{}::varchar(50)", kind)
     return _PG.get(described.source_type, AS_IT_IS)
 
 

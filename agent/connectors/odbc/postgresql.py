@@ -13,7 +13,7 @@ import pyodbc
 from agent.connectors.base import Column, ColumnType
 from agent.connectors.odbc import types
 from agent.connectors.odbc.clock import Clock
-from agent.connectors.odbc.dialects import VALUE_BYTES, Dialect, Invocation, Query, Routine, mismatch, plain_time
+from agent.connectors.odbc.dialects import Dialect, Invocation, Query, Routine, mismatch, plain_time
 from agent.connectors.odbc.metadata import Described, describe
 from agent.connectors.odbc.postgresql_lines import written
 from agent.connectors.odbc.postgresql_routines import BODIES, FIND, invocation, pairs_of, routine_of
@@ -23,6 +23,7 @@ from agent.errors import SourceFailed
 from agent.settings import ProcedureOperation
 
 FETCH_ROWS: Final = 500  # rows the driver asks for at once
+MOST_BYTES: Final = 67_108_864  # of a text, as the driver tells them; who reads decides what there is room for
 
 _OPTIONS: Final = {
     "UseDeclareFetch": "1",  # a cursor on the server: else the driver holds the whole result in memory
@@ -107,7 +108,7 @@ class PostgreSQL(Dialect):
 
     def options_for_arrow(self) -> Mapping[str, str]:
         # Room for texts without a bound: the driver gives them less, and cuts none.
-        return {**_OPTIONS, "MaxLongVarcharSize": str(VALUE_BYTES), "MaxVarcharSize": str(VALUE_BYTES)}
+        return {**_OPTIONS, "MaxLongVarcharSize": str(MOST_BYTES), "MaxVarcharSize": str(MOST_BYTES)}
 
     def configure(self, connection: pyodbc.Connection) -> None:
         super().configure(connection)
