@@ -18,6 +18,8 @@ from config.dev.demo.pair import AGENT, Pair, pair
 
 LINES: Final = 1_000  # of one request
 WAIT_S: Final = 60
+# More at once than by itself: what there is to keep and to tell at one moment is kept and told together.
+OPERATOR_FILE: Final = f"max_running = 512\nconnections.probe.max_concurrent = 512\n{commands.OPERATOR_FILE}"
 OPEN: Final = ("queued", "dispatched", "running")
 
 
@@ -29,7 +31,7 @@ def measure(lab: Lab) -> list[Figure]:
     folder = lab.folder / "bulk"
     folder.mkdir()
     with (
-        pair(folder, commands.OPERATOR_FILE, {}, usual_ports=False) as ours,
+        pair(folder, OPERATOR_FILE, {}, usual_ports=False) as ours,
         crossbar.running(lab) as calls,
     ):
         found, peer = alternated(5, lambda: through_outhaul(ours, 10_000, "look"), lambda: calls(10_000))

@@ -30,7 +30,7 @@ from cloud_broker.errors import (
     TooManyOpenCommands,
     Unavailable,
 )
-from cloud_broker.lines import Line
+from cloud_broker.lines import Entry, Line
 from cloud_broker.results import Results, RowReader
 from cloud_broker.router import Router
 from cloud_broker.store.agents import Agent
@@ -154,13 +154,20 @@ class Commands:
             if number % CHECKED_IN_A_ROUND == 0:
                 await asyncio.sleep(0)  # one round of the loop: everybody else who is ready goes first
             looked.append(await self._looked_at(scope, submission, len(looked), known))
+        # All at once: whoever is sent something meanwhile must not get between them.
+        prepared = [self._router.prepare(one) if isinstance(one, Command) else one for one in looked]
+        entries = [one for one in prepared if isinstance(one, Entry)]
         try:
-            added = iter(await self._store.add_commands(scope, [one for one in looked if isinstance(one, Command)]))
-        except StoreUnavailable as exc:
-            return [exc if isinstance(one, Command) else one for one in looked]
+            added = iter(await self._store.add_commands(scope, [entry.command for entry in entries]))
+        except BaseException as exc:  # whatever it was, their places at the agents are free again
+            for entry in entries:
+                self._router.drop(entry)
+            if isinstance(exc, StoreUnavailable):
+                return [exc if isinstance(one, Entry) else one for one in prepared]
+            raise
         return [
-            self._told(scope, submission, one, next(added)) if isinstance(one, Command) else one
-            for submission, one in zip(submissions, looked, strict=True)
+            self._told(scope, submission, one, next(added)) if isinstance(one, Entry) else one
+            for submission, one in zip(submissions, prepared, strict=True)
         ]
 
     async def _looked_at(
@@ -178,12 +185,12 @@ class Commands:
             return exc if earlier is None else (earlier, False)
 
     def _told(
-        self, scope: Scope, submission: Submission, command: Command, added: tuple[Command, bool] | IdempotencyConflict
+        self, scope: Scope, submission: Submission, entry: Entry, added: tuple[Command, bool] | IdempotencyConflict
     ) -> Answer:
         if not isinstance(added, IdempotencyConflict) and added[1]:
-            self.take(added[0])
-            return added
-        self._router.blobs.ended(command.id)
+            self._router.take(entry)
+            return entry.command, True
+        self._router.drop(entry)
         if isinstance(added, IdempotencyConflict):
             return _reused(submission)
         return self._current(scope, added[0]), False

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 
+# Why commands wait, by agent, group, connection and version of their operation.
+Obstacles = dict[tuple[str | None, str | None, str, str], str | None]
+
 
 class NewLine(NewCommand, frozen=True):
     """
@@ -212,11 +215,13 @@ class _Answers(Response):
         wanted = [one for one in read if isinstance(one, Submission)]
         kept = iter(await self._there.commands.submit_many(who.scope, wanted))
         found: list[LineTaken | LineRefused] = []
+        obstacles: Obstacles = {}
         for (number, _), one in zip(lines, read, strict=True):
             answer = next(kept) if isinstance(one, Submission) else one
-            found.append(
-                _refused(number, answer) if isinstance(answer, BrokerError) else self._taken(number, who, answer[0])
-            )
+            if isinstance(answer, BrokerError):
+                found.append(_refused(number, answer))
+            else:
+                found.append(self._taken(number, who, answer[0], obstacles))
         return found
 
     async def _paced(self, who: Caller, count: int) -> None:
@@ -246,11 +251,19 @@ class _Answers(Response):
         except BrokerError as exc:
             return exc
 
-    def _taken(self, number: int, who: Caller, command: Command) -> LineTaken:
-        commands = self._there.commands
-        waiting_for = commands.waiting_for(who.scope, command) if command.state is CommandState.QUEUED else None
+    def _taken(self, number: int, who: Caller, command: Command, obstacles: Obstacles) -> LineTaken:
+        waiting_for = self._waiting_for(who, command, obstacles) if command.state is CommandState.QUEUED else None
         status = 200 if command.state in FINAL else 202
         return LineTaken(number, status, command_view(command, waiting_for, command.row_sets))
+
+    def _waiting_for(self, who: Caller, command: Command, obstacles: Obstacles) -> str | None:
+        """Return why a queued command waits; what lines of one moment have in common is looked up once."""
+        if command.ordering_key or command.failures:
+            return self._there.commands.waiting_for(who.scope, command)
+        place = command.agent, command.group, command.connection, command.operation_digest
+        if place not in obstacles:
+            obstacles[place] = self._there.commands.waiting_for(who.scope, command)
+        return obstacles[place]
 
 
 class _Outbox:

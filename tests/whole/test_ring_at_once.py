@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cloud_broker.commands import Submission
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.store.commands import Command
 from cloud_broker.tenants import Scope
@@ -82,6 +83,54 @@ async def test_the_same_key_again_takes_no_place_and_is_not_sent(broker: Ring, a
     other = await broker.submit("read")
     await agent.succeed(await agent.begin())
     await broker.final(other)
+    assert "Run" not in agent.kinds()
+
+
+async def test_of_many_in_one_request_those_that_find_a_place_are_kept_as_sent(broker: Ring, agent: Scripted) -> None:
+    answers = await broker.commands.submit_many(SCOPE, [Submission("read", b"{}", agent="plant-1")] * 10)
+    found = [answer[0] for answer in answers if isinstance(answer, tuple)]
+    assert [one.state for one in found] == [CommandState.DISPATCHED] * 4 + [CommandState.QUEUED] * 6
+    stored = [await broker.store.command(SCOPE, one.id) for one in found]
+    assert [one.epoch for one in stored if one is not None] == [1] * 4 + [0] * 6
+    for one in found:
+        run = await agent.begin()
+        assert (run.id, run.epoch) == (one.id, 1), "in the order in which they came"
+        await agent.succeed(run)
+    assert {(await broker.final(one)).state for one in found} == {CommandState.SUCCEEDED}
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("the disk is full"), RuntimeError("something else")])
+async def test_many_that_are_not_kept_take_no_place(
+    broker: Ring, agent: Scripted, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def full(*_: Any) -> None:
+        raise error
+
+    asked = [Submission("read", b"{}", agent="plant-1")] * 70
+    with monkeypatch.context() as patch:
+        patch.setattr(broker.store, "add_commands", full)
+        if isinstance(error, StoreUnavailable):
+            assert await broker.commands.submit_many(SCOPE, asked) == [error] * 70
+        else:
+            with pytest.raises(RuntimeError):
+                await broker.commands.submit_many(SCOPE, asked)
+    command = await broker.submit("read")
+    await agent.succeed(await agent.begin())
+    assert (await broker.final(command)).state is CommandState.SUCCEEDED
+    assert "Run" not in agent.kinds()
+
+
+async def test_many_with_keys_that_were_used_take_no_place(broker: Ring, agent: Scripted) -> None:
+    asked = [Submission("read", b"{}", agent="plant-1", idempotency_key=f"k{number}") for number in range(3)]
+    first = [answer for answer in await broker.commands.submit_many(SCOPE, asked) if isinstance(answer, tuple)]
+    for _ in range(30):
+        again = await broker.commands.submit_many(SCOPE, asked)
+        assert [(one[0].id, one[1]) for one in again if isinstance(one, tuple)] == [(one[0].id, False) for one in first]
+    for one in [*first, (await broker.submit("read"), True)]:
+        run = await agent.begin()
+        assert run.id == one[0].id
+        await agent.succeed(run)
+        await broker.final(one[0])
     assert "Run" not in agent.kinds()
 
 
