@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from cloud_broker.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-Note = Callable[[], Coroutine[Any, Any, Any]]  # something to tell the store
+T = TypeVar("T")
+Note = Callable[[], Awaitable[Any]]  # something to tell the store
 
 STORE_RETRY_S: Final = 1.0  # seconds; a full disk is asked again until there is room
 
@@ -21,11 +22,11 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Future[Any]] = set()
 
     @property
     def endings(self) -> int:
-        """How many tasks keep what came of an attempt."""
+        """How many ends of attempts are being kept."""
         return len(self._endings)
 
     def note(self, note: Note, name: str) -> None:
@@ -40,6 +41,12 @@ class Background:
             self._endings.add(task)
         task.add_done_callback(self._done)
 
+    def await_end(self, kept: asyncio.Future[T], then: Callable[[asyncio.Future[T]], None]) -> None:
+        """Call ``then`` with what keeps how a command ended, once it is done, or was cancelled as the broker stops."""
+        self._endings.add(kept)
+        kept.add_done_callback(self._endings.discard)
+        kept.add_done_callback(then)
+
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._endings.discard(task)
@@ -53,8 +60,8 @@ class Background:
 
     async def stop(self) -> None:
         """End all of it."""
-        for task in self._tasks:
-            task.cancel()
+        for doing in {*self._tasks, *self._endings}:
+            doing.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 

@@ -31,6 +31,7 @@ from cloud_broker.lines import Entry, Line, forget
 from cloud_broker.link.base import Peer
 from cloud_broker.link.conversation import Conversation, Greeting, Refused
 from cloud_broker.members import leased
+from cloud_broker.results import LiveResult
 from cloud_broker.router import Router, full_jitter
 from cloud_broker.settlement import REPEATABLE, Decision, doubt, error_of, resume_at, settle
 from cloud_broker.store.agents import Agent
@@ -67,6 +68,8 @@ from protocol.states import CommandState
 
 log = logging.getLogger(__name__)
 
+Rows = tuple[tuple[RowSetInfo, ...], bytes | None] | ResultGone  # of a result, and all of them if kept inline
+NO_ROWS: Final[Rows] = ((), None)
 _OUTPUTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 CREDIT_BYTES: Final = limits.SMALL_WINDOW_BYTES // 4  # credits are given in parts of this, not for each chunk
 LINK_CREDIT_BYTES: Final = limits.LINK_WINDOW_BYTES // 4  # all parts together that an agent is kept waiting for
@@ -470,10 +473,12 @@ class AgentDesk:
             self._router.background.spawn(
                 self._try_again(entry, link, failed, again), f"let {message.id} be tried again", ending=True
             )
-        else:
+        elif entry.result is not None and entry.result.on_disk:
             self._router.background.spawn(
-                self._complete(entry, link, message, outputs), f"complete {message.id}", ending=True
+                self._complete_file(entry, link, message, outputs), f"complete {message.id}", ending=True
             )
+        else:
+            self._complete(entry, link, message, outputs)
 
     def _spare(self, line: Line, entry: Entry, message: Completed) -> None:
         """Note whether the system behind a connection answered."""
@@ -549,30 +554,44 @@ class AgentDesk:
         self._grant(entry, link)
         await self._router.retry(entry, failed, again)
 
-    async def _complete(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes) -> None:
-        finish = await self._verified(entry, message, outputs)
-        self._grant(entry, link)
-        await self._router.write_end(entry, finish)
-
-    async def _verified(self, entry: Entry, message: Completed, outputs: bytes) -> Finish:
-        """Return the final state that the agent's word and the rows that came amount to."""
-        result = entry.result
-        row_sets: tuple[RowSetInfo, ...] = ()
-        inline: bytes | None = None
-        state = CommandState(message.outcome)
-        error = error_of(message)
+    def _complete(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes) -> None:
+        """Keep the final state; no rows are on their way to a file."""
+        result, rows = entry.result, NO_ROWS
         try:
-            # One that we cut, so that the agent was asked to stop, was cancelled by nobody.
-            ours = result is not None and result.reason is not None and state is CommandState.CANCELLED
-            if result is not None and (state is CommandState.SUCCEEDED or ours):
-                row_sets, inline = await result.complete(message.row_sets)
+            if result is not None and _to_be_whole(result, message):
+                rows = result.complete_inline(message.row_sets)
+            elif result is not None:
+                result.cut(message.error_message or "the command did not succeed")
+        except ResultGone as exc:
+            rows = exc
+        self._keep(entry, link, message, outputs, rows)
+
+    async def _complete_file(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes) -> None:
+        """Keep the final state once all rows are on the disk."""
+        result, rows = entry.result, NO_ROWS
+        try:
+            if result is not None and _to_be_whole(result, message):
+                rows = await result.complete(message.row_sets)
             elif result is not None:
                 result.cut(message.error_message or "the command did not succeed")
                 await result.flushed()
         except ResultGone as exc:
+            rows = exc
+        self._keep(entry, link, message, outputs, rows)
+
+    def _keep(self, entry: Entry, link: Conversation, message: Completed, outputs: bytes, rows: Rows) -> None:
+        finish = self._finish(entry, message, outputs, rows)
+        self._grant(entry, link)
+        self._router.write_end(entry, finish)
+
+    def _finish(self, entry: Entry, message: Completed, outputs: bytes, rows: Rows) -> Finish:
+        """Return the final state that the agent's word and the rows that came amount to."""
+        state, error = CommandState(message.outcome), error_of(message)
+        if isinstance(rows, ResultGone):
             # The work was done, its rows are lost: that is a success only for nobody.
             state = CommandState.FAILED if entry.command.effect in REPEATABLE else CommandState.IN_DOUBT
-            error = CommandError("technical", "result_lost", f"it ran, but its rows were lost: {exc.detail}")
+            error = CommandError("technical", "result_lost", f"it ran, but its rows were lost: {rows.detail}")
+        row_sets, inline = ((), None) if isinstance(rows, ResultGone) else rows
         kept = "none" if not row_sets else "file" if inline is None else "inline"
         return Finish(
             state=state,
@@ -590,6 +609,12 @@ class AgentDesk:
             head=head_of(message),
             proof=_proof(message),
         )
+
+
+def _to_be_whole(result: LiveResult, message: Completed) -> bool:
+    """Whether the rows have to be those that the agent says it sent."""
+    # One that we cut, so that the agent was asked to stop, was cancelled by nobody.
+    return message.outcome == "succeeded" or (message.outcome == "cancelled" and result.reason is not None)
 
 
 def _proof(message: Completed) -> str:

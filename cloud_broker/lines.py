@@ -48,7 +48,7 @@ class Entry:
         unsettled: what other agents said who could not tell, for people, by name.
         ask_at: when another question makes sense, on the monotonic clock.
         feed: the blob that goes to its agent, and on which link.
-        moved: set, and replaced, when ``result`` changes or the end is reached.
+        waiters: who wait for its end.
     """
 
     command: Command
@@ -71,12 +71,19 @@ class Entry:
     ask_at: float = 0.0
     feed: tuple[Conversation, BlobFeed] | None = None
     waiters: set[asyncio.Future[Command]] = field(default_factory=set)
-    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    _moved: asyncio.Event | None = None  # somebody waits for the next move; for most commands nobody does
 
     def move(self) -> None:
         """Wake those who wait for another result or the end."""
-        self.moved.set()
-        self.moved = asyncio.Event()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
+
+    async def moved(self) -> None:
+        """Wait until ``result`` changes or the end is reached."""
+        if self._moved is None:
+            self._moved = asyncio.Event()
+        await self._moved.wait()
 
     def hear(self) -> None:
         """The agent said something about it."""

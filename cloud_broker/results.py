@@ -63,13 +63,15 @@ class LiveResult:
         on_cut: called when it was cut for a reason of its own, so that the agent can be told to stop.
     """
 
-    def __init__(self, path: Path, inline_bytes: int, max_bytes: int, after: asyncio.Task[None] | None = None) -> None:
+    def __init__(
+        self, path: str | Path, inline_bytes: int, max_bytes: int, after: asyncio.Task[None] | None = None
+    ) -> None:
         """
         Args:
             path: of the file that a large result goes to.
             after: what an earlier attempt still writes there; nothing is written before it ended.
         """
-        self.path = path
+        self._path = path
         self.taken = 0
         self.stored = 0
         self.sets: list[_Set] = []
@@ -88,13 +90,18 @@ class LiveResult:
         self._readers = 0
         self._after = after
         self._column_bytes = 0
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None  # somebody waits for more; of most results nobody does
         self._ended = False
         self._cut: str | None = None
 
     def __repr__(self) -> str:
         state = "cut" if self._cut else "ended" if self._ended else "open"
         return f"<LiveResult {state}, {len(self.sets)} row sets, {self.stored} of {self.taken} bytes stored>"
+
+    @property
+    def path(self) -> Path:
+        """The file that a large result goes to."""
+        return Path(self._path)  # made when it is asked for: most results never have a file
 
     # --- the arriving side ------------------------------------------------------------------------
 
@@ -245,18 +252,26 @@ class LiveResult:
             ResultGone: it does not agree with the manifest, is too large, or could not be written.
         """
         await self.flushed()
-        if self._cut is not None:
-            raise ResultGone(self._cut)
-        have = [RowSetDone(s.bytes, s.rows, s.digest.hexdigest()) for s in self.sets]
-        if have != list(manifest):
-            self.cut("the rows that arrived are not those that were sent")
-            raise ResultGone("the rows that arrived are not those that were sent")
+        self._compare(manifest)
         if self._file is not None:
             self._flushing = asyncio.create_task(self._make_durable(), name=f"sync {self.path.name}")
             await self.flushed()
             if self._cut is not None:
                 raise ResultGone(self._cut)
         return self.row_sets(), None if self._file is not None else bytes(self._buffer)
+
+    def complete_inline(self, manifest: Sequence[RowSetDone]) -> tuple[tuple[RowSetInfo, ...], bytes]:
+        """Do what ``complete`` does for a result that is not ``on_disk``, where nothing has to be waited for."""
+        self._compare(manifest)
+        return self.row_sets(), bytes(self._buffer)
+
+    def _compare(self, manifest: Sequence[RowSetDone]) -> None:
+        if self._cut is not None:
+            raise ResultGone(self._cut)
+        have = [RowSetDone(s.bytes, s.rows, s.digest.hexdigest()) for s in self.sets]
+        if have != list(manifest):
+            self.cut("the rows that arrived are not those that were sent")
+            raise ResultGone("the rows that arrived are not those that were sent")
 
     async def _make_durable(self) -> None:
         try:
@@ -291,10 +306,11 @@ class LiveResult:
 
     async def flushed(self) -> None:
         """Wait until nothing is on its way to the file."""
-        self._hurry.set()
-        while self._flushing is not None:
-            await asyncio.wait((self._flushing,))
-        self._hurry.clear()
+        if self._flushing is not None:
+            self._hurry.set()
+            while self._flushing is not None:
+                await asyncio.wait((self._flushing,))
+            self._hurry.clear()
 
     def end(self) -> None:
         """The command has its final state: readers come to a clean end."""
@@ -333,8 +349,14 @@ class LiveResult:
         self._notify()
 
     def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        await self._changed.wait()
 
     # --- the reading side -------------------------------------------------------------------------
 
@@ -347,7 +369,7 @@ class LiveResult:
         while len(self.sets) <= index:
             if self._ended or self._cut is not None:
                 return None
-            await self._changed.wait()
+            await self._change()
         return self.sets[index].columns
 
     async def chunks(self, index: int) -> AsyncIterator[bytes]:
@@ -386,7 +408,7 @@ class LiveResult:
                 elif current.end is not None and position >= current.end:
                     return
                 else:
-                    await self._changed.wait()
+                    await self._change()
         finally:
             self._readers -= 1
             if not self._readers:
@@ -421,12 +443,15 @@ class Results:
 
     def begin(self, scope: Scope, command_id: str, after: asyncio.Task[None] | None = None) -> LiveResult:
         """Return an empty result for a new attempt; ``after`` is what an earlier one still writes."""
-        return LiveResult(self.path(scope, command_id), self._inline_bytes, self._max_bytes, after)
+        return LiveResult(self._where(scope, command_id), self._inline_bytes, self._max_bytes, after)
 
     def path(self, scope: Scope, command_id: str) -> Path:
         """Where a large result is."""
+        return Path(self._where(scope, command_id))
+
+    def _where(self, scope: Scope, command_id: str) -> str:
         # The last characters of an id are chance: folders fill evenly.
-        return Path(f"{self._folder}/{scope.tenant}/{command_id[-2:]}/{command_id}")
+        return f"{self._folder}/{scope.tenant}/{command_id[-2:]}/{command_id}"
 
     def reader(self, scope: Scope, command_id: str, info: RowSetInfo, inline: bytes | None) -> RowReader:
         """

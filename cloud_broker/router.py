@@ -215,7 +215,7 @@ class Router:
     async def changed(self, entry: Entry, seen: LiveResult | None) -> None:
         """Wait until the command has another result than ``seen``, or its final state."""
         while self._entries.get(entry.command.id) is entry and entry.result is seen:
-            await entry.moved.wait()
+            await entry.moved()
 
     def cancel(self, entry: Entry) -> None:
         """Pass the caller's wish on; the store has it already."""
@@ -598,17 +598,38 @@ class Router:
                 entry.waking.cancel()
             if entry.result is not None:
                 entry.result.cut(finish.error.message if finish.error else str(finish.state))
-            self.background.spawn(self.write_end(entry, finish), f"end {entry.command.id}", ending=True)
+            self.write_end(entry, finish)
 
-    async def write_end(self, entry: Entry, finish: Finish) -> None:
-        """Keep the final state, tell all who wait, and let the agent forget; ``entry.finishing`` is set."""
+    def write_end(self, entry: Entry, finish: Finish) -> None:
+        """Keep the final state; then tell all who wait, and let the agent forget. ``entry.finishing`` is set."""
         command = entry.command
-        line = entry.line
         self._queue_of(command).remove(command.id)
         self.members.stop_asking(entry)
         finish = replace(finish, started_at=command.started_at)
-        await until_kept(lambda: self._store.finish(entry.scope, command.id, finish))
-        entry.command = final = replace(
+        # No task for each: thousands end in a second, and all but a few of them only wait for the disk.
+        kept = self._store.finish(entry.scope, command.id, finish)
+        self.background.await_end(kept, partial(self._end_kept, entry, finish))
+
+    def _end_kept(self, entry: Entry, finish: Finish, kept: asyncio.Future[bool]) -> None:
+        if kept.cancelled():
+            return
+        error = kept.exception()
+        if isinstance(error, StoreUnavailable):
+            again = self._write_end_again(entry, finish)
+            self.background.spawn(again, f"end {entry.command.id}", ending=True)
+        elif error is not None:
+            log.error("%s: its end was not kept", entry.command.id, exc_info=error, extra={"event": "task_failed"})
+        else:
+            self._has_ended(entry, finish)
+
+    async def _write_end_again(self, entry: Entry, finish: Finish) -> None:
+        await store_pause()
+        await until_kept(lambda: self._store.finish(entry.scope, entry.command.id, finish))
+        self._has_ended(entry, finish)
+
+    def _has_ended(self, entry: Entry, finish: Finish) -> None:
+        """See to the rows of a command whose final state is kept, and let go of it."""
+        entry.command = replace(
             entry.command,
             state=finish.state,
             finished_at=finish.finished_at,
@@ -621,7 +642,23 @@ class Router:
         if entry.result is not None:
             entry.result.end()
         if finish.result != "file":
-            await self._remove_file(entry)
+            entry.drop_result("it ended without these rows")
+            if entry.writing is not None or entry.spilled:
+                self.background.spawn(self._remove_file(entry), f"end {entry.command.id}", ending=True)
+                return
+        self._let_go(entry)
+
+    async def _remove_file(self, entry: Entry) -> None:
+        """Remove what any attempt has written, once none writes any more."""
+        if entry.writing is not None:
+            await asyncio.wait((entry.writing,))
+        if entry.spilled:
+            await asyncio.to_thread(self._results.remove, entry.scope, entry.command.id)
+        self._let_go(entry)
+
+    def _let_go(self, entry: Entry) -> None:
+        """Tell all who wait that a command has ended, and let its agent forget it."""
+        command, line = entry.command, entry.line
         self._land(entry)
         del self._entries[command.id]
         self.blobs.ended(command.id)
@@ -629,12 +666,10 @@ class Router:
         entry.move()
         for waiter in entry.waiters:
             if not waiter.done():
-                waiter.set_result(final)
-        log.debug(
-            "command ended: %s",
-            final.state,
-            extra={"event": "command_ended", "tenant": final.tenant, "command": final.id, "state": str(final.state)},
-        )
+                waiter.set_result(command)
+        if log.isEnabledFor(logging.DEBUG):
+            told = {"tenant": command.tenant, "command": command.id, "state": str(command.state)}
+            log.debug("command ended: %s", command.state, extra={"event": "command_ended", **told})
         if command.ordering_key:
             following = self._order.leave(command.tenant, command.ordering_key, command.id)
             if following is not None and self._entries[following].line is None:
@@ -644,14 +679,6 @@ class Router:
             if line.link is not None and command.id not in line.strays:
                 forget(line.link, command.id, command.epoch)
             self.dispatch(line)
-
-    async def _remove_file(self, entry: Entry) -> None:
-        """Remove what any attempt has written, once none writes any more."""
-        entry.drop_result("it ended without these rows")
-        if entry.writing is not None:
-            await asyncio.wait((entry.writing,))
-        if entry.spilled:
-            await asyncio.to_thread(self._results.remove, entry.scope, entry.command.id)
 
     def again(self, entry: Entry, why: str) -> None:
         """Put a command back into its queue, now: whatever comes next must find it there."""

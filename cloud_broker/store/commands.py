@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -291,8 +292,8 @@ class CommandStore(abc.ABC):
         """Note that its caller wants it no more; return it."""
 
     @abc.abstractmethod
-    async def finish(self, scope: Scope, command_id: str, finish: Finish) -> bool:
-        """Write the final state; return False, changing nothing, if it has one already."""
+    def finish(self, scope: Scope, command_id: str, finish: Finish) -> asyncio.Future[bool]:
+        """Write the final state; its value is False, with nothing changed, if the command has one already."""
 
     @abc.abstractmethod
     async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from cloud_broker.store.together import Kind
 log = logging.getLogger(__name__)
 
 MAX_CARRIED: Final = 10_000  # changes nobody waits for that are kept in memory while the disk is full
+STATEMENTS: Final = 512  # prepared ones that are kept: a text for each number of rows
 BUSY_S: Final = 10.0  # seconds a write waits for another process, such as the command line, to finish its own
 # What is wrong with one write only; every other error of SQLite is about the file, the disk or the transaction.
 OWN_FAULTS: Final = (
@@ -75,7 +76,12 @@ def connect_to_write(path: Path) -> NotingConnection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         names.insert(0, "shrinks")
     connection = sqlite3.connect(
-        path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=NotingConnection
+        path,
+        timeout=BUSY_S,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=NotingConnection,
+        cached_statements=STATEMENTS,
     )
     for name in names:
         connection.execute(QUERIES[name])
@@ -105,6 +111,8 @@ class Writer:
         self._carried: list[Task] = []
         self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._thread = BatchThread("store writer", self._run, self._disconnect, self._waiting, MAX_BATCH)
+        self._loop = asyncio.get_running_loop()
+        self._asked: list[Task] = []  # in this round of the event loop
 
     async def write(self, work: Work[T]) -> T:
         """
@@ -113,28 +121,40 @@ class Writer:
         Raises:
             StoreUnavailable: it could not be kept.
         """
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.put(Task(work, answer))
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._put(Task(work, answer))
         return await answer
 
     def send(self, work: Work[object]) -> None:
         """Run ``work`` after all that was asked before, without waiting for it; again later if it can't be kept now."""
-        self._waiting.put(Task(work, None))
+        self._put(Task(work, None))
 
-    async def write_one(self, kind: Kind, about: str, given: object) -> Any:
-        """Make a change of a kind, with others of it; return its value once that is on the disk, as ``write`` does."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.put(_of_kind(kind, about, given, answer))
-        return await answer
+    def write_one(self, kind: Kind, about: str, given: object) -> asyncio.Future[Any]:
+        """Make a change of a kind, with others of it; what is returned has its value as ``write`` returns it."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._put(Task(_no_work, answer, kind=kind, given=given, about=about))
+        return answer
 
     def send_one(self, kind: Kind, about: str, given: object) -> None:
         """Make a change of a kind, with others of it, as ``send`` does."""
-        self._waiting.put(_of_kind(kind, about, given, None))
+        self._put(Task(_no_work, None, kind=kind, given=given, about=about))
 
     async def close(self) -> None:
         """Finish what was asked and end the thread."""
+        self._hand_over()
         self._waiting.put(None)
         await self._thread.join()
+
+    def _put(self, task: Task) -> None:
+        # The thread would begin with the first of many that are asked for in one round, and come late for the others.
+        if not self._asked:
+            self._loop.call_soon(self._hand_over)
+        self._asked.append(task)
+
+    def _hand_over(self) -> None:
+        asked, self._asked = self._asked, []
+        for task in asked:
+            self._waiting.put(task)
 
     def _run(self, batch: Sequence[Task]) -> None:
         try:
@@ -153,23 +173,36 @@ class Writer:
 
     def _commit(self, connection: NotingConnection, batch: Sequence[Task]) -> None:
         connection.execute(QUERIES["begin"])
-        for tasks in together.steps(batch):
-            if len(tasks) == 1 or not self._together(connection, tasks):
-                for task in tasks:
-                    self._alone(connection, task)
+        if not self._all(connection, batch):
+            connection.execute(QUERIES["undo"])
+            connection.notes.clear()
+            connection.execute(QUERIES["begin"])
+            for tasks in together.steps(batch):
+                if len(tasks) == 1 or not self._together(connection, tasks):
+                    for task in tasks:
+                        self._alone(connection, task)
         if connection.notes:
             connection.keep_notes()
         connection.execute(QUERIES["commit"])
         self.commits += 1
 
+    def _all(self, connection: NotingConnection, batch: Sequence[Task]) -> bool:
+        """Make all changes; return False if one of them is wrong: then they are made with a way back from each."""
+        try:
+            for tasks in together.steps(batch):
+                _make(connection, tasks)
+        except Exception as exc:  # the one that is wrong tells its caller, once it is known which one it is
+            if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
+                raise
+            return False
+        return True
+
     def _together(self, connection: NotingConnection, tasks: Sequence[Task]) -> bool:
         """Make changes of one kind; return False, with nothing made, if one of them is wrong."""
-        kind = tasks[0].kind
-        assert kind is not None  # noqa: S101 - those of no kind come one by one; this tells mypy
         connection.execute(QUERIES["begin_one"])
         notes = len(connection.notes)
         try:
-            values = kind.make(connection, [task.given for task in tasks])
+            _make(connection, tasks)
         except Exception as exc:  # each is made by itself then, and the one that is wrong tells its caller
             if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
                 raise
@@ -179,15 +212,13 @@ class Writer:
         finally:
             if connection.in_transaction:
                 connection.execute(QUERIES["end_one"])
-        for task, value in zip(tasks, values, strict=True):
-            task.value = value
         return True
 
     def _alone(self, connection: NotingConnection, task: Task) -> None:
         connection.execute(QUERIES["begin_one"])
         notes = len(connection.notes)
         try:
-            task.value = task.work(connection)
+            _make(connection, [task])
         except Exception as exc:  # its caller gets it; the thread serves others
             if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_FAULTS):
                 raise
@@ -204,8 +235,19 @@ class Writer:
             self._connection = None
 
 
-def _of_kind(kind: Kind, about: str, given: object, answer: asyncio.Future[Any] | None) -> Task:
-    return Task(lambda connection: kind.make(connection, [given])[0], answer, kind=kind, given=given, about=about)
+def _make(connection: sqlite3.Connection, tasks: Sequence[Task]) -> None:
+    """Make changes of one kind, or the one that is of none."""
+    kind = tasks[0].kind
+    if kind is None:
+        for task in tasks:
+            task.value = task.work(connection)
+        return
+    for task, value in zip(tasks, kind.make(connection, [task.given for task in tasks]), strict=True):
+        task.value = value
+
+
+def _no_work(connection: sqlite3.Connection) -> None:
+    raise AssertionError("a change of a kind is made by its kind")
 
 
 class Readers:

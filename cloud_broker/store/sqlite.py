@@ -282,11 +282,10 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
 
         return await self._write(work)
 
-    async def finish(self, scope: Scope, command_id: str, finish: Finish) -> bool:
+    def finish(self, scope: Scope, command_id: str, finish: Finish) -> asyncio.Future[bool]:
         if finish.state not in FINAL:
             raise ValueError(f"{finish.state} is not a final state")
-        ended: bool = await self._write_one(kinds.FINISH, command_id, kinds.End(scope.tenant, command_id, finish))
-        return ended
+        return self._write_one(kinds.FINISH, command_id, kinds.End(scope.tenant, command_id, finish))
 
     async def forget_before(self, before: float, limit: int) -> list[tuple[str, str]]:
         bound = {"before": before, "limit": limit}

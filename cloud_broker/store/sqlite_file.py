@@ -69,8 +69,8 @@ class SqliteFile:
         """Return how many rows the named query changed."""
         return await self._write(lambda connection: connection.execute(QUERIES[query], bound).rowcount)
 
-    async def _write_one(self, kind: Kind, about: str, given: object) -> Any:
-        return await self._opened(self._writer).write_one(kind, about, given)
+    def _write_one(self, kind: Kind, about: str, given: object) -> asyncio.Future[Any]:
+        return self._opened(self._writer).write_one(kind, about, given)
 
     def _send_one(self, kind: Kind, about: str, given: object) -> None:
         self._opened(self._writer).send_one(kind, about, given)

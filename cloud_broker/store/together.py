@@ -20,6 +20,8 @@ from cloud_broker.store.queries import QUERIES
 
 MAX_ROWS: Final = 64  # of one statement: 41 columns of so many stay far below SQLite's 32,766 parameters
 
+ROWS: Final = 16  # up to this many there is a text for each number of rows, above it for each multiple
+
 _EACH: Final = re.compile(r"\[([^\]]*)\]")
 
 
@@ -66,14 +68,15 @@ def run(connection: sqlite3.Connection, name: str, rows: Sequence[Sequence[Any]]
     """Run a named query, whose part in square brackets stands for one row, over all rows: in pieces if many."""
     cursors, done = [], 0
     while done < len(rows):
-        # Powers of two: so few texts that each is prepared once.
-        count = min(MAX_ROWS, 1 << ((len(rows) - done).bit_length() - 1))
+        # Only so many numbers of rows that each text is prepared once.
+        left = len(rows) - done
+        count = left if left <= ROWS else min(MAX_ROWS, left - left % ROWS)
         values = list(itertools.chain.from_iterable(rows[done : done + count]))
         cursors.append(connection.execute(_repeated(name, count), values))
         done += count
     return cursors
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=512)
 def _repeated(name: str, count: int) -> str:
     return _EACH.sub(lambda found: ", ".join([found[1]] * count), QUERIES[name])

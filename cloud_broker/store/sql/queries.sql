@@ -78,6 +78,9 @@ PRAGMA user_version;
 -- begin --
 BEGIN IMMEDIATE;
 
+-- undo --
+ROLLBACK;
+
 -- begin_one --
 SAVEPOINT one;
 
