@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from fastapi import FastAPI, Request
 
+from cloud_broker.api import headers
 from cloud_broker.api.turnstile import turnstile, visit
 from cloud_broker.audit.notary import Notary
 from cloud_broker.audit.trail import BROKER
@@ -24,8 +25,7 @@ from cloud_broker.tenants import Scope
 TENANT_HEADER: Final = "outhaul-tenant"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """
     Who asks, and for which tenant.
 
@@ -55,13 +55,16 @@ def notary(request: Request) -> Notary:
     return found
 
 
-async def caller(request: Request, wanted: str | tuple[str, ...], *, new_work: bool = False) -> Caller:
+async def caller(
+    request: Request, wanted: str | tuple[str, ...], *, new_work: bool = False, body: bool = False
+) -> Caller:
     """
     Return who asks for something of one tenant; the tenant is one that the key or token is for, whatever is asked.
 
     Args:
         wanted: the scope that the route needs; one of several where it depends, and the route looks itself.
         new_work: whether a suspended tenant may not do it.
+        body: whether its body is read next, and then it is its turn; else it is when this returns.
 
     Raises:
         Unauthenticated, Forbidden, TenantNotNamed, TenantSuspended, TooManyRequests
@@ -75,7 +78,10 @@ async def caller(request: Request, wanted: str | tuple[str, ...], *, new_work: b
         named = key.tenants[0]
     if named is None:
         raise TenantNotNamed("The key is for several tenants: name one with the Outhaul-Tenant header.")
-    await visit(request).enter(named)
+    here = visit(request)
+    here.count(named)
+    if not body:
+        await here.turn()
     tenant = await credentials(request).tenant(named)
     if tenant is None:
         raise TenantNotNamed(f"There is no tenant {named!r}.")
@@ -100,14 +106,16 @@ async def _enter(request: Request, key: Credential) -> None:
     """Count a request that is for no tenant in particular."""
     one = key.tenants[0] if key.tenants is not None and len(key.tenants) == 1 else None
     # No tenant has a space in its name.
-    await visit(request).enter(one or f"key {key.id}")
+    here = visit(request)
+    here.count(one or f"key {key.id}")
+    await here.turn()
 
 
 async def _known(request: Request, wanted: str | tuple[str, ...]) -> Credential:
     _only_known_query(request)
     key = await _shown(request)
     alternatives = (wanted,) if isinstance(wanted, str) else wanted
-    if not any(key.may(scope) for scope in alternatives):
+    if not any(map(key.may, alternatives)):
         # Who may not do it asks all the same, and counts.
         await _enter(request, key)
         lacking = " or ".join(alternatives)
@@ -121,7 +129,7 @@ async def _shown(request: Request) -> Credential:
     try:
         return await credentials(request).of(shown or "", address)
     except Unauthenticated as exc:
-        await visit(request).enter_as_nobody()
+        await visit(request).turn()
         if shown is not None:
             notary(request).refused(BROKER, "login_refused", "", exc.detail, address)
         # One that has expired was good; to show none is no try.
@@ -132,7 +140,7 @@ async def _shown(request: Request) -> Credential:
 
 def _one(request: Request, name: str) -> str | None:
     """Return a header; one that stands twice says two things."""
-    found = request.headers.getlist(name)
+    found = headers.given(request.scope, name)
     if len(found) > 1:
         raise RequestInvalid(f"{name}: wants one value, found {len(found)}.")
     return found[0] if found else None

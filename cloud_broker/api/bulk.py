@@ -169,7 +169,7 @@ class _Answers(Response):
         self._there = services(request)
         self._limit = self._there.settings.limits.command_bytes
         self._lines = Lines(self._limit + ENVELOPE_BYTES)
-        self._traceparent = headers.traceparent(request.headers.get("traceparent"))
+        self._traceparent = headers.traceparent(headers.first(request.scope, "traceparent", ""))
         self._tenant = who.scope.tenant
         self._patient = True  # as long as waiting has helped
 

@@ -108,16 +108,16 @@ SUBMIT_HEADERS: Final = [
 )
 async def submit(request: Request) -> Response:
     """Keep a command and see it through; answered as soon as it is durable."""
-    who = await caller(request, "commands:write", new_work=True)
+    who = await caller(request, "commands:write", new_work=True, body=True)
     there = services(request)
     limit = there.settings.limits.command_bytes
     wanted = await read(request, NewCommand, limit + ENVELOPE_BYTES)
-    key = headers.idempotency_key(request.headers.getlist("idempotency-key"))
-    traceparent = headers.traceparent(request.headers.get("traceparent"))
+    key = headers.idempotency_key(headers.given(request.scope, "idempotency-key"))
+    traceparent = headers.traceparent(headers.first(request.scope, "traceparent", ""))
     submission = submission_of(wanted, key, traceparent, limit, who.key.id)
     command, _created = await there.commands.submit(who.scope, submission)
     told: dict[str, str] = {"Location": f"/v1/commands/{command.id}"}
-    wait_s = headers.wait_s(request.headers.getlist("prefer"))
+    wait_s = headers.wait_s(headers.given(request.scope, "prefer"))
     if wait_s is not None:
         wait_s = min(wait_s, MAX_WAIT_S)
         told["Preference-Applied"] = f"wait={wait_s}"

@@ -237,7 +237,7 @@ async def replay(request: Request, command_id: CommandId) -> Response:
         command_id,
         by=who.key.id,
         ttl_s=None if wanted.ttl is None else checked_ttl(wanted.ttl),
-        traceparent=headers.traceparent(request.headers.get("traceparent")),
+        traceparent=headers.traceparent(headers.first(request.scope, "traceparent", "")),
         signature=checked_signature(wanted.signature, key),
         idempotency_key=key,
     )

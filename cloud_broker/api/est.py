@@ -87,7 +87,7 @@ async def simpleenroll(request: Request) -> Response:
         raise ContentTypeUnsupported(f"wants Content-Type: {REQUEST}, found {media_type or 'none'}")
     source = request.client.host if request.client else ""
     # Who it is shows only with the token.
-    await visit(request).enter_as_nobody()
+    await visit(request).turn()
     try:
         name, secret = _password(request.headers.get("authorization", ""))
         csr = _signing_request(await read_bytes(request, MAX_BODY_BYTES))

@@ -13,7 +13,7 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from cloud_broker.api import commands, problems
 from cloud_broker.api.turnstile import VISIT, Turnstile, Visit
@@ -39,12 +39,10 @@ class Express:
             return
         scope["app"] = self._app
         visit = scope[VISIT] = Visit(self._turnstile)
-
-        async def tell(message: Message) -> None:
-            await send(visit.told(message))
-
         try:
-            await (await _answer(route, Request(scope, receive)))(scope, receive, tell)
+            answer = await _answer(route, Request(scope, receive))
+            answer.raw_headers.extend(visit.fields())
+            await answer(scope, receive, send)
         finally:
             visit.leave()
 

@@ -6,13 +6,37 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from starlette.types import Scope
+
 from cloud_broker.errors import RequestInvalid
 
 MAX_KEY_CHARS: Final = 255  # of an Idempotency-Key
+GIVEN: Final = "outhaul.headers"
 
 _WAIT: Final = re.compile(r'^\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;.*)?$', re.IGNORECASE)
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _QUALITY: Final = re.compile(r"^(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?)$")
+
+
+def given(scope: Scope, name: str) -> Sequence[str]:
+    """
+    Return the values of a header in the order in which they stand; Starlette looks through all headers for each.
+
+    Args:
+        name: in small letters.
+    """
+    found: dict[str, list[str]] | None = scope.get(GIVEN)
+    if found is None:
+        found = scope[GIVEN] = {}
+        for one, value in scope["headers"]:
+            found.setdefault(one.decode("latin-1"), []).append(value.decode("latin-1"))
+    return found.get(name, ())
+
+
+def first(scope: Scope, name: str, default: str) -> str:
+    """Return the first value of a header, or ``default``."""
+    found = given(scope, name)
+    return found[0] if found else default
 
 
 def wait_s(prefer: Sequence[str]) -> int | None:
@@ -22,7 +46,7 @@ def wait_s(prefer: Sequence[str]) -> int | None:
     Source:
         RFC 7240, sections 2 and 4.3.
     """
-    for preference in ",".join(prefer).split(","):
+    for preference in ",".join(prefer).split(",") if prefer else ():
         match = _WAIT.match(preference)
         if match:
             return int(match[1])
@@ -67,14 +91,14 @@ def checked_key(name: str, key: str) -> str:
     return key
 
 
-def traceparent(text: str | None) -> str:
+def traceparent(text: str) -> str:
     """
     Return a W3C trace context, or "" for none or one that is malformed, which is to be taken as none.
 
     Source:
         W3C Trace Context, sections 3.2 and 4.3.
     """
-    found = (text or "").strip()
+    found = text.strip()
     return found if _TRACEPARENT.fullmatch(found) else ""
 
 

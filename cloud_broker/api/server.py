@@ -75,6 +75,7 @@ class Guarded(HttpToolsProtocol):
         self._began = 0.0
         self._came = 0  # bytes of this phase
         self._fields = 0
+        self._field_bytes = 0
         self._refusal: BrokerError | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._reader_watch: asyncio.TimerHandle | None = None
@@ -134,20 +135,20 @@ class Guarded(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._fields = 0
+        self._fields = self._field_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
+        self._field_bytes += len(name) + len(value)
         if self._fields > MAX_FIELDS:
             self._refusal = HeadersTooLarge(f"The request has more than {MAX_FIELDS} headers.")
             raise httptools.HttpParserError("too many headers")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if len(self.url) > MAX_URI_BYTES:
             self._refusal = UriTooLong(f"Path and query have {len(self.url)} bytes; at most {MAX_URI_BYTES} are read.")
-        elif size > MAX_HEAD_BYTES:
+        elif len(self.url) + self._field_bytes > MAX_HEAD_BYTES:
             self._refusal = self._too_large()
         if self._refusal is not None:
             raise httptools.HttpParserError("too much before the body")
@@ -172,29 +173,30 @@ class Guarded(HttpToolsProtocol):
 
     def _await(self, phase: str) -> None:
         self._phase, self._came = phase, 0
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
         slow_s = self.settings.limits.slow_request
         if phase != "idle" and slow_s:
             self._began = self.loop.time()
-            self._watch = self.loop.call_later(slow_s, self._late)
+            # One for many phases: to make and cancel one for each costs more than to look too early now and then.
+            if self._watch is None:
+                self._watch = self.loop.call_later(slow_s, self._late)
 
     def _late(self) -> None:
         """See whether what is awaited may still come."""
         self._watch = None
-        if self.transport.is_closing():
+        if self._phase == "idle" or self.transport.is_closing():
             return
-        slow_s = self.settings.limits.slow_request
+        now = self.loop.time()
+        left_s = self._began + self.settings.limits.slow_request - now
         if self._phase == "body":
             if self.flow.read_paused:
                 # It is us who do not read: no fault of the other side.
-                self._began = self.loop.time()
-            left_s = self._began + slow_s + self._came / MIN_BODY_RATE - self.loop.time()
-            if left_s > 0:
-                self._watch = self.loop.call_later(left_s, self._late)
-                return
-        elif self._came == 0:
+                left_s += now - self._began
+                self._began = now
+            left_s += self._came / MIN_BODY_RATE
+        if left_s > 0:
+            self._watch = self.loop.call_later(left_s, self._late)
+            return
+        if self._phase == "head" and self._came == 0:
             # Nobody asked for anything, so nobody waits for an answer.
             self._close()
             return

@@ -19,10 +19,11 @@ from cloud_broker.callers.fairness import LONGEST_REST_S, Gate, Usage
 from cloud_broker.errors import TooManyWrongKeys, Unauthenticated
 from cloud_broker.settings import LimitSettings
 
-# Requests that are worked on at once. Enough to fill the store's transactions; few enough that one round of the
-# event loop stays short, whatever is waiting outside.
-AT_ONCE: Final = 12
-EACH: Final = 8  # of one tenant: some places are always free for who has none
+# Requests that are worked on at once, until what they keep is on the disk. What waits there at the same time is one
+# transaction and one message to an agent, so with few of them each command costs more; many make one round of the event
+# loop long, whatever is waiting outside.
+AT_ONCE: Final = 64
+EACH: Final = 48  # of one tenant: some places are always free for who has none
 STREAMS: Final = 1  # row streams that go on in one round of the event loop
 NOBODY: Final = ""  # the line of those who showed no good key; no tenant has such a name
 VISIT: Final = "outhaul.visit"
@@ -59,44 +60,42 @@ class Visit:
     def __init__(self, turnstile: Turnstile) -> None:
         self._turnstile = turnstile
         self._tenant: str | None = None
-        self._line: str | None = None
+        self._line = NOBODY  # where it waits for its turn
+        self._inside = False
         self._standing: Standing | None = None
         self._streamed_at = time.monotonic()
 
-    async def enter(self, tenant: str) -> None:
+    def count(self, tenant: str) -> None:
         """
-        Count for a tenant and wait for its turn; again changes nothing.
+        Count for a tenant; again changes nothing.
 
         Raises:
             TooManyRequests, TooManyAtOnce
         """
         if self._tenant is None:
             self._standing = self._turnstile.allowances.enter(tenant, time.monotonic())
-            self._tenant = tenant
-            await self._turn(tenant)
+            self._tenant = self._line = tenant
 
-    async def enter_as_nobody(self) -> None:
-        """Wait for the turn of those who showed no good key."""
-        await self._turn(NOBODY)
-
-    async def _turn(self, line: str) -> None:
-        await self._turnstile.requests.enter(line)
-        self._line = line
+    async def turn(self) -> None:
+        """Wait for its turn, unless it has it: that of the tenant it counts for, or of those with no good key."""
+        if not self._inside:
+            await self._turnstile.requests.enter(self._line)
+            self._inside = True
 
     def rest(self) -> None:
         """Give the turn to another: what comes now waits for somebody else, or is paced by itself."""
-        if self._line is not None:
+        if self._inside:
+            self._inside = False
             self._turnstile.requests.leave(self._line)
-            self._line = None
 
     @asynccontextmanager
     async def resting(self) -> AsyncIterator[None]:
         """Give the turn to another within a block, and wait for one again after it."""
-        line = self._line
+        inside = self._inside
         self.rest()
         yield
-        if line is not None:
-            await self._turn(line)
+        if inside:
+            await self.turn()
 
     async def wait(self, request: Request, awaited: Coroutine[Any, Any, T]) -> T:
         """
@@ -135,16 +134,15 @@ class Visit:
             self._turnstile.allowances.leave(self._tenant)
             self._tenant = None
 
-    def told(self, message: Message) -> Message:
-        """Return the beginning of an answer with what is left of the tenant's rate."""
-        if self._standing is None or message["type"] != "http.response.start":
-            return message
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers of an answer that say what is left of the tenant's rate."""
+        if self._standing is None:
+            return []
         size, window_s, left = self._standing.size, math.ceil(self._standing.window_s), self._standing.left
-        said = [
+        return [
             (b"ratelimit-policy", f'"requests";q={size};w={window_s}'.encode()),
             (b"ratelimit", f'"requests";r={left};t={window_s}'.encode()),
         ]
-        return {**message, "headers": [*message.get("headers", ()), *said]}
 
 
 def install(app: FastAPI, limits: LimitSettings) -> Turnstile:
@@ -185,7 +183,9 @@ class _Visits:
         one = scope[VISIT] = Visit(self._turnstile)
 
         async def tell(message: Message) -> None:
-            await send(one.told(message))
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *one.fields()]}
+            await send(message)
 
         try:
             await self._app(scope, receive, tell)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -313,7 +315,15 @@ class ListView(msgspec.Struct, frozen=True):
 
 def time_text(seconds: float) -> str:
     """Return a time as RFC 3339 in UTC, to the microsecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    whole = math.floor(seconds)
+    micros = round((seconds - whole) * 1e6)
+    return f"{_second(whole + 1)}.000000Z" if micros == 1_000_000 else f"{_second(whole)}.{micros:06d}Z"
+
+
+@functools.lru_cache(1_024)
+def _second(whole: int) -> str:
+    # Of thousands of times that are told most are of the same few seconds.
+    return datetime.fromtimestamp(whole, UTC).isoformat()[:19]
 
 
 def time_or_none(seconds: float | None) -> str | None:

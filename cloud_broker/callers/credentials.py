@@ -7,8 +7,9 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
+
+import msgspec
 
 from cloud_broker.audit import trail as audit
 from cloud_broker.callers.fairness import Gate
@@ -30,8 +31,7 @@ Name = TypeVar("Name")
 Thing = TypeVar("Thing")
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(msgspec.Struct, frozen=True):
     """
     Who asks, and what they may do.
 
@@ -140,6 +140,8 @@ class Credentials:
         if not text or scheme.lower() != "bearer":
             raise Unauthenticated(f"The request carries no key. {WANTED}")
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+        if (key := self._keys.kept(digest)) is not None:
+            return await self._good_key(key)
         line = f"good {digest.hex()}" if digest in self._good else f"from {address}"
         found = await self._checked(text, digest, line)
         _keep(self._good, digest, None)
@@ -153,19 +155,22 @@ class Credentials:
         raise Unauthenticated(f"The key is not known here. {WANTED}")
 
     async def _by_key(self, digest: bytes, line: str) -> Credential:
-        key = self._keys.kept(digest)
-        if key is None:
-            async with self._checks.place(line):
-                key = await self._keys.get(digest)
-        now = time.time()
+        async with self._checks.place(line):
+            key = await self._keys.get(digest)
         if key is None:
             raise Unauthenticated(f"The key is not known here. {WANTED}")
+        return await self._good_key(key)
+
+    async def _good_key(self, key: ApiKey) -> Credential:
+        now = time.time()
         if key.revoked_at is not None:
             raise Unauthenticated(f"The key {key.id} was revoked. {WANTED}")
         if key.expires_at is not None and key.expires_at <= now:
             follower = f" It was replaced by the key {key.replaced_by}." if key.replaced_by else ""
             raise CredentialExpired(f"The key {key.id} has expired.{follower} {WANTED}")
-        await self._note_use(key.id, now)
+        if now - self._used.get(key.id, 0.0) >= NOTE_USE_S:
+            _keep(self._used, key.id, now)
+            await self._store.key_used(key.id, now)
         return Credential(key.id, None if key.tenant is None else (key.tenant,), key.scopes, key.owner)
 
     async def _by_token(self, text: str, line: str) -> Credential:
@@ -179,11 +184,6 @@ class Credentials:
             raise kind(f"The token is refused: {exc}.") from exc
         who = f"{found.issuer}#{found.subject}"
         return Credential(who, found.tenants, found.scopes, who)
-
-    async def _note_use(self, key_id: str, now: float) -> None:
-        if now - self._used.get(key_id, 0.0) >= NOTE_USE_S:
-            _keep(self._used, key_id, now)
-            await self._store.key_used(key_id, now)
 
 
 def _keep(kept: OrderedDict[Name, Thing], name: Name, thing: Thing) -> None:
