@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -42,8 +41,7 @@ Work = Callable[[], Awaitable[Outcome]]
 JOURNAL_RETRY_S: Final = 1.0  # seconds; what can't be kept now is kept when the disk has room again
 
 
-@dataclass(slots=True, eq=False)
-class Running:
+class Running(msgspec.Struct, eq=False):
     """
     A command that the broker has not told us to forget.
 
@@ -79,8 +77,8 @@ class Running:
     journaled: bool = False
     rows_kept: bool = False
     inquiry: Inquiry | None = None
-    outputs: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    outputs: dict[str, Any] = {}
+    warnings: list[str] = []
     succeeded: bool = False
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from agent.cli_options import NOT_REACHABLE, json_option, show, system_file
 
@@ -70,7 +70,7 @@ def status(as_json: bool) -> None:
     """Tell how the system sees the service; exit code 3 where it does not run."""
     facts = _manager().status()
     if as_json:
-        show(dataclasses.asdict(facts))
+        show(msgspec.structs.asdict(facts))
     elif not facts.installed:
         click.echo(
             f"not installed{': ' + facts.detail if facts.detail else ''}; outhaul-agent service install makes it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -128,6 +127,9 @@ def _signers(settings: Settings) -> Iterator[Problem]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean …?``, or which there are, for a name that is not among ``known``."""
+    # Imported here: it is needed to say what is wrong.
+    import difflib
+
     names = list(known)
     close = difflib.get_close_matches(name, names, 1, 0.6)
     if close:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent import config_checks, settings_reader, toml_lines
 from agent.config_checks import Problem
@@ -14,8 +15,7 @@ from agent.errors import ConfigError
 from agent.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """
     A file that was read.
 

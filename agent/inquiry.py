@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -69,8 +68,7 @@ def told_by(settings: Settings, operation: Operation) -> Literal["nobody", "veri
     return "verify" if by is By.VERIFY else "nobody"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """
     What was found out.
 
@@ -83,7 +81,7 @@ class Found:
 
     happened: bool | None
     why: str
-    outputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = {}
     rows: int | None = None
 
 
@@ -106,8 +104,7 @@ def _says_something(value: Any) -> bool:
     return value not in (None, False, 0, "", "0")
 
 
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
+class Elsewhere(msgspec.Struct, frozen=True):
     """
     That another agent of the group had the command.
 

@@ -7,9 +7,10 @@ import json
 import re
 import string
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
+
+import msgspec
 
 from agent import exact_json
 from agent.errors import ParametersInvalid
@@ -40,8 +41,7 @@ _BUILT_IN: Final[dict[str, dict[str, Param]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class BlobName:
+class BlobName(msgspec.Struct, frozen=True):
     """
     What stands in the place of a content that is too large for parameters.
 

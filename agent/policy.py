@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from agent import errors
 from agent.journal.base import Claim, Entry
@@ -46,8 +47,7 @@ def fits(name: str, operation: Operation, params: bytes) -> dict[str, Any]:
         ) from exc
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What an error means for its command, in the words of ``protocol.messages.Completed``."""
 
     outcome: Outcome

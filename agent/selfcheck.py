@@ -48,6 +48,8 @@ LATE: Final = {
     "cryptography.hazmat.primitives.ciphers.aead",
     "cryptography.hazmat.primitives.hpke",
     "cryptography.hazmat.primitives.serialization",
+    "python_socks",
+    "python_socks.async_.asyncio",
     "spnego",
     "spnego.exceptions",
 }

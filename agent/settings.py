@@ -8,7 +8,6 @@ file, and ``config_errors.py`` says what is wrong with it, with file, line, key 
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Annotated, Any, Final, Literal
 
@@ -74,8 +73,7 @@ def stripped(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(msgspec.Struct, frozen=True):
     """
     How a value stands in the file, where that is not how it is kept.
 

@@ -8,11 +8,10 @@ so no queue between an ERP and a broker's disk can grow without bound.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(slots=True)
-class Window:
+class Window(msgspec.Struct):
     """
     Bytes that may still be sent, or may still come.
 

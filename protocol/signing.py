@@ -15,7 +15,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -66,8 +65,7 @@ class SignatureMalformed(ValueError):
     """It is no signature of the kind that was wanted; the text says what is wrong with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Jws:
+class Jws(msgspec.Struct, frozen=True):
     """
     A signature that was read and not yet checked.
 
@@ -84,8 +82,7 @@ class Jws:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CommandClaims:
+class CommandClaims(msgspec.Struct, frozen=True):
     """
     What a caller signs.
 

@@ -6,8 +6,10 @@ Whoever finds something wrong gives its ``code``; where the remedy depends on wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.connectors.base import Finding
 from agent.link.failures import TROUBLES, in_general
@@ -273,4 +275,4 @@ def with_remedy(finding: Finding) -> Finding:
     """Return a finding with what to do about it, if there is something."""
     if finding.ok is True or finding.fix or finding.code not in REMEDIES:
         return finding
-    return replace(finding, fix=REMEDIES[finding.code].fix)
+    return msgspec.structs.replace(finding, fix=REMEDIES[finding.code].fix)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from agent import config_file, logs
 from agent.app import connectors
@@ -131,7 +133,7 @@ async def _one(stage: Stage, sight: Sight) -> AsyncIterator[Finding]:
     since = time.monotonic()
     async for found in stage.look(sight):
         now = time.monotonic()
-        finding = replace(
+        finding = msgspec.structs.replace(
             found,
             stage=found.stage or stage.name,
             seconds=now - since if found.seconds is None else found.seconds,

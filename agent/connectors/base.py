@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from agent.errors import OutcomeUnknown
 from agent.settings import Connection, Operation
@@ -25,8 +26,7 @@ ColumnType = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """
     One column of a row set.
 
@@ -46,8 +46,7 @@ class Column:
 RowsAs = Literal["ndjson", "arrow"]
 
 
-@dataclass(frozen=True, slots=True)
-class RowSet:
+class RowSet(msgspec.Struct, frozen=True):
     """
     A row set begins; the ``Rows`` that follow are its rows.
 
@@ -59,8 +58,7 @@ class RowSet:
     rows_as: RowsAs = "ndjson"
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """
     Some rows of the current row set.
 
@@ -75,8 +73,7 @@ class Rows:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(msgspec.Struct, frozen=True):
     """
     What the operation returned besides rows: OUT parameters, SOAP body, file receipt.
 
@@ -90,15 +87,13 @@ class Outputs:
     rows: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(msgspec.Struct, frozen=True):
     """Something the caller should know that is no error, such as a type the driver is known to spoil."""
 
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """
     All rows are out and nothing is kept at the source yet.
 
@@ -110,8 +105,7 @@ class Ready:
 Piece = RowSet | Rows | Outputs | Remark | Ready
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """
     One run of one operation.
 
@@ -143,8 +137,7 @@ class Call:
     content_sha256: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """
     One line of ``outhaul-agent check``.
 
@@ -167,8 +160,7 @@ class Finding:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DriverSetup:
+class DriverSetup(msgspec.Struct, frozen=True):
     """
     All that a driver process is told, over its standard input, once.
 
@@ -183,10 +175,13 @@ class DriverSetup:
 
     name: str
     connection: Connection
-    operations: Mapping[str, Operation] = field(default_factory=dict)
+    operations: Mapping[str, Operation] = {}
     base_dir: str = "."
     state_dir: str = "."
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    secrets: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<DriverSetup {self.name}>"
 
 
 class Driver(abc.ABC):

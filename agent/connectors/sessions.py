@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -169,11 +168,10 @@ def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-@dataclass(slots=True)
-class _Answer:
+class _Answer(msgspec.Struct):
     """What a driver said to a question; ``payload`` came last."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = []
     recalled: Outputs | None = None
     payload: bytes = b""
 

@@ -14,10 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
 from typing import BinaryIO, Final, NoReturn
 
 import msgspec
+from msgspec.structs import replace
 
 from agent import awake, discretion
 from agent.connectors import pipes

@@ -21,10 +21,11 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agent.errors import EnrolmentError, SecretError
 from agent.secrets import SecretStore
@@ -34,8 +35,7 @@ ENROL: Final = "run: outhaul-agent enroll --token TOKEN"
 _AGAIN: Final = 3  # looks at an identity that is being replaced while it is read
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """
     One certificate and what belongs to it.
 
@@ -62,8 +62,11 @@ class Identity:
     serial: str
     obtained_at: float
     not_after: float
-    passphrase: str = field(repr=False)
+    passphrase: str
     own: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.tenant}/{self.agent} {self.serial}>"
 
     @property
     def folder(self) -> Path:
@@ -93,7 +96,7 @@ def load(state_dir: Path, secrets: SecretStore) -> Identity:
             f"the secret {PASSPHRASE!r}, which opens the agent's key in {identity.folder}, is missing. Run this as the "
             f"agent's account; if the store of secrets was lost, enrol again with a new token: {ENROL}"
         )
-    return replace(identity, passphrase=passphrase)
+    return msgspec.structs.replace(identity, passphrase=passphrase)
 
 
 def find(state_dir: Path) -> Identity | None:

@@ -12,10 +12,11 @@ import json
 import logging
 import secrets as chance
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from agent import durable_file
 from agent.errors import EnrolmentError, SecretError
@@ -32,8 +33,7 @@ PASSPHRASE_BYTES: Final = 32  # bytes of chance
 _FORMAT: Final = "outhaul-agent-keys-1"
 
 
-@dataclass(frozen=True)
-class AgentKeys:
+class AgentKeys(msgspec.Struct, frozen=True, dict=True):
     """
     Both key pairs.
 
@@ -43,9 +43,12 @@ class AgentKeys:
         public: what callers know of them: ``{"sign": "ed25519:BASE64", "seal": "x25519:BASE64"}``.
     """
 
-    sign_bytes: bytes = field(repr=False)
-    seal_bytes: bytes = field(repr=False)
+    sign_bytes: bytes
+    seal_bytes: bytes
     public: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"<AgentKeys {self.public}>"
 
     @cached_property
     def sign(self) -> Ed25519PrivateKey:

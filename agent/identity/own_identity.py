@@ -12,10 +12,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from agent.config_file import Loaded
 from agent.errors import AgentError, EnrolmentError, LinkRefused
@@ -39,8 +40,7 @@ Stamp = tuple[tuple[int, int], ...]  # of each file when it was written, and its
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class OwnFiles:
+class OwnFiles(msgspec.Struct, frozen=True):
     """
     What the operator's file says of them.
 
@@ -150,7 +150,7 @@ def load(files: OwnFiles, secrets: SecretStore) -> Identity:
     """
     who = read(files)
     if files.passphrase:
-        who = replace(who, passphrase=resolve(files.passphrase, secrets))
+        who = msgspec.structs.replace(who, passphrase=resolve(files.passphrase, secrets))
     identity.client_context(who)
     return who
 

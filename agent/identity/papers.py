@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from agent.link.base import Ended
 from protocol.framing import Buffer
 from protocol.messages import AnyMessage, Renewed, Trust, Welcome
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True):
     """
     What the greeting says of them.
 

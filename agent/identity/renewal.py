@@ -14,10 +14,11 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from agent.errors import AgentError, EnrolmentError, LinkError, LinkRefused
 from agent.identity import authorities, recovery, succession
@@ -332,7 +333,7 @@ class Renewals(Dialer, Papers):
         if issued.not_after <= self._now():
             recovery.forget_request(self._state_dir)
             raise EnrolmentError("the certificate that the broker sent has run out; is this machine's clock right?")
-        return replace(
+        return msgspec.structs.replace(
             succession.write_beside(
                 self._state_dir,
                 issued,

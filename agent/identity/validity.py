@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 DAY_S: Final = 86_400.0
 PARTS: Final = 20  # after a failed renewal the next try comes after this part of the life
@@ -12,8 +13,7 @@ REST_S: Final = 60.0  # seconds from one certificate to asking for the next, how
 WARN_DAYS: Final = (14, 7, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(msgspec.Struct, frozen=True):
     """
     The time for which a certificate is good, on this machine's clock.
 

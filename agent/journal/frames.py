@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 from zlib import crc32
+
+import msgspec
 
 MAGIC: Final = b"\xffOJ\xfe"  # no text in UTF-8 has these bytes, so what a caller sends can't look like a record
 _FIELDS: Final = struct.Struct(">4sIQI")
@@ -28,8 +29,7 @@ CHAIN_BYTES: Final = 32
 BEGINNING: Final = bytes(CHAIN_BYTES)  # the chain before a journal's first record
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """
     A record that fits its checksums.
 
@@ -47,8 +47,7 @@ class Frame:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Bad:
+class Bad(msgspec.Struct, frozen=True):
     """
     Bytes that are no record.
 

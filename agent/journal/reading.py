@@ -8,9 +8,10 @@ a moment that a crash cut short. Nothing is changed here, so it may be read whil
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from agent import RELEASE
 from agent.errors import JournalOfLaterRelease
@@ -29,8 +30,7 @@ _SEGMENT: Final = re.compile(r"(\d{6,12})\.log")
 _COMMAND: Final = re.compile(rb"[a-z]{2,8}_[0-9a-hjkmnp-tv-z]{26}")  # as ``protocol.ids`` makes them
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """
     Something that should be in the log and isn't, or the other way round.
 
@@ -53,8 +53,7 @@ class Damage:
         return f"{self.file}: at byte {self.offset}: {self.what}{concerned}"
 
 
-@dataclass(slots=True)
-class Segment:
+class Segment(msgspec.Struct):
     """
     One file of the log.
 
@@ -73,8 +72,7 @@ class Segment:
         return segment_name(self.number)
 
 
-@dataclass(slots=True)
-class Reading:
+class Reading(msgspec.Struct):
     """
     What is in the folder.
 
@@ -104,14 +102,14 @@ class Reading:
     position: int = 0
     head: bytes = frames.BEGINNING
     base: int = 0
-    heads: dict[int, bytes] = field(default_factory=dict)
-    chain: list[int] = field(default_factory=list)
+    heads: dict[int, bytes] = {}
+    chain: list[int] = []
     highest: int = 0
-    leftovers: list[str] = field(default_factory=list)
+    leftovers: list[str] = []
     size: int = 0
     count: int = 0
-    damages: list[Damage] = field(default_factory=list)
-    unusable: list[str] = field(default_factory=list)
+    damages: list[Damage] = []
+    unusable: list[str] = []
     torn: int = 0
 
 

@@ -14,8 +14,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.journal import records
 from agent.journal.base import Entry
@@ -35,8 +36,7 @@ REWRITE_BYTES: Final = 4 * 1_048_576  # bytes; a log this much over twice of wha
 SEGMENTS: Final = 16  # or of so many segments, is written anew
 
 
-@dataclass(eq=False, slots=True)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """
     Something to be kept.
 
@@ -51,8 +51,7 @@ class Request:
     answer: Future[None] | None = None
 
 
-@dataclass(eq=False, slots=True)
-class Written:
+class Written(msgspec.Struct, eq=False):
     """What stands in the log at a place, and is believed once it is synced."""
 
     request: Request
@@ -60,8 +59,7 @@ class Written:
     place: int
 
 
-@dataclass(slots=True)
-class Renewal:
+class Renewal(msgspec.Struct):
     """
     The journal has to be written anew before anything else.
 

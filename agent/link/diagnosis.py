@@ -6,16 +6,14 @@ import re
 import socket
 import ssl
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
-from websockets.http11 import Response
+import msgspec
 
 from agent.errors import LinkError
 from agent.link.failures import NOT_TLS, SHOWN_CHARS, short, trouble
+from agent.link.library import InvalidHandshake, InvalidMessage, InvalidStatus, Response
 
 # OpenSSL's codes: X509_V_ERR_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH.
 NOT_YET_VALID, EXPIRED, WRONG_NAMES = 9, 10, (62, 64)
@@ -36,8 +34,7 @@ _TAG: Final = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | r
 LOOK_AGAIN_S: Final = 900.0  # seconds for which what was seen of who is not trusted is taken for true
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(msgspec.Struct, frozen=True):
     """
     What was tried.
 
@@ -62,8 +59,7 @@ class Way:
         return f"{host}:{self.port}" + (f" through the proxy {self.proxy}" if self.proxy else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True):
     """
     What the other end showed when it was looked at a second time, without trust.
 
@@ -196,6 +192,9 @@ def retry_after(text: str) -> float:
         return max(0.0, float(text))
     except ValueError:
         pass
+    # Imported here: what reads mail is large, and few answers have a date.
+    from email.utils import parsedate_to_datetime
+
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except ValueError:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import socket
 import ssl
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.errors import LinkError, LinkRefused
 
 SHOWN_CHARS: Final = 300  # characters of a foreign answer
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(msgspec.Struct, frozen=True):
     """
     One kind of failure.
 

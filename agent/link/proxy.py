@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
 
 from agent.errors import ConfigError
 
 SCHEMES: Final = ("http", "https", "socks5", "socks5h")
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
+class Proxy(msgspec.Struct, frozen=True):
     """
     One proxy.
 
@@ -26,10 +26,13 @@ class Proxy:
         place: where it was found, for people.
     """
 
-    url: str = field(repr=False)
+    url: str
     shown: str
     user: bool
     place: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Proxy {self.shown}>"
 
     @property
     def host(self) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-import urllib.request
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agent.errors import ConfigError
 from agent.link.diagnosis import Looks
@@ -18,7 +18,7 @@ from agent.secrets import SecretStore, resolve_url
 from agent.settings import Link
 
 # In the order of their weight.
-_ENVIRONMENT: Final = ("wss", "https", "all")
+_ENVIRONMENT: Final = ("wss_proxy", "https_proxy", "all_proxy")
 # Where Linux distributions keep the list of authorities; a frozen program knows only where its builder's was.
 _LISTS: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -29,8 +29,7 @@ _LISTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Routes:
+class Routes(msgspec.Struct, frozen=True):
     """
     What the operator's file says of the way to the broker.
 
@@ -46,7 +45,7 @@ class Routes:
     no_proxy: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     extra_authorities: Path | None = None
-    looks: Looks = field(default_factory=Looks, compare=False, repr=False)
+    looks: Looks = msgspec.field(default_factory=Looks)
 
     @classmethod
     def of(cls, link: Link, base_dir: Path = Path()) -> Routes:
@@ -107,15 +106,23 @@ class Routes:
 
 def _of_system(host: str, port: int) -> list[tuple[str, str]]:
     """Return URLs of proxies, "" for the straight way, and where each was found."""
-    proxies = urllib.request.getproxies_environment()
+    said = _environment()
     for key in _ENVIRONMENT:
-        if proxies.get(key):
-            if exempt(host, port, proxies.get("no", "").split(",")):
+        if url := said.get(key):
+            if exempt(host, port, said.get("no_proxy", "").split(",")):
                 return [("", "")]
-            return [(proxies[key], f"the system's proxy setting ({key.upper()}_PROXY)")]
+            return [(url, f"the system's proxy setting ({key.upper()})")]
     if sys.platform == "win32":
         # Imported here: it loads a library that only Windows has.
         from agent.link import winhttp
 
         return winhttp.proxies(host, port) or [("", "")]
     return [("", "")]
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables by their names in small letters; where there are both, small ones hold, also if empty."""
+    return {
+        **{name.lower(): value for name, value in os.environ.items()},
+        **{name: value for name, value in os.environ.items() if name.islower()},
+    }

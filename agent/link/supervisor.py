@@ -9,8 +9,9 @@ import math
 import re
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
+
+import msgspec
 
 from agent.errors import AgentError, LinkError, LinkRefused
 from agent.link.backoff import Backoff
@@ -28,8 +29,7 @@ RENEWED: Final = "renewed"  # the agent's own goodbye, to dial again with anothe
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkState:
+class LinkState(msgspec.Struct, frozen=True):
     """
     How the link stands, for `outhaul-agent status`; times in seconds since 1970.
 
@@ -56,8 +56,7 @@ class LinkState:
     next_try_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Try:
+class _Try(msgspec.Struct, frozen=True):
     """One dial and, if it came about, one conversation."""
 
     error: AgentError
@@ -214,7 +213,7 @@ class Supervisor:
                 await stop.wait()
 
     def _now(self, **changes: Any) -> None:
-        self.state = replace(self.state, **changes)
+        self.state = msgspec.structs.replace(self.state, **changes)
 
 
 def _error_of(ended: Ended) -> AgentError:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 
-@dataclass(slots=True)
-class Trail:
+class Trail(msgspec.Struct):
     """
     Filled in as a dial goes on; what it did not come to stays empty.
 
@@ -27,7 +26,7 @@ class Trail:
     """
 
     host: str = ""
-    addresses: list[str] = field(default_factory=list)
+    addresses: list[str] = []
     dns_s: float | None = None
     address: str = ""
     tcp_s: float | None = None

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import io
 import socket
 import ssl
 import time
-from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
-from python_socks import ProxyConnectionError, ProxyError, ProxyType
-from python_socks.async_.asyncio import Proxy as SocksProxy
+import msgspec
 
 from agent.errors import LinkError
 from agent.link.diagnosis import page_title
@@ -37,8 +34,7 @@ PAGE_S: Final = 1.0  # seconds for the page that an answer announces
 TLS_RECORDS: Final = (b"\x15", b"\x16")  # an alert and a handshake: all that may come first in a tunnel
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """Where the tunnel is to lead."""
 
     host: str
@@ -48,8 +44,7 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """
     A proxy's answer to CONNECT.
 
@@ -76,14 +71,20 @@ def read_answer(head: bytes) -> Answer:
     Read the head of an answer.
 
     Raises:
-        ValueError, http.client.HTTPException: it is not one of HTTP/1.
+        ValueError: it is not one of HTTP/1.
     """
+    # Imported here, as the library of SOCKS below: most agents have no proxy before them.
+    import http.client
+
     first, _, rest = head.partition(b"\r\n")
     protocol, _, outcome = first.decode("latin-1").partition(" ")
     if not protocol.startswith("HTTP/1."):
         raise ValueError(f"no HTTP answer: {protocol!r}")
     status, _, reason = outcome.partition(" ")
-    fields = http.client.parse_headers(io.BytesIO(rest))
+    try:
+        fields = http.client.parse_headers(io.BytesIO(rest))
+    except http.client.HTTPException as exc:
+        raise ValueError(str(exc)) from exc
     # Proxies write either; `Proxy-Connection` is in no standard, and they obey it all the same.
     said = ",".join(fields.get_all("Proxy-Connection", []) + fields.get_all("Connection", [])).lower()
     kept = "keep-alive" in said if protocol == "HTTP/1.0" else True
@@ -128,7 +129,7 @@ class Channel(asyncio.Protocol):
 
         Raises:
             EOFError, OSError: the proxy hung up.
-            ValueError, http.client.HTTPException: what it said is no answer.
+            ValueError: what it said is no answer.
         """
         self.transport.write(request)
         while b"\r\n\r\n" not in self._got:
@@ -237,7 +238,7 @@ async def http_tunnel(
                 channel.transport.abort()
                 channel = None
         raise trouble("proxy-cut", proxy=proxy.shown, said="it wants one step of a login after the other, without end")
-    except (ValueError, http.client.HTTPException) as exc:
+    except ValueError as exc:
         _abort(channel)
         raise trouble("proxy-no-proxy", proxy=proxy.shown) from exc
     except BaseException:
@@ -328,6 +329,9 @@ async def socks_tunnel(proxy: Proxy, target: Target) -> socket.socket:
     Raises:
         LinkError, LinkRefused: as ``http_tunnel``.
     """
+    from python_socks import ProxyConnectionError, ProxyError, ProxyType
+    from python_socks.async_.asyncio import Proxy as SocksProxy
+
     user, password = proxy.login or (None, None)
     dialer = SocksProxy(ProxyType.SOCKS5, proxy.host, proxy.port, user, password, rdns=proxy.scheme == "socks5h")
     try:

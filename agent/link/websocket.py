@@ -10,21 +10,27 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from websockets import ConnectionClosed, InvalidMessage, InvalidStatus, Subprotocol
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.http11 import Response
+import msgspec
 
 from agent.errors import ConfigError, LinkError
 from agent.identity import held as identity
 from agent.link.base import Dialer, Peer, Transport
 from agent.link.diagnosis import Looks, Shown, Way, explain, page_title, untrusted
 from agent.link.failures import NOT_TLS, trouble
+from agent.link.library import (
+    ClientConnection,
+    ConnectionClosed,
+    InvalidMessage,
+    InvalidStatus,
+    Response,
+    Subprotocol,
+    connect,
+)
 from agent.link.proxy import Proxy
 from agent.link.routes import Routes
 from agent.link.trail import Trail
@@ -375,7 +381,7 @@ class SecondLook:
         with contextlib.suppress(ValueError):
             if certificate:
                 shown = await asyncio.to_thread(_read_certificate, certificate)
-                return replace(shown, known=await self._is_known(known))
+                return msgspec.structs.replace(shown, known=await self._is_known(known))
         return None
 
     async def page(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+
+import msgspec
 
 NAME: Final = "outhaul-agent"  # of the service, its account and its folders; on Windows each has its own spelling
 
@@ -47,8 +48,7 @@ class Nobody(Notifier):
         pass
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
+class ServiceStatus(msgspec.Struct, frozen=True):
     """
     The service as the system sees it.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol import signing
@@ -41,7 +41,7 @@ class Caller:
 
     def sign(self, claims: CommandClaims = CLAIMS, **changes: Any) -> str:
         """Sign what is well formed."""
-        return self.sign_bytes(signing.command_payload(replace(claims, **changes)))
+        return self.sign_bytes(signing.command_payload(msgspec.structs.replace(claims, **changes)))
 
     def sign_bytes(self, payload: bytes, *, header: bytes | None = None) -> str:
         """Sign anything."""

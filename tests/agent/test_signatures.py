@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -215,14 +215,14 @@ def test_an_agent_that_does_not_know_whose_it_is_takes_none() -> None:
 
 def test_sealed_parameters_are_signed_as_they_are_sent() -> None:
     sealed, to = b"ohs1.AAAA", "x25519:" + "A" * 43 + "="
-    claims = replace(CLAIMS, params_sha256=signing.sealed_digest(sealed), seal_to=to)
+    claims = msgspec.structs.replace(CLAIMS, params_sha256=signing.sealed_digest(sealed), seal_to=to)
     assert check(run(SHOP.sign(claims), sealed=True, seal_to=to), sealed) is not None
     other = "x25519:" + "B" * 42 + "A="
     assert "seal_to" in refused(errors.SignatureInvalid, run(SHOP.sign(claims), sealed=True, seal_to=other), sealed)
 
 
 def test_a_group_must_be_one_that_the_file_names_and_the_one_that_was_asked_for() -> None:
-    claims = replace(CLAIMS, agent=None, group="plants")
+    claims = msgspec.structs.replace(CLAIMS, agent=None, group="plants")
     assert check(run(SHOP.sign(claims), group="plants")) is not None
     assert "group: signed for" in refused(errors.SignatureInvalid, run(SHOP.sign(claims), group="plants-2"))
     text = refused(errors.SignatureInvalid, run(SHOP.sign(claims, group="shops"), group="shops"))
@@ -375,7 +375,7 @@ def test_a_key_is_good_for_its_time_and_the_next_one_takes_over() -> None:
     text = refused(errors.SignatureExpired, run(old.sign()))
     assert "the key of 'rotating' (policy.trusted_signers, not_after) was valid until 2026-09-21T00:00:00Z" in text
     then = NOW - 7 * 86_400
-    early = replace(CLAIMS, nbf=then, exp=then + 600)
+    early = msgspec.structs.replace(CLAIMS, nbf=then, exp=then + 600)
     assert check(run(old.sign(early)), now=then) is not None
     text = refused(errors.SignatureNotYetValid, run(new.sign(early)), now=then)
     assert "not_before" in text

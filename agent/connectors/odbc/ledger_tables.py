@@ -18,15 +18,15 @@ column                  holds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 MAX_ID: Final = 64  # characters of a command's id, of a fingerprint and of an operation's name
 AGENT: Final = "(agent)"  # the operation of a row that says that an agent works with this ledger
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerTable:
+class LedgerTable(msgspec.Struct, frozen=True):
     """
     The texts for one database; ``{table}`` is the connection's ``ledger``.
 

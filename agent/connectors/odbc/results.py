@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from agent.connectors.base import Outputs, Piece, Remark, Rows, RowSet
 from agent.connectors.odbc import types

@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Syntax:
+
+class Syntax(msgspec.Struct, frozen=True):
     """
     What strings, comments and quoted names look like in one dialect.
 
@@ -39,8 +39,7 @@ class Syntax:
     split: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True):
     """
     One statement for the driver.
 

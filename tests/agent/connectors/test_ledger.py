@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -311,7 +310,7 @@ def asked_until_told(driver: OdbcDriver, wanted: Call) -> Outputs | None:
     deadline = time.monotonic() + 20
     while True:
         try:
-            return driver.find(replace(wanted, timeout_s=2.0))
+            return driver.find(msgspec.structs.replace(wanted, timeout_s=2.0))
         except errors.SourceUnavailable:
             assert time.monotonic() < deadline, "it was never told"
 

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -173,5 +172,5 @@ async def test_a_failure_that_may_work_later_crosses_the_pipe(connector: DriverC
         await all_of(connector, call())
     assert caught.value.may_work_later
     with pytest.raises(errors.SourceFailed) as caught:
-        await all_of(connector, replace(call(), params=b'{"n": 99999999999}'))
+        await all_of(connector, msgspec.structs.replace(call(), params=b'{"n": 99999999999}'))
     assert not caught.value.may_work_later

@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyodbc
 import pytest
 
@@ -307,7 +307,7 @@ async def test_outputs_that_are_too_large_are_told_as_such(postgres: Postgres, t
         },
         ProcedureOperation,
     )
-    made = replace(setup(postgres.odbc(), tmp_path), operations={"large-out": procedure})
+    made = msgspec.structs.replace(setup(postgres.odbc(), tmp_path), operations={"large-out": procedure})
     connector = DriverConnector(made, CONNECTORS["odbc"])
     try:
         with pytest.raises(errors.OutcomeUnknown, match="its outputs of 30000"):
