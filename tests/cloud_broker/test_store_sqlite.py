@@ -322,7 +322,11 @@ class Life(RuleBasedStateMachine):
     @rule(one=ids, state=st.sampled_from(sorted(FINAL)))
     def finish(self, one: str, state: CommandState) -> None:
         was_open = self._kept[one].state not in FINAL
-        assert self._runner.run(self._store.finish(ACME, one, finish(state))) == was_open
+
+        async def finished() -> bool:
+            return await self._store.finish(ACME, one, finish(state))
+
+        assert self._runner.run(finished()) == was_open
         self._change(one, state=state, finished_at=finish().finished_at)
 
     @rule()
