@@ -12,7 +12,6 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -300,9 +299,7 @@ class AgentDesk:
             return
         line.uncredited = 0
         if self._renewals is not None and link.given:
-            self._router.background.note(
-                partial(self._renewals.has_kept, link.peer, link.given), f"note that {line.agent} has its text"
-            )
+            self._renewals.has_kept(link.peer, link.given)
         held_by_id = {held.id: held for held in holding.commands}
         strays = [held for held in holding.commands if not _counts(line.flying.get(held.id), held)]
         for entry in list(line.flying.values()):
@@ -619,6 +616,8 @@ def _to_be_whole(result: LiveResult, message: Completed) -> bool:
 
 def _proof(message: Completed) -> str:
     """Return the agent's signature, which is for the caller to check, if it can be one."""
+    if not message.proof:
+        return ""
     try:
         check_shape(message.proof, MAX_PROOF_CHARS)
     except SignatureMalformed:

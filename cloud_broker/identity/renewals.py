@@ -243,9 +243,9 @@ class Renewals:
         verdict = lineage.judge(known.lineage, _shown(hello))
         return Greeted(fresh, verdict, promoted, arrived.refusal, trust, known, arrived.head)
 
-    async def has_kept(self, peer: Peer, given: str) -> None:
+    def has_kept(self, peer: Peer, given: str) -> None:
         """Note that an agent has the text that it was given."""
-        await self._store.has_kept(Scope(peer.tenant), peer.agent, given)
+        self._store.has_kept(Scope(peer.tenant), peer.agent, given)
 
     async def trusts(self, peer: Peer, authorities: list[str]) -> None:
         """Note whom an agent trusts."""

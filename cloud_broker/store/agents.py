@@ -185,8 +185,8 @@ class AgentStore(abc.ABC):
         """In one transaction, keep who an agent is that greets, and what it says; ``None`` if there is none."""
 
     @abc.abstractmethod
-    async def has_kept(self, scope: Scope, name: str, given: str) -> None:
-        """Note that an agent has the text that it was given last. Need not be durable on return."""
+    def has_kept(self, scope: Scope, name: str, given: str) -> None:
+        """Note that an agent has the text that it was given last, without waiting; it may be lost with the process."""
 
     @abc.abstractmethod
     async def agent_seen(

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 MAX_CARRIED: Final = 10_000  # changes nobody waits for that are kept in memory while the disk is full
 STATEMENTS: Final = 512  # prepared ones that are kept: a text for each number of rows
+# Seconds between two transactions of changes that can wait for others: of a crowd of agents, each of which tells three
+# things. One more change costs a fraction of one more transaction, and nobody notices.
+PATIENCE_S: Final = 0.02
 BUSY_S: Final = 10.0  # seconds a write waits for another process, such as the command line, to finish its own
 # What is wrong with one write only; every other error of SQLite is about the file, the disk or the transaction.
 OWN_FAULTS: Final = (
@@ -112,7 +115,10 @@ class Writer:
         self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._thread = BatchThread("store writer", self._run, self._disconnect, self._waiting, MAX_BATCH)
         self._loop = asyncio.get_running_loop()
-        self._asked: list[Task] = []  # in this round of the event loop
+        self._asked: list[Task] = []  # in this round of the event loop, or a little earlier
+        self._turn: asyncio.TimerHandle | None = None
+        self._patient = False  # whether all that were asked can wait for their turn
+        self._handed_at = float("-inf")
 
     async def write(self, work: Work[T]) -> T:
         """
@@ -147,11 +153,21 @@ class Writer:
 
     def _put(self, task: Task) -> None:
         # The thread would begin with the first of many that are asked for in one round, and come late for the others.
-        if not self._asked:
-            self._loop.call_soon(self._hand_over)
         self._asked.append(task)
+        patient = task.kind is not None and task.kind.patient
+        if self._turn is not None:
+            if patient or not self._patient:
+                return
+            self._turn.cancel()
+        self._patient = patient
+        wait_s = self._handed_at + PATIENCE_S - self._loop.time() if patient else 0.0
+        self._turn = self._loop.call_later(max(0.0, wait_s), self._hand_over)
 
     def _hand_over(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        self._handed_at = self._loop.time()
         asked, self._asked = self._asked, []
         for task in asked:
             self._waiting.put(task)

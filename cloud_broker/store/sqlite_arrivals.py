@@ -35,7 +35,7 @@ class SqliteArrivals(SqliteFile):
         found: Arrived | None = await self._write_one(_ARRIVE, _about(arrival.tenant, arrival.name), arrival)
         return found
 
-    async def has_kept(self, scope: Scope, name: str, given: str) -> None:
+    def has_kept(self, scope: Scope, name: str, given: str) -> None:
         self._send_one(_KEPT, _about(scope.tenant, name), (scope.tenant, name, given))
 
     async def agent_seen(
@@ -100,6 +100,6 @@ def _seen(connection: sqlite3.Connection, given: Sequence[tuple[Any, ...]]) -> l
     return [None] * len(given)
 
 
-_ARRIVE: Final = Kind(0, _arrive)
-_KEPT: Final = Kind(1, _kept)
-_SEEN: Final = Kind(2, _seen)
+_ARRIVE: Final = Kind(0, _arrive, patient=True)
+_KEPT: Final = Kind(1, _kept, patient=True)
+_SEEN: Final = Kind(2, _seen, patient=True)

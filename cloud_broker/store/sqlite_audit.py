@@ -39,7 +39,7 @@ def _note_all(connection: sqlite3.Connection, given: Sequence[Act]) -> list[None
     return [None] * len(given)
 
 
-_NOTE: Final = Kind(9, _note_all)  # nothing waits for them, so they come last
+_NOTE: Final = Kind(9, _note_all, patient=True)  # nothing waits for them, so they come last
 _numbers: Final = itertools.count()
 
 

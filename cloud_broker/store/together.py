@@ -33,10 +33,12 @@ class Kind:
     Attributes:
         rank: of two kinds in one transaction, the lower one is made first.
         make: makes all of them; returns one value for each, in order.
+        patient: whether one can wait a moment for others.
     """
 
     rank: int
     make: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
+    patient: bool = False
 
 
 def steps(batch: Sequence[Task]) -> Iterator[list[Task]]:
