@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 
-from cloud_broker.api.turnstile import AT_ONCE, EACH
+from cloud_broker.api.turnstile import AT_ONCE, EACH, Turnstile, Visit
 from cloud_broker.settings import LimitSettings
 from tests.cloud_broker.api.broker import Broker, running
 from tests.waiting import until
@@ -156,6 +156,20 @@ async def test_bodies_that_come_slowly_keep_no_turn_from_anybody(tmp_path: Path)
             assert (await third.get("/v1/agents")).status_code == 200
         for writer in slow:
             writer.close()
+
+
+async def test_who_has_a_turn_takes_no_second_one() -> None:
+    """As in bulk, where the key is looked at again with each part, and may be revoked by then."""
+    turnstile = Turnstile(LimitSettings())
+    for _ in range(AT_ONCE + 1):
+        visit = Visit(turnstile)
+        visit.count("acme")
+        async with asyncio.timeout(10):
+            await visit.turn()
+            await visit.turn()
+            async with visit.resting():
+                pass
+        visit.leave()
 
 
 async def test_a_key_that_may_not_do_it_uses_up_its_tenants_rate_too(tmp_path: Path) -> None:
