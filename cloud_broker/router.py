@@ -365,15 +365,20 @@ class Router:
 
     def dispatch(self, line: Line) -> None:
         """Send as much as the agent takes."""
-        while not self.stopping and line.ready and line.link is not None and line.link.hello is not None:
+        group = self._groups.get((line.tenant, line.group)) if line.group is not None else None
+        while (
+            (line.queue or group)
+            and not self.stopping
+            and line.ready
+            and line.link is not None
+            and line.link.hello is not None
+        ):
             if line.full:
                 return
             now = time.monotonic()
             waits: list[float] = []
             free = partial(_takes, line, now, waits)
-            queues = [line.queue]
-            if line.group is not None and (line.tenant, line.group) in self._groups:
-                queues.append(self._groups[(line.tenant, line.group)])
+            queues = (line.queue,) if group is None else (line.queue, group)
             heads = [(head, queue) for queue in queues if (head := queue.head(free)) is not None]
             if not heads:
                 if waits:

@@ -27,6 +27,8 @@ def chosen(name: str, ready: Sequence[Catalogue], known: Sequence[Catalogue]) ->
     """
     for catalogues in (ready, known):
         versions = [found for catalogue in catalogues if (found := catalogue.operations.get(name)) is not None]
+        if len(versions) == 1:
+            return versions[0]
         if versions:
             count = Counter(version.digest for version in versions)
             return max(versions, key=lambda version: (count[version.digest], version.digest))

@@ -337,12 +337,14 @@ class Conversation:
             records = self._session.receive(data, time.monotonic())
             self.last_heard = time.time()
             for message, payload in records:
-                await self._act(message, payload)
+                if not self._act(message, payload):
+                    await self._act_on_link(message, payload)
         except RemoteProtocolError as exc:
             self._session.end("protocol", str(exc))
             raise
 
-    async def _act(self, message: AnyMessage, payload: Buffer) -> None:
+    def _act(self, message: AnyMessage, payload: Buffer) -> bool:
+        """Act on what is about a command, which nearly everything is; return False if this is about something else."""
         if isinstance(message, Chunk):
             self._desk.chunk(self, message, payload)
         elif isinstance(message, Accepted):
@@ -356,7 +358,12 @@ class Conversation:
         elif isinstance(message, Fetch):
             self._desk.fetch(self, message)
             self.wake()
-        elif isinstance(message, Hello):
+        else:
+            return False
+        return True
+
+    async def _act_on_link(self, message: AnyMessage, payload: Buffer) -> None:
+        if isinstance(message, Hello):
             await self._greet(message)
         elif isinstance(message, Condition):
             self._desk.condition(self, message)

@@ -33,7 +33,7 @@ from protocol.messages import (
 )
 from protocol.states import CommandState
 from tests.waiting import until
-from tests.whole.ring import SCOPE, Ring, ring
+from tests.whole.ring import SCOPE, Ring, begun, ring
 from tests.whole.scripted import Scripted, document, scripted
 
 
@@ -274,7 +274,7 @@ async def test_an_answer_to_what_is_being_given_up_is_forgotten_only_once_that_i
     entry = broker.router.entry(SCOPE, command.id)
     assert entry is not None
     monkeypatch.setattr("cloud_broker.background.STORE_RETRY_S", 0.01)
-    monkeypatch.setattr(broker.store, "finish", sometimes)
+    monkeypatch.setattr(broker.store, "finish", begun(sometimes))
     broker.router.end(entry, gave_up(entry.command, time.time()))
     await refused.wait()
     await agent.succeed(run)
@@ -309,7 +309,7 @@ async def test_a_cancel_that_meets_the_end_of_an_older_attempt_is_answered(
     await agent.fail(first)
     second = await agent.begin()
     assert (second.id, second.epoch) == (first.id, 2)
-    monkeypatch.setattr(broker.store, "finish", meanwhile)
+    monkeypatch.setattr(broker.store, "finish", begun(meanwhile))
     # The Ack of the first was lost with the link, the second with a part of the journal.
     agent.journal = "another"
     await agent.link(Held(first.id, 1, ended=True))

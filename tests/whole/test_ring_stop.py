@@ -11,7 +11,7 @@ import pytest
 
 from cloud_broker.errors import Unavailable
 from protocol.messages import Ack, Goodbye, Held
-from tests.whole.ring import SCOPE, Ring, ring
+from tests.whole.ring import SCOPE, Ring, begun, ring
 from tests.whole.scripted import Scripted, scripted
 
 
@@ -59,7 +59,7 @@ async def test_an_end_that_has_come_is_kept_before_the_goodbye(
         await go.wait()
         await requeue(*args, **options)
 
-    monkeypatch.setattr(broker.store, "finish", slow_finish)
+    monkeypatch.setattr(broker.store, "finish", begun(slow_finish))
     monkeypatch.setattr(broker.store, "requeue", slow_requeue)
     await agent.succeed(runs[ended.id])
     await agent.fail(runs[failed.id])
@@ -90,7 +90,7 @@ async def test_what_can_not_be_kept_holds_up_no_stop_and_is_told_again(
     monkeypatch.setattr("cloud_broker.router.FAREWELL_S", 0.1)
     command = await broker.submit("post")
     run = await agent.begin()
-    monkeypatch.setattr(broker.store, "finish", never)
+    monkeypatch.setattr(broker.store, "finish", begun(never))
     await agent.succeed(run)
     broker.router.stop_taking()
     async with asyncio.timeout(5):
