@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Callable
@@ -252,6 +251,9 @@ def _open(path: Path, size: int) -> BinaryIO:
     if file.seek(0, os.SEEK_END) > size:
         file.truncate(0)
         file.seek(0)
+    # Imported here: it brings libraries of archives along, and most agents move no files.
+    import shutil
+
     free = shutil.disk_usage(path.parent).free
     if free < size - file.tell() + SPARE_BYTES:
         file.close()

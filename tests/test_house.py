@@ -19,6 +19,7 @@ HOUSE: Final = (*PROGRAMS, "installer", "config", "tests", "bench")
 
 # Modules that import inside functions, and why; nothing else does.
 DEFERRED: Final = {
+    "agent": "only the program leaves behind what msgspec would load, and tells which library is missing",
     "agent.cli": "`run` must start fast and stay small, and `version` must work where a library is broken",
     "agent.cli_config": "`--help` starts without what only these need",
     "agent.cli_enroll": "`--help` starts without what only an enrolment needs",
@@ -35,6 +36,8 @@ DEFERRED: Final = {
     "agent.config_file": "pydantic is needed only to say what is wrong with a file",
     "agent.patterns": "pydantic's engine is needed only by files with patterns",
     "agent.identity.keys": "cryptography is needed to open keys, not to show their public halves",
+    "agent.blobs": "what tells free space loads libraries of archives, and most agents move no files",
+    "agent.journal.copies": "what removes folders loads libraries of archives; a journal is copied once in a release",
     "agent.config_checks": "what finds near names is needed only to say what is wrong with a file",
     "agent.link.diagnosis": "mail's reader of dates is large, and few answers have a date",
     "agent.link.tunnel": "HTTP, mail and SOCKS are needed only behind a proxy",
@@ -45,6 +48,7 @@ DEFERRED: Final = {
     "agent.service.windows_host": "what an agent needs is loaded once the service manager knows that it runs",
     "agent.service.windows_setup": "only an installation with a token needs what reads one",
     "agent.link.websocket": "cryptography's X.509 is large, and needed only to read one's own certificate",
+    "agent.identity.succession": "what removes folders loads libraries of archives, and identities seldom change",
     "agent.identity.own_identity": "cryptography's X.509 is large, and only for an operator's own certificates",
     "agent.identity.recovery": "cryptography's X.509 is large, and needed only when a certificate has run out",
     "agent.identity.renewal": "cryptography's X.509 is large, and needed once in a certificate's life",

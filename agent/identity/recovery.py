@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import shutil
 import ssl
 import time
 from pathlib import Path
@@ -81,4 +80,7 @@ def _keep(who: Identity, pending: Pending, answer: Enrolled, der: bytes, state_d
 
 def forget_request(state_dir: Path) -> None:
     """Let the next request be another one, as the broker will not answer this one well."""
+    # Imported here: it brings libraries of archives along.
+    import shutil
+
     shutil.rmtree(identity.identity_folder(state_dir) / RENEWAL_FOLDER, ignore_errors=True)

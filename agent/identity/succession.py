@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -196,6 +195,9 @@ def settle(state_dir: Path, serial: str) -> None:
 
 def clear(top: Path, keep: set[str | None]) -> None:
     """Remove identities and requests other than those to keep."""
+    # Imported here: it brings libraries of archives along.
+    import shutil
+
     for path in top.iterdir():
         leftover = _SERIAL.fullmatch(path.name) is not None or path.name in REQUESTS
         if leftover and path.name not in keep:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +34,9 @@ def keep(disk: Disk, folder: Path, release: str) -> None:
     Raises:
         OSError: there is no room for it, or it can't be written; what was kept before is there still.
     """
+    # Imported here: it brings libraries of archives along, and a journal is copied once in a release.
+    import shutil
+
     to = copy_of(folder, release)
     new = to.with_name(f"{to.name}.new")
     names = [name for name in disk.names(folder) if name.endswith(".log")]
@@ -76,6 +78,9 @@ def put_back(folder: Path, release: str = RELEASE, *, nothing_ran: bool = False)
     Raises:
         AgentError: there is no such copy, or the folders can't be renamed.
     """
+    # Imported here: as above.
+    import shutil
+
     kept = copy_of(folder, release)
     if not kept.is_dir():
         raise AgentError(f"{kept}: there is no copy of the journal as release {release} left it")

@@ -7,28 +7,9 @@ the time in which the agent starts, and memory for as long as it runs.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from types import ModuleType
-from typing import Final
+from agent.ballast import left_behind
 
-_UNUSED: Final = ("importlib.metadata", "python_socks", "urllib.request")
-
-
-@contextmanager
-def _empty(names: Iterable[str]) -> Iterator[None]:
-    """Have modules that are not loaded yet be empty; who wants them afterwards gets them."""
-    made = {name: ModuleType(name) for name in names if name not in sys.modules}
-    sys.modules.update(made)
-    try:
-        yield
-    finally:
-        for name in made:
-            del sys.modules[name]
-
-
-with _empty(_UNUSED):
+with left_behind("importlib.metadata", "python_socks", "urllib.request"):
     from websockets import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, Subprotocol
     from websockets.asyncio.client import ClientConnection, connect
     from websockets.http11 import Response
