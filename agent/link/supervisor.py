@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import time
+import traceback
 from collections.abc import Coroutine
 from typing import Any, Final, Literal, TypeVar
 
@@ -23,6 +24,7 @@ DRAIN_S: Final = 10.0  # seconds that a conversation has to end by itself once t
 CLOSE_S: Final = 5.0  # seconds to close a transport; then it is left to the operating system
 DIALLED_S: Final = 900.0  # seconds in which any dial has ended; each of its steps has its own limit, far below
 LATE_S: Final = 60.0  # seconds after the end of a wait in which the next dial has begun
+CAUSES: Final = 10  # of an error, and theirs, that are looked through
 REFUSED_CODES: Final = ("refused", "revoked", "version", "superseded")  # cured by a person, so tried at a slower pace
 RENEWED: Final = "renewed"  # the agent's own goodbye, to dial again with another certificate
 
@@ -128,6 +130,7 @@ class Supervisor:
         try:
             while not stop.is_set():
                 ended = await self._once(stop)
+                _let_go(ended.error)
                 if not stop.is_set() and not ended.again:
                     await self._pause(ended, stop)
         finally:
@@ -214,6 +217,20 @@ class Supervisor:
 
     def _now(self, **changes: Any) -> None:
         self.state = msgspec.structs.replace(self.state, **changes)
+
+
+def _let_go(error: BaseException) -> None:
+    """
+    Clear what the frames of a failure hold.
+
+    Errors and frames hold each other, and a third of a megabyte of buffers with them: until the collector comes by,
+    which on an agent that only dials is after dozens of them.
+    """
+    cause: BaseException | None = error
+    for _ in range(CAUSES):
+        if cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
 
 
 def _error_of(ended: Ended) -> AgentError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,6 +100,50 @@ async def test_no_trouble_of_a_dial_ends_the_loop() -> None:
         assert dialer.dials == len(TROUBLES) + 1
         assert "odd" in supervisor.state.last_error
     assert supervisor.state.state == "stopped"
+
+
+class Buffers:
+    """Something large that a dial holds, and that holds the dial's error."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+
+class HoldingDialer(MemoryDialer):
+    """Fails once, with an error and a cause that its own frames hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[weakref.ref[Buffers]] = []
+
+    async def connect(self) -> Transport:
+        if not self.held:
+            try:
+                await self._begin()
+            except OSError as exc:
+                mine = Buffers()
+                self.held.append(weakref.ref(mine))
+                mine.error = LinkError("no route", stage="tcp")
+                raise mine.error from exc
+        return await super().connect()
+
+    async def _begin(self) -> None:
+        mine = Buffers()
+        self.held.append(weakref.ref(mine))
+        mine.error = OSError("unreachable")
+        raise mine.error
+
+
+async def test_what_a_failed_dial_held_is_freed_without_the_collector() -> None:
+    dialer = HoldingDialer()
+    supervisor = Supervisor(dialer, read_to_the_end, drain_s=0.01, backoff=Backoff(lambda: QUICK))
+    gc.disable()
+    try:
+        async with running(supervisor):
+            await until(lambda: supervisor.state.state == "connected")
+            assert [held() for held in dialer.held] == [None, None]
+    finally:
+        gc.enable()
 
 
 async def test_no_end_of_a_conversation_ends_the_loop() -> None:
