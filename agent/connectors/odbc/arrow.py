@@ -2,7 +2,7 @@
 Rows as Arrow: one SELECT, read a batch at a time by arrow-odbc, in a session of its own beside the driver's.
 
 The driver's session tells what columns there are; this one hands them over in whole buffers, which is two to five times
-as fast as one value after the other. It lives only as long as its statement.
+as fast as one value after the other. It is opened for the first such statement, and kept for the next.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TOO_LARGE: Final = "too large to be written into the allocated buffer"
 
 class ArrowSelect:
     """
-    One statement's rows on their way out.
+    Statements' rows on their way out, one after the other.
 
     Args:
         dialect: of the driver's session, which is asked what there is to read.
@@ -50,12 +50,14 @@ class ArrowSelect:
         self._dialect = dialect
         self._connection_string = connection_string
         self._login_timeout_s = login_timeout_s
+        self._connection: arrow_odbc.Connection | None = None  # that waits for the next statement
         self._number = ""  # of the session, once it is known
+        self._running = False
 
     @property
     def stop(self) -> str:
         """What another session says to have this one's statement stopped; "" where nothing does."""
-        return self._dialect.stop.format(self._number) if self._number else ""
+        return self._dialect.stop.format(self._number) if self._running and self._number else ""
 
     def pieces(
         self, operation: SqlOperation, values: Mapping[str, Any], leaving: Leaving, timeout_s: float
@@ -117,23 +119,43 @@ class ArrowSelect:
 
     @contextlib.contextmanager
     def _session(self, timeout_s: float) -> Iterator[arrow_odbc.Connection]:
+        """Lend the session for one statement; only after one that came to its end it is kept for the next."""
+        connection, self._connection = self._begun(timeout_s), None
+        self._running = True
+        try:
+            yield connection
+            # A late cancel may end this instead; then the session is given up.
+            with contextlib.suppress(arrow_odbc.Error):
+                connection.rollback()
+                self._connection = connection
+        except BaseException:
+            with contextlib.suppress(arrow_odbc.Error):
+                connection.rollback()
+            raise
+        finally:
+            self._running = False
+
+    def _begun(self, timeout_s: float) -> arrow_odbc.Connection:
+        if self._connection is not None:
+            # It may have died since.
+            with contextlib.suppress(arrow_odbc.Error):
+                self._begin(self._connection, timeout_s)
+                return self._connection
         with _foreign_errors():
             connection = arrow_odbc.connect(
                 self._connection_string,
                 login_timeout_sec=max(1, round(self._login_timeout_s)),
                 autocommit=False,
             )
-            for statement in self._dialect.beginning(read_only=True, timeout_s=timeout_s):
-                connection.execute(statement)
+            self._begin(connection, timeout_s)
             if self._dialect.number:
                 found = next(_read(connection, self._dialect.number, [], VALUE_BYTES)).column(0)
                 self._number = str(found[0].as_py())
-        try:
-            yield connection
-        finally:
-            self._number = ""
-            with contextlib.suppress(arrow_odbc.Error):
-                connection.rollback()
+        return connection
+
+    def _begin(self, connection: arrow_odbc.Connection, timeout_s: float) -> None:
+        for statement in self._dialect.beginning(read_only=True, timeout_s=timeout_s):
+            connection.execute(statement)
 
 
 def _read(

@@ -122,7 +122,7 @@ class OdbcDriver(Driver):
                 touched=False,
                 remedy=fault.remedy,
             ) from None  # the cause's text may hold the connection string
-        self._connection = connection
+        self._connection, self._arrow = connection, None
 
     def _connect(self, text: str, dialect: Dialect) -> pyodbc.Connection:
         full = with_options(text, dialect.options())
@@ -155,7 +155,7 @@ class OdbcDriver(Driver):
 
     def close(self) -> None:
         """Roll back and disconnect."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._arrow = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(pyodbc.Error):
                 connection.rollback()
@@ -288,12 +288,10 @@ class OdbcDriver(Driver):
 
         if operation.effect != READ_EFFECT or not isinstance(operation, SqlOperation):
             raise NotAllowed('rows come as Arrow from `sql` with effect = "read" only', touched=False)
-        full = with_options(self._settings.connection_string, self._dialect.options_for_arrow())
-        self._arrow = ArrowSelect(self._dialect, full, self._settings.login_timeout)
-        try:
-            yield from self._arrow.pieces(operation, values, leaving, self._end - time.perf_counter())
-        finally:
-            self._arrow = None
+        if self._arrow is None:
+            full = with_options(self._settings.connection_string, self._dialect.options_for_arrow())
+            self._arrow = ArrowSelect(self._dialect, full, self._settings.login_timeout)
+        yield from self._arrow.pieces(operation, values, leaving, self._end - time.perf_counter())
 
     def _execute(self, query: Query) -> pyodbc.Cursor:
         if self._cancelled:

@@ -364,3 +364,15 @@ def test_a_cancel_stops_the_statement(sessions: dict[str, Session], database: st
         of.driver.cancel()
         working.join(0.05)
     assert [type(error) for error in failed] == [Cancelled]
+
+
+def test_the_session_is_kept_for_the_next_command_and_replaced_when_it_died(sessions: dict[str, Session]) -> None:
+    of = sessions["postgresql"]
+    [number] = arrow(of, "SELECT pg_backend_pid() AS n")["n"].to_pylist()
+    assert arrow(of, "SELECT pg_backend_pid() AS n")["n"].to_pylist() == [number]
+    of.run(sql=f"SELECT pg_terminate_backend({number}, 10000)")
+    [another] = arrow(of, "SELECT pg_backend_pid() AS n")["n"].to_pylist()
+    assert another != number
+    with pytest.raises(SourceFailed):
+        arrow(of, "SELECT 1 / (5 - n) AS n FROM generate_series(1, 9) AS s(n)")
+    assert arrow(of, "SELECT 1 AS n").num_rows == 1
