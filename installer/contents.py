@@ -32,6 +32,7 @@ LEFT_OUT: Final = (
     "lxml.objectify",
     "lxml.sax",
     "markupsafe",
+    "multiprocessing",
     "mypy",
     "mypy_extensions",
     "numpy",
@@ -65,12 +66,20 @@ _SYSTEMS: Final = re.compile(r"^lib(odbc|odbcinst|ltdl|stdc\+\+|gcc_s)([-.]|$)")
 _UNREAD: Final = re.compile(r"\.(dist|egg)-info/|\.pyi$|/py\.typed$")
 _READ: Final = re.compile(r"^keyring-[^/]*\.dist-info/(METADATA|entry_points\.txt)$")
 
+# PyInstaller runs it at each start of each process: it loads what reads archives, to tell where sources are not.
+_NOT_RUN: Final = "pyi_rth_inspect"
+
 Entry = tuple[str, str, str]  # name in the bundle, file, kind: as PyInstaller lists them
 
 
 def named() -> list[str]:
     """Return the modules to pack besides those that the first ones import."""
     return [*NAMED, *(ON_WINDOWS if sys.platform == "win32" else ())]
+
+
+def first_scripts(found: Iterable[Entry]) -> list[Entry]:
+    """Return what runs before the program, and the program."""
+    return [entry for entry in found if entry[0] != _NOT_RUN]
 
 
 def own_libraries(found: Iterable[Entry]) -> list[Entry]:

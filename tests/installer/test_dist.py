@@ -41,6 +41,11 @@ def test_files_that_nobody_reads_stay_out() -> None:
     assert [name for name, _, _ in kept] == ["certifi/cacert.pem", "keyring-25.dist-info/entry_points.txt"]
 
 
+def test_nothing_runs_before_the_program_that_only_tells_where_sources_are() -> None:
+    scripts = [(name, f"{name}.py", "PYSOURCE") for name in ("pyi_rth_inspect", "pyi_rth_pkgutil", "start")]
+    assert [name for name, _, _ in contents.first_scripts(scripts)] == ["pyi_rth_pkgutil", "start"]
+
+
 def test_every_connector_is_named_to_the_packer_and_only_our_texts_are_kept() -> None:
     assert {driver.partition(":")[0] for driver in CONNECTORS.values()} <= set(contents.named())
     modules = [("agent.cli", "a.py", "PYMODULE-2"), ("click.core", "c.py", "PYMODULE-2")]
