@@ -294,7 +294,7 @@ class Agent:
 
     def _stir(self) -> None:
         self._stirred.set()
-        self._control.wake()
+        self._control.work_began()
 
     def _tell_condition(self) -> None:
         if self._conversation is not None:

@@ -45,9 +45,19 @@ class LocalControl:
         self._written: Status | None = None
         self._told_trouble = False
         self._watch = FolderWatch(state_dir / pauses.FOLDER)
+        self._soon: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
-        """Have what changed just now written down; called for the beginning of work, and of a link or its end."""
+        """Have what changed just now written down; called for the beginning of a link, or its end."""
+        self._watch.wake()
+
+    def work_began(self) -> None:
+        """Have it written down in a moment, not at once: nearly all commands are over by then."""
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(BUSY_S, self._look_now)
+
+    def _look_now(self) -> None:
+        self._soon = None
         self._watch.wake()
 
     async def look(self) -> None:
@@ -83,6 +93,8 @@ class LocalControl:
                 # The broker's beats come before that, and wake it.
                 await self._watch.changed(2 * status.EVERY_S if self._rests() else BUSY_S)
         finally:
+            if self._soon is not None:
+                self._soon.cancel()
             self._watch.close()
 
     def _rests(self) -> bool:
