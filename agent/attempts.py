@@ -112,7 +112,7 @@ class Attempts:
         connectors: Mapping[str, Connector],
         journal: Journal,
         spool: SpoolFolder,
-        say: Callable[[AnyMessage], None],
+        say: Callable[[AnyMessage, bool], None],
         before: Callable[[str], Sequence[asyncio.Task[None]]],
         signatures: Signatures,
         seals: Seals | None = None,
@@ -122,13 +122,13 @@ class Attempts:
         Args:
             places: of the connections, by name, as the catalogue tells them.
             signatures: checks those of callers, and puts the agent's under each end.
-            say: tells the broker, if there is one to tell.
+            say: tells the broker, if there is one to tell; whether that may wait for a moment.
             before: returns the tasks of earlier attempts at a command that have not ended.
             seals: opens and seals; ``None`` refuses what is sealed.
         """
         self.stopping = False
         self.gates = {name: Gate(connection) for name, connection in settings.connections.items()}
-        self.blobs = Blobs(spool.path.with_name("blobs"), say)
+        self.blobs = Blobs(spool.path.with_name("blobs"), lambda message: say(message, False))
         self._settings = settings
         self._connectors = connectors
         self._journal = journal
@@ -222,9 +222,9 @@ class Attempts:
         operation = permitted(self._settings, claim.operation)
         claim = self._checked(running, operation)
         values = fits(claim.operation, operation, self.opened(running).params)
-        content = values.get("content") if isinstance(operation, DropOperation) else None
+        content = values.get("content") if type(operation) is DropOperation else None
         blob = blobs.wanted(operation, content, running.run, signed=running.signed is not None)
-        self._say(Accepted(claim.id, claim.epoch))
+        self._say(Accepted(claim.id, claim.epoch), True)
         gate = self.gates[operation.connection]
         if blob is not None and self._earlier(claim) is None:
             # Before its turn: whoever waits for the same connection need not wait for the link too.
@@ -256,7 +256,7 @@ class Attempts:
         # As strictly as if it were to run: what is asked, and what is told, is the same.
         self._checked(running, operation)
         fits(claim.operation, operation, self.opened(running).params)
-        self._say(Accepted(claim.id, claim.epoch))
+        self._say(Accepted(claim.id, claim.epoch), True)
         running.operation = operation
         lost = msgspec.structs.replace(self.opened(running), epoch=run.settles)
         # What is asked knows the command by its id and parameters. With which signature the lost agent was given it
@@ -382,7 +382,8 @@ class Attempts:
         rows_as = asked_for(running.run, operation, self._settings.connections[operation.connection])
         running.operation = operation
         running.started, running.paused = True, ""  # a pause that was over before it could begin is no longer said
-        self._say(Started(claim.id, claim.epoch, self._journal.position))
+        # Where the journal stands is told before an effect that must not be made twice, as the machine may be put back.
+        self._say(Started(claim.id, claim.epoch, self._journal.position), operation.effect in REPEATABLE)
         params, place = self.opened(running).params, self._places.get(operation.connection, "")
         call = Call(
             claim.id,
@@ -401,15 +402,15 @@ class Attempts:
         until = time.monotonic() + operation.timeout
         try:
             async for piece in pieces:
-                if isinstance(piece, Rows):
+                if type(piece) is Rows:
                     await self._kept(running, running.result.rows(piece.data, piece.count), until)
-                elif isinstance(piece, RowSet):
+                elif type(piece) is RowSet:
                     await self._kept(running, running.result.begin(piece.columns, piece.rows_as), until)
-                elif isinstance(piece, Outputs):
+                elif type(piece) is Outputs:
                     running.outputs = Leaving(operation).outputs(piece.values)
-                elif isinstance(piece, Remark):
+                elif type(piece) is Remark:
                     running.warn(piece.message)
-                elif isinstance(piece, Ready):
+                elif type(piece) is Ready:
                     await self._kept(running, running.result.close(), until)
                     await self._keep_before_commit(running)
             await self._kept(running, running.result.close(), until)
@@ -562,7 +563,7 @@ class Attempts:
             now = time.time()
             await self._patiently(running, lambda: self._journal.end(running.id, completed, outputs, now))
         elif running.claim.effect in REPEATABLE:
-            self._journal.note(msgspec.structs.replace(running.claim, params=b""), completed, time.time())
+            self._journal.note(running.claim, completed, time.time())
         damaged = completed.error_code == errors.ContentDamaged.code
         if running.run is None or running.run.blob is not None:
             self.blobs.done(running.id, again=completed.retryable and not damaged)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import platform
 import time
@@ -50,6 +49,8 @@ from protocol.states import PHASES
 log = logging.getLogger(__name__)
 
 SKEW_S: Final = 300.0  # seconds between the clocks of agent and broker that are worth a word
+SOON_S: Final = 0.01  # seconds that a word in no hurry waits for one to go with
+TICK_S: Final = 0.01  # seconds between two looks at the clock at least
 STUCK_SILENCES: Final = 4  # times the silence after which a link is given up: then nobody is left to give it up
 SYSTEM: Final = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
 
@@ -107,6 +108,10 @@ class Conversation:
             system=SYSTEM,
         )
         self._wake = asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None  # until what may wait is sent
+        self._tick_at: asyncio.TimerHandle | None = None
+        self._silence: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # fails if it was too long
+        self._sending = False
         self._closing = asyncio.Event()
         self._goodbye: Goodbye | None = None
         self._ended = Ended()  # by us
@@ -125,21 +130,34 @@ class Conversation:
 
     # --- the dispatcher's voice -------------------------------------------------------------------
 
-    def say(self, message: AnyMessage) -> None:
-        """Say something about a command, unless the broker has not asked about it yet on this link."""
+    def say(self, message: AnyMessage, *, soon: bool = False) -> None:
+        """
+        Say something about a command, unless the broker has not asked about it yet on this link.
+
+        Args:
+            soon: it may wait for a moment, to go with what follows.
+        """
         command_id: str = getattr(message, "id", "")
         if self._session.stage is Stage.OPEN and type(message) in PHASES[self._session.phase(command_id)]:
             self._session.say(message)
-            self._wake.set()
+            if not soon:
+                self._wake.set()
+            elif self._later is None:
+                self._later = asyncio.get_running_loop().call_later(SOON_S, self._late)
 
     def attach(self, result: Result) -> None:
         """Let a result take turns."""
         if self._session.stage is Stage.OPEN:
             self._session.attach(result.id, result)
-            self._wake.set()
+            if result.head() is not None:
+                self._wake.set()
 
     def wake(self) -> None:
         """There is something new to send."""
+        self._wake.set()
+
+    def _late(self) -> None:
+        self._later = None
         self._wake.set()
 
     # --- the papers' voice --------------------------------------------------------------------------
@@ -210,8 +228,9 @@ class Conversation:
         )
         writer = asyncio.create_task(self._write(), name="write to the broker")
         reader = asyncio.create_task(self._read(), name="read from the broker")
+        self._look_at_clock()
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, writer, self._silence), return_when=asyncio.FIRST_COMPLETED)
             if not writer.done():
                 # A last word, such as which rule was broken; a broker that does not take it is not waited for.
                 self._closing.set()
@@ -219,9 +238,10 @@ class Conversation:
                 await asyncio.wait((writer,), timeout=1.0)
         finally:
             self._dispatcher.unlinked(self)
-            for task in (reader, writer):
-                task.cancel()
-            results = await asyncio.gather(reader, writer, return_exceptions=True)
+            for waiting in (reader, writer, self._silence, self._tick_at, self._later):
+                if waiting is not None:
+                    waiting.cancel()
+            results = await asyncio.gather(reader, writer, self._silence, return_exceptions=True)
         if self._goodbye is not None:
             return Ended(self._goodbye.code, self._goodbye.reason, self._goodbye.retry_after_s)
         for result in results:
@@ -237,64 +257,68 @@ class Conversation:
         while True:
             self._wake.clear()
             self._moved_at = time.monotonic()
+            self._sending = True
             while data := session.next_message(time.monotonic()):
                 await self._transport.send(data)
+            self._sending = False
             if self._closing.is_set() or session.stage is Stage.CLOSED:
                 return
+            await self._wake.wait()
+
+    def _look_at_clock(self) -> None:
+        """Do what is due by the session's clock: one timer costs less than one for each message."""
+        session, now = self._session, time.monotonic()
+        if self._tick_at is not None:
+            self._tick_at.cancel()
+        if session.stage is Stage.CLOSED or self._silence.done():
+            return
+        # On a dead line the writer may be stuck: a beat would only wait behind what it sends.
+        due = session.silent_at if self._sending and session.stage is Stage.OPEN else session.next_tick()
+        if now >= due:
             try:
-                async with asyncio.timeout(max(0.0, session.next_tick() - time.monotonic())):
-                    await self._wake.wait()
-            except TimeoutError:
-                try:
-                    session.tick(time.monotonic())
-                except ProtocolError:
-                    # The Goodbye is queued; a broker that is gone will not take it, so the attempt is bounded.
-                    with contextlib.suppress(TimeoutError, LinkError):
-                        async with asyncio.timeout(1.0):
-                            await self._transport.send(session.next_message(time.monotonic()))
-                    raise
+                session.tick(now)
+            except ProtocolError as exc:
+                self._silence.set_exception(exc)
+                return
+            self._wake.set()
+            due = min(now + session.beat_s, session.silent_at)
+        self._tick_at = asyncio.get_running_loop().call_later(max(TICK_S, due - now), self._look_at_clock)
 
     async def _read(self) -> None:
         while self._session.stage is not Stage.CLOSED:
-            data = await self._receive()
-            self._moved_at = time.monotonic()
+            data = await self._transport.receive()
+            self._moved_at = now = time.monotonic()
+            credited = self._session.credited
             try:
-                for message, payload in self._session.receive(data, time.monotonic()):
+                for message, payload in self._session.receive(data, now):
                     await self._act(message, payload)
             except RemoteProtocolError as exc:
                 self._session.end("protocol", str(exc))
                 raise
-            finally:
+            # What else is to be said now has woken the writer by itself.
+            if self._session.credited > credited:
                 self._wake.set()
 
-    async def _receive(self) -> bytes:
-        """Return the next message. Silence is noticed here too: on a dead line the writer may be stuck in a send."""
-        while True:
-            try:
-                async with asyncio.timeout(self._own.silence_s):
-                    return await self._transport.receive()
-            except TimeoutError:
-                self._session.tick(time.monotonic())
-
     async def _act(self, message: AnyMessage, payload: Buffer) -> None:
-        if isinstance(message, Run):
+        # Types are compared: what msgspec does for isinstance takes longer than all the rest.
+        if type(message) is Run:
             self._dispatcher.offer(message, bytes(payload), self._age_s(message))
-        elif isinstance(message, BlobChunk | BlobGone):
-            self._dispatcher.blob(message, payload)
-        elif isinstance(message, Ack):
+        elif type(message) is Ack:
             self._dispatcher.forget(message.id)
-        elif isinstance(message, Cancel):
+        elif type(message) is BlobChunk or type(message) is BlobGone:
+            self._dispatcher.blob(message, payload)
+        elif type(message) is Cancel:
             self._dispatcher.cancel(message.id)
-        elif isinstance(message, Resume):
+        elif type(message) is Resume:
             self._dispatcher.resume(message.id, message.offset)
-        elif isinstance(message, Welcome):
+        elif type(message) is Welcome:
             await self._welcomed(message)
-        elif isinstance(message, Beat):
+        elif type(message) is Beat:
             self._anchors.heard(message.audit)
             self._beat()
-        elif isinstance(message, Renewed | Trust):
+        elif type(message) is Renewed or type(message) is Trust:
             self._papers.heard(message, bytes(payload))
-        elif isinstance(message, Goodbye):
+        elif type(message) is Goodbye:
             self._goodbye = message
 
     def _age_s(self, run: Run) -> float:
@@ -317,6 +341,7 @@ class Conversation:
             welcome.agent,
             extra={"event": "welcomed", "tenant": welcome.tenant, "agent": welcome.agent, "broker": welcome.release},
         )
+        self._look_at_clock()  # which beat is wanted is known now
         # Before Holding: what it says makes the broker forget the lineage that we showed.
         await self._papers.welcomed(self, welcome)
         if self._session.stage is not Stage.OPEN:

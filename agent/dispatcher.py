@@ -46,8 +46,8 @@ SETTLE_GRACE_S: Final = 2.0  # seconds to put picked files away; they are picked
 class Voice(Protocol):
     """The link, as the dispatcher sees it."""
 
-    def say(self, message: AnyMessage) -> None:
-        """Say something about a command, if the link and the rules let us now."""
+    def say(self, message: AnyMessage, *, soon: bool = False) -> None:
+        """Say something about a command, if the link and the rules let us now; ``soon``: it may wait for a moment."""
 
     def attach(self, result: Result) -> None:
         """Let a result take turns on the link."""
@@ -59,7 +59,7 @@ class Voice(Protocol):
 class Silence:
     """The voice while there is no link."""
 
-    def say(self, message: AnyMessage) -> None:
+    def say(self, message: AnyMessage, *, soon: bool = False) -> None:
         """Nobody hears it; the next link is told what we hold."""
 
     def attach(self, result: Result) -> None:
@@ -110,7 +110,7 @@ class Dispatcher:
             connectors,
             journal,
             spool,
-            lambda message: self._voice.say(message),
+            lambda message, soon: self._voice.say(message, soon=soon),
             self._before,
             signatures or Signatures(settings),
             seals,
@@ -400,6 +400,6 @@ class Dispatcher:
 
 def _settles(operation: Operation) -> bool:
     """Whether something is left to do at the source once the broker has the result."""
-    if isinstance(operation, PickOperation):
+    if type(operation) is PickOperation:
         return operation.then != "keep"
-    return isinstance(operation, DropOperation) and operation.effect == "once"
+    return type(operation) is DropOperation and operation.effect == "once"

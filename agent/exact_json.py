@@ -7,6 +7,8 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
+
 MAX_DEPTH: Final = 64  # objects and lists within each other; no business document comes near
 MAX_FRACTION_CHARS: Final = 1_000  # characters of a number with a fraction or an exponent, and its largest exponent
 
@@ -24,6 +26,17 @@ def loads(raw: bytes) -> Any:
             deeper than ``MAX_DEPTH``, or a number too long to be one.
     """
     try:
+        # Where it is the same when it is written again, nothing stood twice in it, and no number was changed.
+        value = _READ.decode(raw)
+        if _is_deep(raw, value):
+            raise NotExact(_TOO_DEEP)
+        if _WRITE.encode(value).translate(None, _SPACES) == raw.translate(None, _SPACES):
+            return value
+    except NotExact:
+        raise
+    except (ValueError, RecursionError):
+        pass  # who reads it more slowly can tell why
+    try:
         value = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as exc:
         raise NotExact(f"wants UTF-8, found the byte 0x{raw[exc.start]:02x} at position {exc.start}") from exc
@@ -35,9 +48,9 @@ def loads(raw: bytes) -> Any:
         raise
     except ValueError as exc:  # the only one left: int() refuses more digits than sys.get_int_max_str_digits()
         raise NotExact("a whole number has more digits than can be read") from exc
-    # Both looks are rarely needed, and the bytes tell when.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if _is_deep(raw, value):
         raise NotExact(_TOO_DEEP)
+    # Rarely needed, and the bytes tell when.
     if b"\\ud" in raw or b"\\uD" in raw:
         _refuse_half_pairs(value)
     return value
@@ -72,6 +85,16 @@ def _constant(text: str) -> Any:
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_float=_fraction, parse_constant=_constant)
+
+
+_SPACES: Final = b" \t\r\n"
+_READ: Final = msgspec.json.Decoder(float_hook=_fraction)
+_WRITE: Final = msgspec.json.Encoder(decimal_format="number")
+
+
+def _is_deep(raw: bytes, value: Any) -> bool:
+    # A look at each level is rarely needed, and the bytes tell when.
+    return raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH
 
 
 def _depth(value: Any) -> int:

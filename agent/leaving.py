@@ -23,7 +23,7 @@ class Leaving:
         self._listed = None if operation.columns is None else {_read(name): name for name in operation.columns}
         self._hidden = {_read(name) for name in operation.mask}
         # Receipts of files are our own words, and what follows a pick needs them.
-        self._receipts = isinstance(operation, DropOperation | PickOperation)
+        self._receipts = type(operation) in (DropOperation, PickOperation)
         self._seen: set[str] = set()
 
     def lets(self, name: str) -> bool:

@@ -30,6 +30,8 @@ def canonical(text: bytes) -> bytes:
         NotCanonical: no UTF-8, no JSON, a key that stands twice, NaN, half a surrogate pair, or nested deeper than
             ``MAX_DEPTH``.
     """
+    if (found := _without_spaces(text)) is not None:
+        return found
     try:
         value = _DECODER.decode(text.decode("utf-8"))
         # A look at each level is rarely needed, and the bytes tell when.
@@ -44,6 +46,22 @@ def canonical(text: bytes) -> bytes:
         raise NotCanonical(f"wants JSON, found at line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
     except RecursionError as exc:
         raise NotCanonical(_TOO_DEEP) from exc
+
+
+def _without_spaces(text: bytes) -> bytes | None:
+    """
+    Return the canonical form where it is the same text but for white space, which takes a tenth of the time.
+
+    Where both have the same characters besides white space, they have the same names, in the same order and as many,
+    and the same numbers; texts are as they were read. ``None`` if they don't, or nobody can tell.
+    """
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH or not text.isascii():
+        return None  # of other characters the order is another one here
+    try:
+        found = _SORTED.encode(_READ.decode(text))
+    except (ValueError, RecursionError):
+        return None  # who reads it properly can tell why
+    return found if found.translate(None, _SPACES) == text.translate(None, _SPACES) else None
 
 
 def encode(value: Any) -> bytes:
@@ -157,4 +175,7 @@ def _depth(value: Any) -> int:
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_number, parse_float=_number, parse_constant=_constant
 )
+_SPACES: Final = b" \t\r\n"
+_READ: Final = msgspec.json.Decoder()
+_SORTED: Final = msgspec.json.Encoder(order="sorted")
 _ENCODER: Final = msgspec.json.Encoder()  # its escapes are those of RFC 8785 too

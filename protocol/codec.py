@@ -19,6 +19,7 @@ class Record(NamedTuple):
     payload: framing.Buffer = b""
 
 
+_WITH_PAYLOAD: Final = frozenset(WITH_PAYLOAD)
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final[msgspec.json.Decoder[AnyMessage]] = msgspec.json.Decoder(AnyMessage)
 
@@ -30,7 +31,7 @@ def encode(record: Record) -> bytes:
     Raises:
         LocalProtocolError: a payload beside a message that has none.
     """
-    if record.payload and not isinstance(record.message, WITH_PAYLOAD):
+    if record.payload and type(record.message) not in _WITH_PAYLOAD:
         raise LocalProtocolError(f"{type(record.message).__name__} has no payload")
     return framing.pack(_ENCODER.encode(record.message), record.payload)
 
@@ -52,7 +53,7 @@ def decode(message: framing.Buffer | str) -> list[Record]:
     records = []
     for header, payload in framing.unpack(message):
         decoded = decode_header(header)
-        if payload and not isinstance(decoded, WITH_PAYLOAD):
+        if payload and type(decoded) not in _WITH_PAYLOAD:
             raise RemoteProtocolError(f"{type(decoded).__name__} has no payload")
         records.append(Record(decoded, payload))
     return records

@@ -39,6 +39,8 @@ class Phase(StrEnum):
     HELD = "held"
     FORGOTTEN = "forgotten"
 
+    __hash__ = str.__hash__  # enum's own is written in Python, and the table is asked for each message
+
 
 PHASES: Final[dict[Phase, dict[type[AnyMessage], Phase]]] = {
     Phase.UNKNOWN: {Run: Phase.OFFERED},
@@ -94,6 +96,8 @@ class CommandState(StrEnum):
     IN_DOUBT = "in_doubt"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+
+    __hash__ = str.__hash__  # as above
 
 
 FINAL: Final = frozenset(

@@ -67,10 +67,11 @@ class SyntheticConnector(Connector):
 
 
 async def _pieces(operation: SyntheticOperation, call: Call, stop: asyncio.Event) -> AsyncGenerator[Piece, None]:
-    values = decode(operation, call.params)
     if operation.synthetic == "echo":
         yield Outputs(outputs_of(call.params))
-    elif operation.synthetic == "rows":
+        return
+    values = decode(operation, call.params)
+    if operation.synthetic == "rows":
         leaving = Leaving(operation)
         async for piece in _rows(values.get("count", 0), values.get("width", DEFAULT_WIDTH), leaving, stop):
             yield piece

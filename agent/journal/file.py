@@ -143,8 +143,8 @@ class FileJournal(Journal):
     def note(self, claim: Claim, completed: Completed, at: float) -> None:
         with self._writer.lock:
             if claim.id not in self._index.open:
-                entry = Entry(claim, completed, ended_at=at)
-                self._index.remember(records.remembered(entry), None)
+                entry = Entry(records.without_params(claim), completed, ended_at=at, acknowledged=True)
+                self._index.remember(entry, None)
         self._ride_along(claim.id)
 
     def acknowledge(self, command_id: str) -> None:

@@ -54,7 +54,9 @@ class MemoryJournal(Journal):
 
     def note(self, claim: Claim, completed: Completed, at: float) -> None:
         self._wrote()
-        self._entries[claim.id] = Entry(claim, completed=completed, ended_at=at, acknowledged=True)
+        self._entries[claim.id] = Entry(
+            msgspec.structs.replace(claim, params=b""), completed=completed, ended_at=at, acknowledged=True
+        )
 
     def acknowledge(self, command_id: str) -> None:
         if command_id in self._entries:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from agent.ballast import left_behind
 
 with left_behind("importlib.metadata", "python_socks", "urllib.request"):
-    from websockets import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, Subprotocol
+    from websockets import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, State, Subprotocol
     from websockets.asyncio.client import ClientConnection, connect
     from websockets.http11 import Response
 
@@ -21,6 +21,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidStatus",
     "Response",
+    "State",
     "Subprotocol",
     "connect",
 ]

@@ -28,6 +28,7 @@ from agent.link.library import (
     InvalidMessage,
     InvalidStatus,
     Response,
+    State,
     Subprotocol,
     connect,
 )
@@ -152,8 +153,16 @@ class WebsocketTransport(Transport):
         return f"<WebsocketTransport {self.peer.url} {self._connection.state.name}>"
 
     async def send(self, data: bytes) -> None:
+        connection = self._connection
         try:
-            await self._connection.send(data)
+            if connection.state is State.OPEN and not connection.paused and not connection.transport.is_closing():
+                # What the library does besides is for messages in parts, and takes as long as TLS.
+                connection.protocol.send_binary(data)
+                connection.send_data()
+                if connection.paused:
+                    await connection.drain()
+            else:
+                await connection.send(data)
         except ConnectionClosed as exc:
             raise LinkError(_end_of(exc, self._silence_s())) from exc
         self._last_word = time.monotonic()
