@@ -210,6 +210,13 @@ class Worker:
         self._say.flush()
 
     def _listen(self) -> None:
+        try:
+            self._hear()
+        except Exception:  # whatever it is: who no longer hears the agent must not seem to be at work
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+
+    def _hear(self) -> None:
         while True:
             prefix = self._said.read(framing.LENGTHS.size)
             if len(prefix) < framing.LENGTHS.size:

@@ -126,6 +126,7 @@ async def test_a_driver_that_cannot_read_its_settings_shows_none_of_them(
     await connector.close()
     assert found.ok is False
     told = capfd.readouterr()
+    assert "died" in found.detail
     assert "ledger" in told.err
     assert "canary-word" not in f"{told}{found}"
 
