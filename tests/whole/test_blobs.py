@@ -131,9 +131,12 @@ def test_a_large_file_is_dropped_in_little_memory(platform: tuple[Broker, Caller
 
 def test_a_large_file_is_picked_in_little_memory(platform: tuple[Broker, Caller], site: AgentSite) -> None:
     made, caller = platform
-    data, small = content(40 * MIB + 1), content(1_000)
+    # The first one is no small one either: what is compared is what the size of a file adds.
+    data, small = content(40 * MIB + 1), content(8 * MIB)
     (site.folder / "edi" / "a.bin").write_bytes(small)
-    caller.run("pick")
+    first = caller.run("pick")
+    assert caller.get(f"/v1/commands/{first['id']}/content").content == small
+    assert len(caller.rows(first)) == 1
     before = peak_bytes(made.program.pid), peak_bytes(site.program.pid)
     (site.folder / "edi" / "b.bin").write_bytes(data)
     (site.folder / "edi" / "c.bin").write_bytes(b"")
