@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -81,31 +81,23 @@ def main() -> None:
         )
         running = stack.enter_context(pair(folder, file, {"erp": database.password}, print))
         lab = Lab(running, database, folder, words.short, PEERS)
-        figures = measure(lab, words.only or list(SUBJECTS))
+        figures: list[Figure] = []
+        for subject in words.only or SUBJECTS:
+            began = time.monotonic()
+            print(f"measuring: {subject}", flush=True)
+            figures += SUBJECTS[subject](lab)
+            print(f"           took {time.monotonic() - began:.0f} s", flush=True)
+            write(figures, words.output, words.page, short=words.short)
     print(f"\n{table(figures)}")
-    document = {
-        "machine": machine(),
-        "short": words.short,
-        "figures": [figure.document() for figure in figures],
-    }
-    for file_, text in (
-        (words.output, json.dumps(document, indent=2) + "\n"),
-        (words.page, page(figures, short=words.short)),
-    ):
-        if file_ is not None:
-            file_.parent.mkdir(parents=True, exist_ok=True)
-            file_.write_text(text, "utf-8")
 
 
-def measure(lab: Lab, subjects: list[str]) -> list[Figure]:
-    """Return the figures of some subjects."""
-    figures = []
-    for subject in subjects:
-        began = time.monotonic()
-        print(f"measuring: {subject}", flush=True)
-        figures += SUBJECTS[subject](lab)
-        print(f"           took {time.monotonic() - began:.0f} s", flush=True)
-    return figures
+def write(figures: Sequence[Figure], output: Path | None, place: Path | None, *, short: bool) -> None:
+    """Write what is known so far: a run that is ended early is not lost."""
+    document = {"machine": machine(), "short": short, "figures": [figure.document() for figure in figures]}
+    for file, text in ((output, json.dumps(document, indent=2) + "\n"), (place, page(figures, short=short))):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ SUBJECT = "rows as Arrow, PostgreSQL to the caller"
 
 def measure(lab: Lab) -> list[Figure]:
     """Return how fast Arrow streams come, and when the first batch does."""
-    rounds, count = (1, 2_000) if lab.short else (5, 1_000_000)
+    rounds, count = (1, 2_000) if lab.short else (3, 1_000_000)
     ours, alone = alternated(
         rounds, lambda: through_outhaul(lab, count), lambda: bare_arrow(lab.database.odbc(), count)
     )

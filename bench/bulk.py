@@ -34,7 +34,7 @@ def measure(lab: Lab) -> list[Figure]:
         pair(folder, OPERATOR_FILE, {}, usual_ports=False) as ours,
         crossbar.running(lab) as calls,
     ):
-        found, peer = alternated(5, lambda: through_outhaul(ours, 10_000, "look"), lambda: calls(10_000))
+        found, peer = alternated(3, lambda: through_outhaul(ours, 10_000, "look"), lambda: calls(10_000))
     beside = f"{crossbar.PACKAGE.replace('==', ' ')}, {crossbar.OUTSTANDING} calls at once"
     return [Figure(name, unit, found, peer, beside, Goal("at least", 2.5))]
 

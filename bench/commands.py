@@ -72,7 +72,7 @@ def measure(lab: Lab) -> list[Figure]:
 
 
 def _many(ours: Pair, peer: Callable[[], float]) -> Figure:
-    found, others = alternated(5, lambda: called(ours, "look", CALLERS, 10_000).per_s, peer)
+    found, others = alternated(3, lambda: called(ours, "look", CALLERS, 10_000).per_s, peer)
     name = f"commands with their results, {CALLERS} callers"
     beside = f"{crossbar.PACKAGE.replace('==', ' ')}, {OUTSTANDING} calls at once"
     return Figure(name, "commands/s", found, others, beside, Goal("at least", 1.2))
@@ -82,7 +82,7 @@ def _alone(
     ours: Pair, operation: str, effect: str, writes: int, folder: Path, round_trip_s: Callable[[], float]
 ) -> Figure:
     found, least = alternated(
-        5,
+        3,
         lambda: 1000 * called(ours, operation, 1, 300).median_s,
         lambda: 1000 * (writes * synced_write_s(folder) + ROUND_TRIPS * round_trip_s()),
     )

@@ -18,7 +18,7 @@ SHARE = 0.9  # of the rate of a loop that throws the rows away
 
 def measure(lab: Lab) -> list[Figure]:
     """Return how fast rows come, how soon the first, over what distance, beside whom, and in how much memory."""
-    rounds, count = (1, 2_000) if lab.short else (5, 1_000_000)
+    rounds, count = (1, 2_000) if lab.short else (3, 1_000_000)
     ours, peer = alternated(
         rounds,
         lambda: through_outhaul(lab.running, "lines", count),

@@ -13,7 +13,7 @@ from config.dev.demo.pair import AGENT, Pair
 
 def measure(lab: Lab) -> list[Figure]:
     """Return how fast sealed rows come."""
-    rounds, count = (1, 2_000) if lab.short else (5, 200_000)
+    rounds, count = (1, 2_000) if lab.short else (3, 200_000)
     ours, open_ = alternated(
         rounds, lambda: sealed(lab.running, "lines", count), lambda: clear(lab.running, "lines", count)
     )

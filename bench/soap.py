@@ -59,7 +59,7 @@ params.count = {{ type = "integer" }}
 
 def measure(lab: Lab) -> list[Figure]:
     """Return calls a second beside zeep, and rows through both programs with what memory they take."""
-    rounds, calls = (1, 20) if lab.short else (5, 400)
+    rounds, calls = (1, 20) if lab.short else (3, 400)
     large = max(2, calls // 20)
     with still_service() as still, finance_service() as finance:
         figures = [

@@ -51,7 +51,7 @@ class Pace:
 
 def measure(lab: Lab) -> list[Figure]:
     """Return what the store does, and what slows it."""
-    rounds, count = (1, 300) if lab.short else (7, 6_400)
+    rounds, count = (1, 300) if lab.short else (5, 6_400)
     full = grown.store(lab.folder if lab.short else KEPT, FEW if lab.short else MANY)
     return [
         *asyncio.run(_beside_many(lab.folder, full, rounds, count, FEW if lab.short else MANY)),
