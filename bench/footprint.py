@@ -28,7 +28,7 @@ from config.dev.demo.programs import must
 from installer.cached import frozen
 from protocol import limits
 
-PEER: Final = "salt==3008.5"
+PEER: Final = "salt==3008.3"
 CONNECT_S: Final = 120.0  # seconds that a start may take before something is wrong
 STOP_S: Final = 20.0
 SETTLE_S: Final = 3.0
