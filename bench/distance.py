@@ -20,6 +20,7 @@ class _End(asyncio.Protocol):
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
         self.waiting: deque[bytes] = deque()  # on their way to this end
+        self.early: list[bytes] = []  # heard before there is another end: a pause is not at once in every Python
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -30,9 +31,11 @@ class _End(asyncio.Protocol):
             self._line.join(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.other is not None:
-            self.other.waiting.append(data)
-            self._line.later(self.other.arrives)
+        if self.other is None:
+            self.early.append(data)
+            return
+        self.other.waiting.append(data)
+        self._line.later(self.other.arrives)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.other is not None:
@@ -105,5 +108,7 @@ class Distance:
             near.ends()
             return
         near.other = far
+        for data in near.early:
+            near.data_received(data)
         assert near.transport is not None
         near.transport.resume_reading()

@@ -58,7 +58,7 @@ def test_colours_are_for_terminals(config: Path) -> None:
 
 def test_one_operation_is_tried_with_what_it_needs_and_no_more(config: Path) -> None:
     answer = check(config, "pick", "--json")
-    document = json.loads(answer.output)
+    document = json.loads(answer.stdout)
     assert answer.exit_code == 0
     assert document["ok"] is True
     assert [one["stage"] for one in document["stages"]] == ["account", "file", "secrets", "connections", "operations"]
@@ -87,7 +87,7 @@ def test_a_broken_file_is_the_first_thing_that_is_told(
 def test_a_file_that_is_not_there_is_told_as_json_too(tmp_path: Path) -> None:
     answer = check(tmp_path / "none.toml", "--json")
     assert answer.exit_code == 2
-    first: dict[str, Any] = next(one for one in json.loads(answer.output)["stages"] if one["ok"] is False)
+    first: dict[str, Any] = next(one for one in json.loads(answer.stdout)["stages"] if one["ok"] is False)
     assert (first["stage"], first["code"]) == ("file", "file.broken")
 
 
