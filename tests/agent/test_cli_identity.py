@@ -32,7 +32,7 @@ async def test_it_tells_who_the_agent_is_and_until_when(tmp_path: Path) -> None:
         state.mkdir()
         who = await enroll(settings, await there.token(), open_store(settings, tmp_path), state)
     answer = CliRunner().invoke(cli, ["identity", "--json", "--config", str(file)], catch_exceptions=False)
-    told = json.loads(answer.output)
+    told = json.loads(answer.stdout)
     assert (told["tenant"], told["agent"], told["broker"]) == (TENANT, AGENT, who.url)
     assert told["certificate"]["serial"] == who.serial
     assert told["certificate"]["not_after"].startswith(time.strftime("%Y-%m-", time.gmtime(who.not_after)))
