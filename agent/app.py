@@ -190,7 +190,7 @@ class Agent:
         secrets = secrets or UnlockedSecrets(loaded.settings, loaded.base_dir)
         try:
             journal = await FileJournal.open(folder)
-        except BaseException:
+        except BaseException:  # being stopped too: who holds the secrets must not outlive us
             await asyncio.to_thread(secrets.close)
             raise
         try:

@@ -137,7 +137,7 @@ def _latency(url: str, key: str, count: int) -> Latency:
     with socket.create_connection((place.hostname or "", place.port or 0)) as plain, plain.makefile("rb") as answers:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(count):
-            time.sleep(pauses.uniform(0.5, 1.5) / SHARE_PER_S)
+            time.sleep(pauses.uniform(0.5, 1.5) / SHARE_PER_S)  # what a tenant sends by itself comes at no beat
             started = time.perf_counter()
             plain.sendall(request)
             status, length = answers.readline(), 0
@@ -212,7 +212,7 @@ async def _flood(url: str, key: str, per_s: float) -> None:
             sent += 1
         if tick == WARM_TICKS:
             print(STARTED, flush=True)
-        await asyncio.sleep(TICK_S)
+        await asyncio.sleep(TICK_S)  # between two looks at what is due
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class SideBySide:
         try:
             shutil.copyfile(package, copy)
             verify(copy)
-        except BaseException:
+        except BaseException:  # whatever ends it: what nobody vouches for is not left to be unpacked
             copy.unlink(missing_ok=True)
             raise
         return copy

@@ -128,7 +128,7 @@ class ArrowSelect:
             with contextlib.suppress(arrow_odbc.Error):
                 connection.rollback()
                 self._connection = connection
-        except BaseException:
+        except BaseException:  # who reads no further as well: no transaction stays open until the session is collected
             with contextlib.suppress(arrow_odbc.Error):
                 connection.rollback()
             raise
