@@ -90,7 +90,7 @@ class LateAnswers:
     async def _keep(self, link: Conversation, line: Line, message: Completed, outputs: bytes) -> None:
         while (entry := self._router.entry(Scope(line.tenant), message.id)) is not None and entry.finishing:
             # One that was given up: were its end not kept before the agent forgets it, it would be sent again.
-            await entry.moved()
+            await entry.moves.rung()
         found = await self._found(link, line, message.id)
         if found is None:
             return

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from cloud_broker.bell import Bell
 from cloud_broker.blob_feed import BlobFeed
 from cloud_broker.breakers import Breaker
 from cloud_broker.catalogues import Catalogue, Connection
@@ -49,6 +50,7 @@ class Entry:
         ask_at: when another question makes sense, on the monotonic clock.
         feed: the blob that goes to its agent, and on which link.
         waiters: who wait for its end.
+        moves: rings when ``result`` changes, and at the end.
     """
 
     command: Command
@@ -71,19 +73,7 @@ class Entry:
     ask_at: float = 0.0
     feed: tuple[Conversation, BlobFeed] | None = None
     waiters: set[asyncio.Future[Command]] = field(default_factory=set)
-    _moved: asyncio.Event | None = None  # somebody waits for the next move; for most commands nobody does
-
-    def move(self) -> None:
-        """Wake those who wait for another result or the end."""
-        if self._moved is not None:
-            self._moved.set()
-            self._moved = None
-
-    async def moved(self) -> None:
-        """Wait until ``result`` changes or the end is reached."""
-        if self._moved is None:
-            self._moved = asyncio.Event()
-        await self._moved.wait()
+    moves: Bell = field(default_factory=Bell)
 
     def hear(self) -> None:
         """The agent said something about it."""
@@ -97,7 +87,7 @@ class Entry:
             self.spilled = self.spilled or self.result.on_disk
             self.writing = self.result.writing
             self.result = None
-            self.move()
+            self.moves.ring()
 
     @property
     def scope(self) -> Scope:

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from cloud_broker.bell import Bell
 from cloud_broker.errors import ResultGone
 from cloud_broker.store.commands import RowSetInfo
 from cloud_broker.tails import Tail
@@ -90,7 +91,7 @@ class LiveResult:
         self._readers = 0
         self._after = after
         self._column_bytes = 0
-        self._changed: asyncio.Event | None = None  # somebody waits for more; of most results nobody does
+        self._changes = Bell()
         self._ended = False
         self._cut: str | None = None
 
@@ -131,7 +132,7 @@ class LiveResult:
         sealed = message.format == sealing.FORMAT
         rows_as = "ndjson" if sealed else message.format[:MAX_TYPE_CHARS]
         self.sets.append(_Set(columns, message.offset, sealed, rows_as))
-        self._notify()
+        self._changes.ring()
 
     def append(self, data: Buffer, rows: int, stored: Callable[[int], None]) -> None:
         """Take some bytes of the last row set; ``stored`` is called with their number once they are kept."""
@@ -141,7 +142,7 @@ class LiveResult:
             return
         if self._readers:
             self._tail.add(data, self.taken)
-            self._notify()
+            self._changes.ring()
         self.taken += len(data)
         current = self.sets[-1]
         current.rows += rows
@@ -160,7 +161,7 @@ class LiveResult:
             current.digest.update(data)
             self.stored += len(data)
             stored(len(data))
-        self._notify()
+        self._changes.ring()
 
     async def _flush(self) -> None:
         try:
@@ -187,7 +188,7 @@ class LiveResult:
                 for _, data, stored in pending:
                     self.stored += len(data)
                     stored(len(data))
-                self._notify()
+                self._changes.ring()
         finally:
             self._flushing = None
             if self._ended or self._cut is not None:
@@ -346,17 +347,7 @@ class LiveResult:
             self.sets[-1].end = self.taken
         if self._file is not None and self._flushing is None:
             self._file.close()
-        self._notify()
-
-    def _notify(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
-
-    async def _change(self) -> None:
-        if self._changed is None:
-            self._changed = asyncio.Event()
-        await self._changed.wait()
+        self._changes.ring()
 
     # --- the reading side -------------------------------------------------------------------------
 
@@ -369,7 +360,7 @@ class LiveResult:
         while len(self.sets) <= index:
             if self._ended or self._cut is not None:
                 return None
-            await self._change()
+            await self._changes.rung()
         return self.sets[index].columns
 
     async def chunks(self, index: int) -> AsyncIterator[bytes]:
@@ -408,7 +399,7 @@ class LiveResult:
                 elif current.end is not None and position >= current.end:
                     return
                 else:
-                    await self._change()
+                    await self._changes.rung()
         finally:
             self._readers -= 1
             if not self._readers:

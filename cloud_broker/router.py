@@ -215,7 +215,7 @@ class Router:
     async def changed(self, entry: Entry, seen: LiveResult | None) -> None:
         """Wait until the command has another result than ``seen``, or its final state."""
         while self._entries.get(entry.command.id) is entry and entry.result is seen:
-            await entry.moved()
+            await entry.moves.rung()
 
     def cancel(self, entry: Entry) -> None:
         """Pass the caller's wish on; the store has it already."""
@@ -571,7 +571,7 @@ class Router:
                 link.say(Cancel(entry.command.id, entry.command.epoch))
 
         result.on_cut = stop_sending
-        entry.move()
+        entry.moves.ring()
         return result
 
     def began(self, entry: Entry) -> None:
@@ -668,7 +668,7 @@ class Router:
         del self._entries[command.id]
         self.blobs.ended(command.id)
         self._open[command.tenant] -= 1
-        entry.move()
+        entry.moves.ring()
         for waiter in entry.waiters:
             if not waiter.done():
                 waiter.set_result(command)
