@@ -22,7 +22,7 @@ from cloud_broker.identity.authority import Authority
 from cloud_broker.settings import Settings
 from cloud_broker.store.open import open_store
 from cloud_broker.tenants import Scope
-from tests.contracts.store import agent
+from tests.contracts.records import agent
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -13,7 +13,7 @@ import pytest
 from cloud_broker.settings import ConfigError
 from cloud_broker.store import queries, schema
 from cloud_broker.store.sqlite import SqliteStore
-from tests.contracts.store import ACME, agent, command
+from tests.contracts.records import ACME, agent, command
 from tests.previous import previous
 
 

@@ -25,7 +25,8 @@ from cloud_broker.store.commands import Command, CommandFilter
 from cloud_broker.store.open import open_store
 from cloud_broker.store.sqlite import SqliteStore
 from protocol.states import FINAL, CommandState
-from tests.contracts.store import ACME, StoreContract, command, finish, settled
+from tests.contracts.records import ACME, command, finish, settled
+from tests.contracts.store import StoreContract
 
 
 async def opened(path: Path) -> SqliteStore:
@@ -88,7 +89,7 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from cloud_broker.store.sqlite import SqliteStore
-from tests.contracts.store import ACME, command
+from tests.contracts.records import ACME, command
 
 async def main():
     store = SqliteStore(Path(sys.argv[1]))
@@ -139,7 +140,7 @@ from pathlib import Path
 from cloud_broker.errors import StoreUnavailable
 from cloud_broker.store.commands import CommandFilter
 from cloud_broker.store.sqlite import SqliteStore
-from tests.contracts.store import ACME, command, settled
+from tests.contracts.records import ACME, command, settled
 
 def room(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

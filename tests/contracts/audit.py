@@ -18,7 +18,7 @@ from cloud_broker.store.commands import CommandError, CommandFilter, Resolution,
 from cloud_broker.store.dead_letters import ReplayRun
 from cloud_broker.store.tenants import ApiKey, Token
 from protocol.states import CommandState
-from tests.contracts.store import ACME, OTHER, START, agent, command, finish, settled
+from tests.contracts.records import ACME, OTHER, START, agent, command, finish, settled
 
 
 async def records(store: Store, tenant: str = "acme") -> list[Record]:

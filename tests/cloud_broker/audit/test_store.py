@@ -18,7 +18,7 @@ from cloud_broker.audit.verify import Chain, of_store
 from cloud_broker.store.sqlite import SqliteStore
 from tests.cloud_broker.test_store_sqlite import opened
 from tests.contracts.audit import AuditContract, records
-from tests.contracts.store import ACME, command, finish
+from tests.contracts.records import ACME, command, finish
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from cloud_broker.store.sqlite import SqliteStore
-from tests.contracts.store import ACME, command
+from tests.contracts.records import ACME, command
 
 async def main():
     store = SqliteStore(Path(sys.argv[1]))
@@ -216,7 +216,7 @@ from cloud_broker.audit.verify import of_store
 from cloud_broker.errors import StoreUnavailable
 from tests.cloud_broker.test_store_sqlite import opened
 from tests.contracts.audit import records
-from tests.contracts.store import ACME, command
+from tests.contracts.records import ACME, command
 
 async def main():
     store = await opened(Path(sys.argv[1]))
