@@ -20,7 +20,6 @@ import uvicorn
 
 from cloud_broker import RELEASE
 from cloud_broker.api.app import create_app
-from cloud_broker.api.express import Express
 from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
@@ -280,7 +279,7 @@ async def _api(settings: Settings, services: Services) -> AsyncIterator[None]:
         bound = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
-    server = _Server(server_of(Express(create_app(services)), settings, timeout_graceful_shutdown=API_GRACE_S))
+    server = _Server(server_of(create_app(services), settings, timeout_graceful_shutdown=API_GRACE_S))
     task = asyncio.create_task(server.serve(sockets=[bound]), name="serve the HTTP API")
     try:
         yield

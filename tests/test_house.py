@@ -120,7 +120,7 @@ LIBRARIES: Final = {
     "websockets": ("agent.link", "cloud_broker.link", "cloud_broker.app"),
     "fastapi": ("cloud_broker.api",),
     "starlette": ("cloud_broker.api",),
-    "uvicorn": ("cloud_broker.app", "cloud_broker.api.server"),
+    "uvicorn": ("cloud_broker.app", "cloud_broker.api.server", "cloud_broker.api.express"),
     "httptools": ("cloud_broker.api.server",),
     "sqlite3": ("cloud_broker.store",),
     "httpx2": ("cloud_broker.client", "cloud_broker.callers.openid"),

@@ -15,7 +15,6 @@ import httpx2
 import uvicorn
 
 from cloud_broker.api.app import create_app
-from cloud_broker.api.express import Express
 from cloud_broker.api.server import config as server_of
 from cloud_broker.api.services import Services
 from cloud_broker.approvals import Approvals
@@ -276,7 +275,7 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
             lambda: trust.for_agents,
         )
     )
-    config = server_of(Express(app), settings, host="127.0.0.1", port=0)
+    config = server_of(app, settings, host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     listener = config.bind_socket()
     serving = asyncio.create_task(server.serve([listener]), name="api under test")

@@ -17,7 +17,7 @@ BODY = {"agent": "plant-1", "operation": "post", "params": {"name": "x"}}
 
 def test_each_route_is_the_one_that_is_described() -> None:
     described = {
-        (method, route.path): route.endpoint
+        (method.encode(), route.path.encode()): route.endpoint
         for route in commands.router.routes
         if isinstance(route, APIRoute)
         for method in route.methods or ()
