@@ -46,8 +46,8 @@ format: setup ## write the code as ruff has it
 	@$(PY) -m ruff format .
 
 bench: setup ## how fast, how small, beside peers it installs; 30 minutes, SUBJECT=rows for one, SHORT=1 for some seconds only
-	@$(PY) -m bench $(if $(filter-out 0,$(SHORT)),--short) $(if $(SUBJECT),--only $(SUBJECT)) --output .dev/bench.json \
-	  --page $(if $(SHORT)$(SUBJECT),.dev/performance.md,docs/reference/performance.md)
+	@$(PY) -m bench $(foreach subject,$(SUBJECT),--only $(subject)) $(if $(filter-out 0,$(SHORT)),--short \
+	  --output .dev/bench-short.json --page .dev/performance.md,--output .dev/bench.json --page docs/reference/performance.md)
 
 faults: setup ## every place with every fault, and what callers, broker, agent and ERP have of it; SEED=n ONLY=k again
 	@$(PY) -m tests.faults $(if $(SEED),--seed $(SEED)) $(if $(ONLY),$(foreach number,$(ONLY),--only $(number)),--large 1073741824)

@@ -11,6 +11,7 @@ from bench import tunnel
 from bench.distance import HOST, Distance
 from bench.figures import Figure, Goal, Lab, alternated
 from bench.passages import SQL, Passage, bare, through_outhaul
+from bench.peers import PeerMissing
 from config.dev.demo.pair import TENANT
 from config.dev.demo.programs import Program, must
 
@@ -39,7 +40,11 @@ params.count = {{ type = "integer", min = 0 }}
 
 def measure(lab: Lab) -> list[Figure]:
     """Return the figures for each distance; none where no SSH server is to be had."""
-    program = tunnel.server_program(fetch=not lab.short)
+    try:
+        program = tunnel.server_program(fetch=not lab.short)
+    except PeerMissing as exc:
+        lab.missing.append(str(exc))
+        return []
     if program is None:
         print("no SSH server: its tunnel is not measured")
         return []

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -62,9 +63,23 @@ class Crossbar:
 
 @contextlib.contextmanager
 def running(lab: Lab) -> Iterator[Callable[[int], float]]:
-    """Run it as `crossbar` does; yields what makes so many calls, 64 outstanding, and returns calls a second."""
+    """
+    Run it as `crossbar` does; yields what makes so many calls, 64 outstanding, and returns calls a second.
+
+    Where it can't be installed, that raises `PeerMissing`, and the run says why.
+    """
+    try:
+        peers.installed(PACKAGE)
+    except peers.PeerMissing as exc:
+        lab.missing.append(str(exc))
+        yield partial(_raised, exc)
+        return
     with crossbar(lab.folder / f"crossbar-{time.monotonic_ns()}") as made:
         yield lambda count: made.call(OUTSTANDING, count).per_s
+
+
+def _raised(error: peers.PeerMissing, count: int) -> float:
+    raise error
 
 
 @contextlib.contextmanager

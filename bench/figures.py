@@ -5,23 +5,33 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
+from bench.peers import PeerMissing
 from config.dev.databases import Postgres
 from config.dev.demo.pair import Pair
 
 T = TypeVar("T")
 
+LONG_S: Final = 15.0  # seconds of a round of both: what is cold at the beginning of a longer one weighs nothing
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What was wanted: of the ratio of ours to the peer's, or of ours where there is no peer."""
+    """
+    What was wanted: of the ratio of ours to the peer's, or of ours where there is no peer.
+
+    Attributes:
+        of_ours: it is of ours also where a peer is shown, which then judges nothing.
+    """
 
     way: Literal["at least", "at most"]
     value: float
+    of_ours: bool = False
 
     def met(self, found: float) -> bool:
         """Whether a figure is as wanted."""
@@ -36,8 +46,8 @@ class Figure:
     Attributes:
         unit: of all values, such as ``rows/s``.
         ours: a value for each round.
-        peer: the same of what it is held against, in turns in the same run; empty where the goal is absolute.
-        beside: what that is, with its version.
+        peer: the same of what it is held against, in turns in the same run; empty where there is none.
+        beside: what that is, with its version; where ``peer`` is empty, it could not be had.
         goal: ``None`` where nothing was promised.
     """
 
@@ -57,10 +67,12 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is as wanted; ``None`` where nothing was."""
+        """Whether it is as wanted; ``None`` where nothing was, or the peer is missing."""
         if self.goal is None:
             return None
-        return self.goal.met(statistics.median(self.ours) if self.ratio is None else self.ratio)
+        if self.goal.of_ours or not self.beside:
+            return self.goal.met(statistics.median(self.ours))
+        return None if self.ratio is None else self.goal.met(self.ratio)
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -69,11 +81,11 @@ class Figure:
             "unit": self.unit,
             "ours": list(self.ours),
             "median_ours": statistics.median(self.ours),
-            "beside": self.beside or None,
+            "beside": self.beside,
             "peer": list(self.peer),
             "median_peer": statistics.median(self.peer) if self.peer else None,
             "ratio": self.ratio,
-            "goal": None if self.goal is None else {"way": self.goal.way, "value": self.goal.value},
+            "goal": None if self.goal is None else asdict(self.goal),
             "met": self.met,
         }
 
@@ -88,24 +100,39 @@ class Lab:
         database: the agent's, for who reads it without an agent.
         folder: for files of the run; wiped after it.
         short: whether only to show that it works, in some seconds.
-        peers: where the programs that ours are held against are installed when they are first wanted.
+        missing: a line for each program that ours are held against and that is not to be had here, with the reason.
     """
 
     running: Pair
     database: Postgres
     folder: Path
     short: bool
-    peers: Path
+    missing: list[str] = field(default_factory=list)
 
 
 def alternated(rounds: int, ours: Callable[[], T], peer: Callable[[], T]) -> tuple[list[T], list[T]]:
-    """Run both in turns, so that what the machine does besides meets both alike; the first of each is not counted."""
-    ours(), peer()
+    """
+    Run both in turns, so that what the machine does besides meets both alike.
+
+    The first of each is not counted, unless it took long. A missing peer has no values.
+    """
     found: tuple[list[T], list[T]] = ([], [])
-    for _ in range(rounds):
+    began = time.monotonic()
+    first = ours(), _values(peer)
+    if time.monotonic() - began > LONG_S:
+        found[0].append(first[0])
+        found[1].extend(first[1])
+    while len(found[0]) < rounds:
         found[0].append(ours())
-        found[1].append(peer())
+        found[1].extend(_values(peer))
     return found
+
+
+def _values(peer: Callable[[], T]) -> list[T]:
+    try:
+        return [peer()]
+    except PeerMissing:
+        return []
 
 
 def machine() -> dict[str, Any]:
@@ -120,6 +147,8 @@ def cells(figure: Figure) -> tuple[str, ...]:
     """Return a figure as a row under `HEAD`."""
     peer = number(statistics.median(figure.peer)) if figure.peer else ""
     goal = "" if figure.goal is None else f"{figure.goal.way} {figure.goal.value:g}"
+    if figure.goal is not None and figure.goal.of_ours:
+        goal += f" {figure.unit}".rstrip()
     met = "" if figure.met is None else "yes" if figure.met else "NO"
     span = f"{number(min(figure.ours))} to {number(max(figure.ours))}" if len(figure.ours) > 1 else ""
     ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"

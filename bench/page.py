@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from bench.figures import HEAD, Figure, cells, machine, number
+from bench.figures import HEAD, cells, machine, number
+from bench.record import Measured
 
 INTRODUCTION: Final = """\
 # Performance
 
-Written by `make bench` on {date}: {system}, Python {python}, {processors} processors, which load generators and
+Written by `make bench`: {system}, Python {python}, {processors} processors, which load generators and
 peers share. Absolute figures are of that machine; a **ratio** is of medians measured in turns in one run, and is what
 travels. Where a goal is not met, it says NO; how each is measured and what is known about those stands in
 [how it is measured](../explanation/performance.md).
@@ -23,22 +23,24 @@ SHORT: Final = """
 """
 
 
-def page(figures: Sequence[Figure], *, short: bool) -> str:
+def page(found: Mapping[str, Measured], *, short: bool) -> str:
     """Return the page as Markdown."""
-    found = machine()
-    lines = [INTRODUCTION.format(date=datetime.datetime.now(datetime.UTC).date(), **found)]
+    figures = [figure for measured in found.values() for figure in measured.figures]
+    lines = [INTRODUCTION.format(**machine())]
     if short:
         lines.append(SHORT)
-    head = ("what", *HEAD[1:-1])
-    lines.append(_row(head) + "\n" + _row(("---",) * len(head)))
-    lines += [_row(cells(figure)[:-1]) for figure in figures]
+    lines += _table(("what", *HEAD[1:-1]), [cells(figure)[:-1] for figure in figures])
+    missing = sorted({line for measured in found.values() for line in measured.missing})
+    lines += ["", *(f"- Not measured beside: {line}" for line in missing)] if missing else []
     lines.append("\n## Every round\n")
-    lines.append(_row(("what", "unit", "outhaul", "peer")) + "\n" + _row(("---",) * 4))
-    for figure in figures:
-        rounds = (" ".join(map(number, values)) for values in (figure.ours, figure.peer))
-        lines.append(_row((figure.name, figure.unit, *rounds)))
+    rounds = [(" ".join(map(number, one.ours)), " ".join(map(number, one.peer))) for one in figures]
+    rows = [(one.name, one.unit, *values) for one, values in zip(figures, rounds, strict=True)]
+    lines += _table(("what", "unit", "outhaul", "peer"), rows)
+    lines.append("\n## What it took\n")
+    taken = [(subject, one.date, f"{one.took_s:.0f}") for subject, one in found.items()]
+    lines += _table(("subject", "measured on", "seconds"), taken)
     return "\n".join(lines) + "\n"
 
 
-def _row(row: Sequence[str]) -> str:
-    return f"| {' | '.join(row)} |"
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]

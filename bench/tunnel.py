@@ -35,7 +35,12 @@ PasswordAuthentication no
 
 
 def server_program(*, fetch: bool) -> Path | None:
-    """Return OpenSSH's server, of the system or unpacked from its package; ``None`` where neither can be had."""
+    """
+    Return OpenSSH's server, of the system or unpacked from its package; ``None`` where that is not to be fetched.
+
+    Raises:
+        PeerMissing: it can't be fetched.
+    """
     found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is not None:
         return Path(found)
