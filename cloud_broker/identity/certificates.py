@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -49,15 +50,30 @@ def identity_in(certificate: x509.Certificate, trust_domain: str = TRUST_DOMAIN)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound) as exc:
         raise CertificateInvalid(f"the certificate names no agent: {exc}") from exc
-    found = _IDENTITY.fullmatch(str(names[0].value)) if len(names) == 1 else None
-    if (
-        found is None
-        or not isinstance(names[0], x509.UniformResourceIdentifier)
-        or found[1] != trust_domain
-        or not all(NAME.fullmatch(part) for part in found.groups()[1:])
-    ):
+    uris = [str(name.value) if isinstance(name, x509.UniformResourceIdentifier) else "" for name in names]
+    return *_named(uris, trust_domain), hex_of(certificate.serial_number)
+
+
+def identity_told(certificate: Mapping[str, Any], trust_domain: str = TRUST_DOMAIN) -> tuple[str, str, str]:
+    """
+    Return the same, and raise likewise, of a certificate as ``ssl`` tells of it once it is verified.
+
+    That takes a fraction of the time: ``ssl`` has read it anyway.
+    """
+    uris = [value if kind == "URI" else "" for kind, value in certificate.get("subjectAltName", ())]
+    try:
+        serial = int(certificate["serialNumber"], 16)
+    except ValueError as exc:  # more digits than any authority may give it are told in lines
+        raise CertificateInvalid("the certificate's serial is too long") from exc
+    return *_named(uris, trust_domain), hex_of(serial)
+
+
+def _named(uris: Sequence[str], trust_domain: str) -> tuple[str, str]:
+    """Return tenant and agent, from all the names of a certificate; "" stands for one that is no URI."""
+    found = _IDENTITY.fullmatch(uris[0]) if len(uris) == 1 else None
+    if found is None or found[1] != trust_domain or not all(NAME.fullmatch(part) for part in found.groups()[1:]):
         raise CertificateInvalid(f"the certificate must name one agent, as {name_of('TENANT', 'AGENT', trust_domain)}")
-    return found[2], found[3], hex_of(certificate.serial_number)
+    return found[2], found[3]
 
 
 def public_key_of_csr(csr_der: bytes) -> ec.EllipticCurvePublicKey:

@@ -43,6 +43,7 @@ class Trust:
         self._seen = self._facts()
         self._ours = Authorities.load(folder)
         self._wanted: frozenset[str] | None = None  # until somebody asks
+        self._names: dict[object, str] | None = None  # likewise
 
     @classmethod
     def of(cls, settings: Settings) -> Trust:
@@ -104,19 +105,20 @@ class Trust:
         """Return the fingerprint of the one of ours that issued a certificate; "" if none did, or none is trusted."""
         return (self._ours.issuer_of(certificate_der) or "") if self.issues else ""
 
-    def issuer_of_verified(self, certificate: x509.Certificate) -> str:
+    def issuer_named(self, issuer: object) -> str | None:
         """
-        Return the same of a certificate of which it is known that one of ``for_clients`` issued it.
+        Return the same of a certificate of which it is known that one of ``for_clients`` issued it, by its issuer's
+        name as ``ssl`` tells it; ``None`` if the name does not tell.
 
-        Where all of these are ours the name tells which: each has another. An authority of the operator's own might
-        have any name, so the signature is looked at there, which takes as long as half of all else at the door.
+        Where all of these are ours it does: each has another name. An authority of the operator's own might have any.
         """
         if not self.issues:
             return ""
         if self.clients:
-            return self._ours.issuer_in(certificate) or ""
-        named = certificate.issuer
-        return next((one.fingerprint for one in self._ours.trusted if one.certificate.subject == named), "")
+            return None
+        if self._names is None:
+            self._names = {_told(one.certificate.subject): one.fingerprint for one in self._ours.trusted}
+        return self._names.get(issuer, "")
 
     def trusts(self, issuer: str) -> bool:
         """Whether the one of ours with this fingerprint is trusted still."""
@@ -136,7 +138,7 @@ class Trust:
             self._ours = Authorities.load(self.folder)
         except FileNotFoundError as exc:
             raise CertificateInvalid(f"{exc.filename}: is missing; put it back from a backup") from exc
-        self._seen, self._wanted = facts, None
+        self._seen, self._wanted, self._names = facts, None, None
         return True
 
     def _facts(self) -> bytes:
@@ -145,3 +147,8 @@ class Trust:
             return (self.folder / STATE_FILE).read_bytes()
         except FileNotFoundError:
             return b""
+
+
+def _told(name: x509.Name) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Return the name of one of ours as ``ssl`` tells names: they have a common name, and nothing else."""
+    return tuple((("commonName", str(part.value)),) for part in name)

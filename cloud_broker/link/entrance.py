@@ -1,4 +1,4 @@
-"""The agents' port before anything is known of who comes: a place in the lobby, then TLS."""
+"""The agents' port: a place in the lobby for whoever comes, then TLS; after that one task for each, to its end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
-from cloud_broker.link.lobby import Guest, Lobby
+from cloud_broker.link.lobby import Lobby
+from cloud_broker.link.wire import CLOSE_S, Wire
 from protocol import limits
 
 TELL_S: Final = 60.0  # seconds between two lines of the log about those who were turned away
@@ -23,13 +25,14 @@ log = logging.getLogger(__name__)
 
 class Entrance:
     """
-    A listening port: who comes in gets a place in the lobby, and is handed on once TLS is through.
-
-    It is to websockets what an ``asyncio.Server`` is, which would begin TLS with whoever comes.
+    A listening port.
 
     Args:
-        welcome: returns what carries a guest's connection on; it leaves the lobby when it ends, or earlier.
-        close_s: seconds that the other side has for its last words of TLS.
+        see_through: carries a connection to its end, from where TLS is through; it is told which task it is.
+
+    Attributes:
+        port: where it listens.
+        tasks: one for each connection.
     """
 
     def __init__(
@@ -38,40 +41,24 @@ class Entrance:
         port: int,
         tls: ssl.SSLContext,
         lobby: Lobby,
-        welcome: Callable[[Guest], asyncio.Protocol],
-        close_s: float,
+        see_through: Callable[[Wire, asyncio.Task[None]], Coroutine[Any, Any, None]],
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
         self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
         self._tls = tls
         self._lobby = lobby
-        self._welcome = welcome
-        self._close_s = close_s
+        self._see_through = see_through
         self._told_at = float("-inf")
-        self._open = True
-        self.sockets = (self._listener,)
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._start(self._take(), "take agents' connections")
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._taking = self._loop.create_task(self._take(), name="take agents' connections")
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the event loop that it runs on."""
-        return self._loop
-
-    def is_serving(self) -> bool:
-        """Whether anybody gets in."""
-        return self._open
-
-    def close(self) -> None:
-        """Let nobody in any more; who has not come in yet goes."""
-        self._open = False
-        for task in self._tasks:
-            task.cancel()
-
-    async def wait_closed(self) -> None:
-        """Wait until the port is free."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def shut(self) -> None:
+        """Let nobody in any more; return once the port is free."""
+        self._taking.cancel()
+        await asyncio.wait((self._taking,))
 
     async def _take(self) -> None:
         with self._listener:
@@ -97,34 +84,35 @@ class Entrance:
 
     def _enter(self, connection: socket.socket, host: str) -> None:
         # TLS and the websocket close what they are given; shutting it down ends it also while they wait.
-        guest = self._lobby.enter(host, time.monotonic(), lambda: _end(connection))
+        guest = self._lobby.enter(host, time.monotonic(), partial(_end, connection))
         if guest is None:
             connection.close()
             self._turned_away(host)
-        else:
-            self._start(self._hand_on(connection, guest), f"TLS with {host}")
+            return
+        task = self._loop.create_task(self._hand_on(connection, Wire(partial(self._lobby.leave, guest))))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
-    async def _hand_on(self, connection: socket.socket, guest: Guest) -> None:
+    async def _hand_on(self, connection: socket.socket, wire: Wire) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._welcome(guest),
+                lambda: wire,
                 connection,
                 ssl=self._tls,
                 # Silence costs a stranger his place.
                 ssl_handshake_timeout=limits.GREETING_S,
-                ssl_shutdown_timeout=self._close_s,
+                ssl_shutdown_timeout=CLOSE_S,
             )
         except Exception:  # whatever a stranger sends, or leaves in the middle of, is no failure of ours
-            self._lobby.leave(guest)
+            wire.known()
             log.debug("no TLS", exc_info=True)
+            return
         except asyncio.CancelledError:
-            self._lobby.leave(guest)
+            wire.known()
             raise
-
-    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that runs has one
+        await self._see_through(wire, task)
 
     def _turned_away(self, host: str) -> None:
         now = time.monotonic()

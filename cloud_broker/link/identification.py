@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from cloud_broker.identity.certificates import identity_in, read
+from cloud_broker.identity.certificates import identity_in, identity_told, read
 from cloud_broker.identity.trust import Trust
 from cloud_broker.link import terminators
 from cloud_broker.link.base import Peer
@@ -51,38 +52,49 @@ class Identification:
         """Return where somebody really comes from."""
         return terminators.address_of(headers.get_all(terminators.FORWARDED), host) if host in self._front else host
 
-    def peer(self, host: str, port: int, seen: bytes | None, headers: Headers) -> Peer | None:
+    def peer(
+        self, host: str, port: int, tls: ssl.SSLObject | None, told: Mapping[str, Any], headers: Headers
+    ) -> Peer | None:
         """
         Return who it is, or ``None`` without a certificate.
 
         Args:
-            seen: the certificate (DER) that TLS has verified here.
+            tls: the connection, if TLS ends here.
+            told: what it told of the certificate that it has verified; empty without one.
 
         Raises:
             CertificateInvalid: the certificate names no agent, or can't be trusted.
             NotFromHere: a terminator's headers, from an address that is none.
         """
         certificate, chain = headers.get_all(terminators.CERTIFICATE), headers.get_all(terminators.CHAIN)
+        address = f"{self.address(host, headers)}:{port}"
         if host in self._front:
             seen, between = terminators.shown(certificate, chain)
-            if seen is not None:
-                terminators.verify(seen, between, self._trust.for_clients, self._now())
-        elif certificate or chain:
+            if seen is None:
+                return None
+            terminators.verify(seen, between, self._trust.for_clients, self._now())
+            return self._read(seen, address)
+        if certificate or chain:
             raise NotFromHere(
                 f"{terminators.CERTIFICATE} from an address that is no TLS terminator of this broker; link.terminators "
                 "names those"
             )
-        if not seen:
+        if not told:
             return None
+        issuer = self._trust.issuer_named(told["issuer"])
+        if issuer is None:
+            issuer = self._trust.issuer_of(_seen(tls))
+        tenant, agent, serial = identity_told(told, self._trust_domain)
+        ends = float(ssl.cert_time_to_seconds(told["notAfter"]))
+        return Peer(tenant, agent, serial, address, not_after=ends, issuer=issuer, own_pki=not issuer)
+
+    def _read(self, seen: bytes, address: str) -> Peer:
         verified = read(seen)
         tenant, agent, serial = identity_in(verified, self._trust_domain)
-        issuer = self._trust.issuer_of_verified(verified)
-        return Peer(
-            tenant,
-            agent,
-            serial,
-            f"{self.address(host, headers)}:{port}",
-            not_after=verified.not_valid_after_utc.timestamp(),
-            issuer=issuer,
-            own_pki=not issuer,
-        )
+        issuer, ends = self._trust.issuer_of(seen), verified.not_valid_after_utc.timestamp()
+        return Peer(tenant, agent, serial, address, not_after=ends, issuer=issuer, own_pki=not issuer)
+
+
+def _seen(tls: ssl.SSLObject | None) -> bytes:
+    """Return the certificate that TLS has verified; empty without one."""
+    return (tls.getpeercert(binary_form=True) if tls is not None else None) or b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cloud_broker.link.terminators import Terminators
@@ -87,6 +88,7 @@ class Lobby:
         return True
 
 
+@lru_cache(maxsize=1_024)
 def place_of(address: str) -> str:
     """Return what is counted as one address: of IPv6 the network, for each customer has all addresses of one."""
     try:

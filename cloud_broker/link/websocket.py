@@ -9,100 +9,31 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
-from typing import cast
-from weakref import WeakKeyDictionary
+from typing import Final
 
-import websockets
-from websockets.asyncio.server import Server, ServerConnection
-from websockets.http11 import Request, Response
-from websockets.protocol import State
-from websockets.server import ServerProtocol
+from websockets.datastructures import Headers
 
 from cloud_broker.identity.certificates import CertificateInvalid
 from cloud_broker.link.base import LinkLost, Peer, Transport
 from cloud_broker.link.entrance import Entrance
 from cloud_broker.link.identification import Identification, NotFromHere
-from cloud_broker.link.lobby import Guest, Lobby
+from cloud_broker.link.lobby import Lobby
 from cloud_broker.link.measure import Measuring
+from cloud_broker.link.wire import Wire
 from protocol import limits, measure
 
 log = logging.getLogger(__name__)
 
-SUBPROTOCOL = websockets.Subprotocol("outhaul.1")
-CLOSE_S = 2.0  # seconds; a peer that does not answer the closing handshake is not waited for
+ENROL: Final = "/enrol"
+PROVE: Final = "/prove"
+PATHS: Final = frozenset({"/link", ENROL, PROVE, measure.PATH})
 
 
-class WebsocketTransport(Transport):
-    """A websocket as a transport."""
-
-    __slots__ = ("_connection", "address")
-
-    def __init__(self, connection: ServerConnection, address: str) -> None:
-        self._connection = connection
-        self.address = address
-
-    async def send(self, data: bytes) -> None:
-        try:
-            await self._connection.send(data)
-        except websockets.ConnectionClosed as exc:
-            raise LinkLost(str(exc)) from exc
-
-    async def receive(self) -> bytes:
-        try:
-            message = await self._connection.recv(decode=False)
-        except websockets.ConnectionClosed as exc:
-            raise LinkLost(str(exc)) from exc
-        return message
-
-    async def close(self, reason: str = "") -> None:
-        # A close frame has room for 123 bytes of reason.
-        await self._connection.close(1000, reason.encode()[:120].decode(errors="ignore"))
-
-
-class _Connection(ServerConnection):
-    """A websocket of somebody who is in the lobby until ``known``."""
-
-    def __init__(self, server: Server, known: Callable[[], None]) -> None:
-        super().__init__(
-            ServerProtocol(subprotocols=[SUBPROTOCOL], max_size=limits.MAX_MESSAGE_BYTES),
-            server,
-            # The session has its own sign of life, in which any word counts: pings die behind large results.
-            ping_interval=None,
-            close_timeout=CLOSE_S,
-            max_queue=16,
-        )
-        self.known = known
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.known()
-
-
-def _where(connection: ServerConnection) -> tuple[str, int]:
-    host, port = (connection.remote_address or ("?", 0))[:2]
-    return str(host), int(port)
-
-
-def _seen(connection: ServerConnection) -> bytes | None:
-    tls: ssl.SSLObject | None = connection.transport.get_extra_info("ssl_object")
-    return tls.getpeercert(binary_form=True) if tls is not None else None
-
-
-def _forget_how_it_came(connection: ServerConnection) -> None:
-    """Let go of what was said to get in, which others keep as long as the link: ten thousand have it in memory."""
-    request, certificate = connection.request, connection.transport.get_extra_info("peercert")
-    if request is not None:
-        request.headers.clear()
-    connection.response = None
-    if certificate:
-        certificate.clear()
-
-
-async def _prove(connection: ServerConnection, peer: Peer) -> None:
+async def _prove(transport: Transport, peer: Peer) -> None:
     who = {"tenant": peer.tenant, "agent": peer.agent, "serial": peer.serial, "not_after": peer.not_after}
-    with contextlib.suppress(websockets.ConnectionClosed):
-        await connection.send(json.dumps(who))
-    await connection.close(1000, "proven")
+    with contextlib.suppress(LinkLost):
+        await transport.send(json.dumps(who).encode())
+    await transport.close("proven")
 
 
 @contextlib.asynccontextmanager
@@ -130,79 +61,82 @@ async def listen(
         lobby: where everybody is until ``admit`` has let them in; who comes to enrol stays there.
     """
 
-    # Who was let in; a connection that ends before it is handled takes its entry with it.
-    peers: WeakKeyDictionary[ServerConnection, Peer] = WeakKeyDictionary()
     measuring = Measuring()
+    linked: dict[asyncio.Task[None], Wire] = {}
 
-    async def before(connection: ServerConnection, request: Request) -> Response | None:
-        path = request.path.partition("?")[0]
-        if path == "/enrol":
-            return None
-        if path not in ("/link", "/prove", measure.PATH):
-            return connection.respond(HTTPStatus.NOT_FOUND, "Outhaul: agents come in at /link, enrolment at /enrol.\n")
+    async def identified(wire: Wire, headers: Headers) -> Peer | None:
+        """Return who it is that may come in, or answer why nobody does."""
         try:
-            peer = who.peer(*_where(connection), _seen(connection), request.headers)
+            peer = who.peer(*wire.peer, wire.tls, wire.certificate, headers)
         except NotFromHere as exc:
-            return connection.respond(HTTPStatus.BAD_REQUEST, f"{exc}\n")
+            wire.reject(HTTPStatus.BAD_REQUEST, f"{exc}\n")
+            return None
         except CertificateInvalid as exc:
-            return connection.respond(HTTPStatus.FORBIDDEN, f"{exc}\n")
+            wire.reject(HTTPStatus.FORBIDDEN, f"{exc}\n")
+            return None
         if peer is None:
-            return connection.respond(HTTPStatus.UNAUTHORIZED, "A client certificate is needed.\n")
+            wire.reject(HTTPStatus.UNAUTHORIZED, "A client certificate is needed.\n")
+            return None
         refusal = await admit(peer)
         if refusal is not None:
             log.warning("agent refused", extra={"event": "agent_refused", "agent": peer.agent, "reason": refusal})
-            return connection.respond(HTTPStatus.FORBIDDEN, f"{refusal}\n")
-        peers[connection] = peer
-        if isinstance(connection, _Connection):
-            connection.known()
-        return None
+            wire.reject(HTTPStatus.FORBIDDEN, f"{refusal}\n")
+            return None
+        wire.known()
+        return peer
 
-    async def handle(connection: ServerConnection) -> None:
-        host, port = _where(connection)
-        request = connection.request
-        address = who.address(host, request.headers) if request is not None else host
-        transport = WebsocketTransport(connection, f"{address}:{port}")
-        path = request.path.partition("?")[0] if request is not None else ""
-        _forget_how_it_came(connection)
-        if path == "/enrol":
-            await enrol(transport)
-            return
-        peer = peers.pop(connection, None)
-        if peer is not None and path == "/prove":
-            await _prove(connection, peer)
-        elif peer is not None and path == measure.PATH:
-            await measuring.serve(transport, peer)
-        elif peer is not None:
-            await converse(transport, peer)
+    async def met(wire: Wire) -> tuple[str, Peer | None] | None:
+        """Return what somebody wants and who it is; ``None`` if the connection is to end."""
+        request = await wire.request()
+        if request is None:
+            return None
+        path, peer = request.path.partition("?")[0], None
+        if path not in PATHS:
+            wire.reject(HTTPStatus.NOT_FOUND, "Outhaul: agents come in at /link, enrolment at /enrol.\n")
+            return None
+        if path != ENROL and (peer := await identified(wire, request.headers)) is None:
+            return None
+        host, port = wire.peer
+        wire.address = f"{who.address(host, request.headers)}:{port}"
+        accepted = wire.accept(request)
+        # What was said to get in is kept by others as long as the link: ten thousand have it in memory.
+        request.headers.clear()
+        wire.certificate.clear()
+        return (path, peer) if accepted else None
 
-    async def see_through(connection: ServerConnection) -> None:
-        # As websockets' own serve() does it, which takes no connection that has come in by another door.
-        task = asyncio.current_task()
+    async def handle(wire: Wire, path: str, peer: Peer | None) -> None:
+        if peer is None:
+            await enrol(wire)
+        elif path == PROVE:
+            await _prove(wire, peer)
+        elif path == measure.PATH:
+            await measuring.serve(wire, peer)
+        else:
+            await converse(wire, peer)
+
+    async def see_through(wire: Wire, task: asyncio.Task[None]) -> None:
         try:
             async with asyncio.timeout(limits.GREETING_S):
-                await connection.handshake(before, None, "outhaul-broker")
-            if connection.state is State.OPEN:
-                server.all_connections.add(connection)
+                found = await met(wire)
+            if found is not None:
+                linked[task] = wire
                 try:
-                    async with connection:
-                        await handle(connection)
+                    await handle(wire, *found)
                 except Exception:  # one link that fails is no reason to fail others
                     log.exception("a link failed", extra={"event": "link_failed"})
+            await wire.close()
         except Exception:  # whatever a stranger says, or does not
             log.debug("no websocket", exc_info=True)
         finally:
-            server.all_connections.discard(connection)
-            connection.transport.abort()
-            if task is not None:
-                server.handler_tasks.discard(task)
+            linked.pop(task, None)
+            wire.abort()
 
-    def welcome(guest: Guest) -> ServerConnection:
-        return _Connection(server, lambda: lobby.leave(guest))
-
-    async def opened() -> asyncio.Server:
-        # All of a server that websockets uses is there.
-        return cast(asyncio.Server, Entrance(host, port, tls, lobby, welcome, CLOSE_S))
-
-    server = Server(opened, see_through)
-    async with server:
-        yield next(iter(server.sockets)).getsockname()[1]
+    entrance = Entrance(host, port, tls, lobby, see_through)
+    try:
+        yield entrance.port
+    finally:
+        await entrance.shut()
+        for task in entrance.tasks - linked.keys():
+            task.cancel()
+        going = [asyncio.create_task(wire.go(), name="let an agent go") for wire in linked.values()]
+        await asyncio.gather(*going, *entrance.tasks, return_exceptions=True)
