@@ -15,13 +15,15 @@ import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bench import grown
+from bench.disk import settle
 from bench.figures import Figure, Goal, Lab
+from cloud_broker.client.requests import new_key
 from cloud_broker.store import kinds
 from cloud_broker.store.commands import Command, Finish
 from cloud_broker.store.connections import connect_to_write
@@ -36,7 +38,7 @@ ACME: Final = Scope(grown.TENANT)
 MANY: Final = 10_000_000  # finished commands
 FEW: Final = 5_000  # of the short form
 KEPT: Final = ROOT / ".dev" / "bench"  # what takes minutes to make
-REMOVED_EACH: Final = 50  # as the broker does
+REMOVED_EACH: Final = 20  # as the broker does
 FAR: Final = 2_000_000_000.0  # later than all of them ended
 
 
@@ -51,43 +53,71 @@ class Pace:
 
 def measure(lab: Lab) -> list[Figure]:
     """Return what the store does, and what slows it."""
-    rounds, count = (1, 300) if lab.short else (5, 6_400)
+    rounds, count = (1, 300) if lab.short else (9, 3_200)
     full = grown.store(lab.folder if lab.short else KEPT, FEW if lab.short else MANY)
     return [
         *asyncio.run(_beside_many(lab.folder, full, rounds, count, FEW if lab.short else MANY)),
-        *asyncio.run(_while_removing(lab.folder, rounds, 2_000 if lab.short else 200_000)),
+        *asyncio.run(_while_removing(lab.folder, rounds, max(50, count // 8), 2_000 if lab.short else 100_000)),
         _together(lab.folder, rounds, count),
     ]
 
 
 async def _beside_many(folder: Path, full: Path, rounds: int, count: int, many: int) -> list[Figure]:
-    """Hold a store with many finished commands against an empty one."""
+    """
+    Hold a store with many finished commands against an empty one.
+
+    What callers' keys are decides how much of the index of all of them changes: those that our client makes begin with
+    the time and go to its end, those that are nothing but chance go each to a page of its own.
+    """
     figures = []
     async with _opened(full) as large, _opened(folder / "small.db") as small:
-        for callers, each in ((1, max(100, count // 16)), (64, count)):
-            await _pace(large, each, callers), await _pace(small, each, callers)
-            ours, empty = [], []
-            for _ in range(rounds):
-                ours.append((await _pace(large, each, callers)).per_s)
-                empty.append((await _pace(small, each, callers)).per_s)
-            name = f"commands kept and ended beside {many:,} finished ones, {callers} at once"
-            figures.append(Figure(name, "commands/s", ours, empty, "an empty store", Goal("at least", 0.9)))
+        for keys, key, goal in (("", new_key, Goal("at least", 0.9)), (" with keys of chance", _chance, None)):
+            for callers, each in ((1, max(100, count // 8)), (64, count)):
+                ours, empty = await _in_turns((large, small), rounds, each, callers, key)
+                name = f"commands{keys} kept and ended beside {many:,} finished ones, {callers} at once"
+                figures.append(Figure(name, "commands/s", ours, empty, "an empty store", goal))
     return figures
 
 
-async def _while_removing(folder: Path, rounds: int, many: int) -> list[Figure]:
+async def _in_turns(
+    stores: Sequence[SqliteStore], rounds: int, count: int, callers: int, key: Callable[[], str]
+) -> list[list[float]]:
+    """Return the paces of each store; who comes first changes with each round, and the first round is not counted."""
+    found: list[list[float]] = [[] for _ in stores]
+    for number in range(rounds + 1):
+        for which in sorted(range(len(stores)), reverse=number % 2 == 1):
+            settle()
+            pace = await _pace(stores[which], count, callers, key)
+            if number > 0:
+                found[which].append(pace.per_s)
+    return found
+
+
+def _chance() -> str:
+    return uuid.uuid4().hex
+
+
+async def _while_removing(folder: Path, rounds: int, count: int, many: int) -> list[Figure]:
     """Hold submissions while retention removes commands, and gives their space back, against those while it rests."""
-    ours, quiet = [], []
-    for number in range(rounds if many < 10_000 else min(rounds, 3)):
-        path = grown.store(folder / f"aged-{number}", many)
-        async with _opened(path) as store:
-            quiet.append((await _pace(store, 300, 1)).p99_ms)
-            removing = asyncio.create_task(_removed(store), name="retention")
-            ours.append((await _pace(store, 300, 1)).p99_ms)
-            removing.cancel()
-            await asyncio.wait((removing,))
-    name = "a command kept and ended while retention removes others: p99"
-    return [Figure(name, "ms", ours, quiet, "the same without")]
+    ours: list[Pace] = []
+    quiet: list[Pace] = []
+    async with _opened(grown.store(folder / "aged", many)) as store:
+        await _pace(store, count, 1)
+        for number in range(rounds):
+            for busy in (True, False) if number % 2 else (False, True):
+                settle()
+                if busy:
+                    removing = asyncio.create_task(_removed(store), name="retention")
+                    ours.append(await _pace(store, count, 1))
+                    removing.cancel()
+                    await asyncio.wait((removing,))
+                else:
+                    quiet.append(await _pace(store, count, 1))
+    name = "a command kept and ended while retention removes others"
+    return [
+        Figure(f"{name}: p50", "ms", [one.p50_ms for one in ours], [one.p50_ms for one in quiet], "the same without"),
+        Figure(f"{name}: p99", "ms", [one.p99_ms for one in ours], [one.p99_ms for one in quiet], "the same without"),
+    ]
 
 
 async def _removed(store: SqliteStore) -> None:
@@ -122,13 +152,13 @@ async def _opened(path: Path) -> AsyncIterator[SqliteStore]:
         await store.close()
 
 
-async def _pace(store: SqliteStore, count: int, callers: int) -> Pace:
+async def _pace(store: SqliteStore, count: int, callers: int, key: Callable[[], str] = new_key) -> Pace:
     taken: list[float] = []
 
     async def caller(each: int) -> None:
         for _ in range(each):
             began = time.perf_counter()
-            one, _ = await store.add_command(ACME, submitted())
+            one, _ = await store.add_command(ACME, submitted(key()))
             await store.finish(ACME, one.id, _ended())
             taken.append(1000 * (time.perf_counter() - began))
 
@@ -141,8 +171,8 @@ def _p99(taken: Sequence[float]) -> float:
     return statistics.quantiles(taken, n=100)[98]
 
 
-def submitted() -> Command:
-    """Return a command as a caller sends it, with an idempotency key of its own."""
+def submitted(key: str) -> Command:
+    """Return a command as a caller sends it, with this idempotency key."""
     now = time.time()
     return Command(
         id=new_id("cmd", int(now * 1000), os.urandom),
@@ -157,7 +187,7 @@ def submitted() -> Command:
         created_at=now,
         expires_at=now + 3_600,
         correlation_id=new_id("cor", int(now * 1000), os.urandom),
-        idempotency_key=uuid.uuid4().hex,
+        idempotency_key=key,
         key_id="key_1",
     )
 
@@ -172,7 +202,7 @@ def one_by_one(path: Path, count: int) -> float:
     connection.executescript(SCHEMA)
     started = time.perf_counter()
     for _ in range(count):
-        one = submitted()
+        one = submitted(new_key())
         for kind, given in ((kinds.ADD, [one]), (kinds.FINISH, kinds.End(ACME.tenant, one.id, _ended()))):
             connection.execute(QUERIES["begin"])
             kind.make(connection, [given])

@@ -65,7 +65,7 @@ DAY_S: Final = 86_400.0
 TIDY_S: Final = 3_600.0  # seconds between two looks at what is past its retention
 LOOK_AGAIN_S: Final = 5.0  # seconds until a revocation by the command line acts on a live link
 POSITIONS_S: Final = 5.0  # seconds between two notes of how far the agents' journals have come
-TIDY_COMMANDS: Final = 50  # removed in one transaction: whoever writes meanwhile waits for some milliseconds
+TIDY_COMMANDS: Final = 20  # removed in one transaction: whoever writes meanwhile waits for a millisecond or two
 SWITCH_S: Final = 0.0005  # seconds that a thread waits for the interpreter before it asks for it
 API_GRACE_S: Final = 5  # seconds that requests under way have when the broker stops
 

@@ -31,6 +31,10 @@ from protocol.states import DEAD_LETTERS, FINAL, CommandState
 PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the page ends early beyond it
 
 KEPT_FREE: Final = 0.1  # of the pages of a file; they are used again before it grows
+GIVEN_BACK: Final = 64  # pages in one transaction: about a millisecond
+RESTS: Final = (
+    4.0  # times as long as a part of the tidying took, before the next: that is for those who write meanwhile
+)
 
 T = TypeVar("T")
 
@@ -298,7 +302,7 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
         while True:
             began = time.monotonic()
             gone = await self._write(work)
-            await asyncio.sleep(time.monotonic() - began)  # half of the time is for those who write meanwhile
+            await asyncio.sleep(RESTS * (time.monotonic() - began))
             with_files = [(tenant, command_id) for tenant, command_id, result in gone if result == "file"]
             # Nothing to tell must mean that nothing is left, or the caller would stop too early.
             if with_files or len(gone) < limit:
@@ -309,7 +313,8 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
             free, pages = connection.execute(QUERIES["free_pages"]).fetchone()
             if free <= pages * KEPT_FREE:
                 return False
-            connection.execute(QUERIES["give_back"]).fetchall()
+            for _ in range(GIVEN_BACK):
+                connection.execute(QUERIES["give_back"])
             left: int = connection.execute(QUERIES["free_pages"]).fetchone()[0]
             return bool(left < free)  # a file of an early release gives nothing back
 
@@ -317,7 +322,7 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
         while more:
             began = time.monotonic()
             more = await self._write(work)
-            await asyncio.sleep(time.monotonic() - began)
+            await asyncio.sleep(RESTS * (time.monotonic() - began))
 
 
 def _listing(wanted: CommandFilter) -> str:

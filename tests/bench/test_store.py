@@ -43,6 +43,6 @@ def test_a_store_is_grown_once_and_is_like_one_of_the_brokers(tmp_path: Path) ->
 def test_the_figures_of_a_store_are_there(tmp_path: Path) -> None:
     full = grown.store(tmp_path, COUNT)
     figures = asyncio.run(_beside_many(tmp_path, full, 1, 128, COUNT))
-    figures += asyncio.run(_while_removing(tmp_path, 1, COUNT))
-    assert len(figures) == 3
+    figures += asyncio.run(_while_removing(tmp_path, 1, 64, COUNT))
+    assert len(figures) == 6
     assert all(min(*figure.ours, *figure.peer) > 0 for figure in figures)

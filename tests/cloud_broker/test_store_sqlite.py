@@ -374,7 +374,10 @@ async def test_what_is_removed_is_given_back_to_the_disk_while_others_write(tmp_
 
     submitting = asyncio.create_task(submit())
     assert await store.forget_before(2_000.0, 7) == []
+    before = store.commits
     await store.shrink()
+    # Of about 2,000 pages some are given back in each transaction; the others are those that write meanwhile.
+    assert store.commits - before < 150
     await submitting
 
     assert len((await store.commands(ACME, CommandFilter(), None, 200)).items) == 50

@@ -64,7 +64,8 @@ PRAGMA cache_size = -16384; -- KiB; the inner pages of every index, also of ten 
 SELECT freelist_count, page_count FROM pragma_freelist_count, pragma_page_count;
 
 -- give_back --
-PRAGMA incremental_vacuum (256); -- pages of 4 KiB: some milliseconds
+-- One page each time it is executed: Python takes only the first step of it, whatever number stands here.
+PRAGMA incremental_vacuum (1);
 
 -- checked_references --
 PRAGMA foreign_keys = ON;
