@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import re
 import time
-import traceback
 from collections.abc import Coroutine
 from typing import Any, Final, Literal, TypeVar
 
@@ -24,7 +24,7 @@ DRAIN_S: Final = 10.0  # seconds that a conversation has to end by itself once t
 CLOSE_S: Final = 5.0  # seconds to close a transport; then it is left to the operating system
 DIALLED_S: Final = 900.0  # seconds in which any dial has ended; each of its steps has its own limit, far below
 LATE_S: Final = 60.0  # seconds after the end of a wait in which the next dial has begun
-CAUSES: Final = 10  # of an error, and theirs, that are looked through
+YOUNG: Final = 1  # the generations of the collector that have what was made for one dial
 REFUSED_CODES: Final = ("refused", "revoked", "version", "superseded")  # cured by a person, so tried at a slower pace
 RENEWED: Final = "renewed"  # the agent's own goodbye, to dial again with another certificate
 
@@ -221,16 +221,13 @@ class Supervisor:
 
 def _let_go(error: BaseException) -> None:
     """
-    Clear what the frames of a failure hold.
+    Free what a failed dial held.
 
-    Errors and frames hold each other, and a third of a megabyte of buffers with them: until the collector comes by,
-    which on an agent that only dials is after dozens of them.
+    Errors, frames, tasks and TLS hold each other, and half a megabyte of buffers with them: until the collector comes
+    by, which on an agent that only dials is after dozens of them.
     """
-    cause: BaseException | None = error
-    for _ in range(CAUSES):
-        if cause is not None:
-            traceback.clear_frames(cause.__traceback__)
-            cause = cause.__cause__ or cause.__context__
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    gc.collect(YOUNG)
 
 
 def _error_of(ended: Ended) -> AgentError:

@@ -134,7 +134,7 @@ class HoldingDialer(MemoryDialer):
         raise mine.error
 
 
-async def test_what_a_failed_dial_held_is_freed_without_the_collector() -> None:
+async def test_what_a_failed_dial_held_is_freed_at_once() -> None:
     dialer = HoldingDialer()
     supervisor = Supervisor(dialer, read_to_the_end, drain_s=0.01, backoff=Backoff(lambda: QUICK))
     gc.disable()
