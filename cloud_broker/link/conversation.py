@@ -18,6 +18,7 @@ from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
     BLOBS,
+    BRIEF,
     GROUPS,
     Accepted,
     AnyMessage,
@@ -345,17 +346,18 @@ class Conversation:
 
     def _act(self, message: AnyMessage, payload: Buffer) -> bool:
         """Act on what is about a command, which nearly everything is; return False if this is about something else."""
-        if isinstance(message, Chunk):
+        # Types are compared: to ask `isinstance` of a struct costs much more.
+        if type(message) is Chunk:
             self._desk.chunk(self, message, payload)
-        elif isinstance(message, Accepted):
+        elif type(message) is Accepted:
             self._desk.accepted(self, message)
-        elif isinstance(message, Started):
+        elif type(message) is Started:
             self._desk.started(self, message)
-        elif isinstance(message, RowSetBegins):
+        elif type(message) is RowSetBegins:
             self._desk.row_set_begins(self, message)
-        elif isinstance(message, Completed):
+        elif type(message) is Completed:
             self._desk.completed(self, message, bytes(payload))
-        elif isinstance(message, Fetch):
+        elif type(message) is Fetch:
             self._desk.fetch(self, message)
             self.wake()
         else:
@@ -363,23 +365,23 @@ class Conversation:
         return True
 
     async def _act_on_link(self, message: AnyMessage, payload: Buffer) -> None:
-        if isinstance(message, Hello):
+        if type(message) is Hello:
             await self._greet(message)
-        elif isinstance(message, Condition):
+        elif type(message) is Condition:
             self._desk.condition(self, message)
-        elif isinstance(message, Beat):
+        elif type(message) is Beat:
             self._desk.beat(self, message)
-        elif isinstance(message, Holding):
+        elif type(message) is Holding:
             self._desk.holding(self, message)
-        elif isinstance(message, Catalogue):
+        elif type(message) is Catalogue:
             if len(payload) > limits.MAX_CATALOGUE_BYTES:
                 raise RemoteProtocolError(f"a catalogue of {len(payload)} bytes")
             await self._desk.catalogue(self, message.digest, bytes(payload))
-        elif isinstance(message, Renew):
+        elif type(message) is Renew:
             await self._desk.renew(self, message, bytes(payload))
-        elif isinstance(message, Trusts):
+        elif type(message) is Trusts:
             await self._desk.trusts(self, message)
-        elif isinstance(message, Goodbye):
+        elif type(message) is Goodbye:
             raise LinkLost(f"the agent said goodbye: {message.code} {message.reason}")
 
     async def _greet(self, hello: Hello) -> None:
@@ -399,7 +401,7 @@ class Conversation:
             Welcome(
                 version=limits.VERSION,
                 release=self._release,
-                features=[*greeting.features, *({GROUPS, BLOBS} & set(hello.features))],
+                features=[*greeting.features, *({GROUPS, BLOBS, BRIEF} & set(hello.features))],
                 limits=self._own,
                 tenant=self.peer.tenant,
                 agent=self.peer.agent,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from cloud_broker.identity.certificates import identity_in, identity_told, read
+from cloud_broker.identity.certificates import end_told, identity_in, identity_told, read
 from cloud_broker.identity.trust import Trust
 from cloud_broker.link import terminators
 from cloud_broker.link.base import Peer
@@ -85,7 +85,7 @@ class Identification:
         if issuer is None:
             issuer = self._trust.issuer_of(_seen(tls))
         tenant, agent, serial = identity_told(told, self._trust_domain)
-        ends = float(ssl.cert_time_to_seconds(told["notAfter"]))
+        ends = end_told(told)
         return Peer(tenant, agent, serial, address, not_after=ends, issuer=issuer, own_pki=not issuer)
 
     def _read(self, seen: bytes, address: str) -> Peer:

@@ -10,6 +10,7 @@ import msgspec
 
 from cloud_broker.store import records, together
 from cloud_broker.store.agents import Agent, Arrival, Arrived, Linked
+from cloud_broker.store.gathered import Gathered
 from cloud_broker.store.sqlite_audit import head, note
 from cloud_broker.store.sqlite_file import SqliteFile
 from cloud_broker.store.tenants import Tenant
@@ -18,14 +19,28 @@ from cloud_broker.tenants import Scope
 
 _TENANT: Final = 3  # columns of a standing that are the tenant's
 _numbers = msgspec.json.Decoder(list[int])
+_Name = tuple[str, str]  # tenant and agent
+_Standing = tuple[Tenant | None, Agent | None]
 
 
 class SqliteArrivals(SqliteFile):
     """Agents at the door and on their links."""
 
-    async def standing(self, scope: Scope, name: str) -> tuple[Tenant | None, Agent | None]:
-        found = await self._one(_standing, "standing_of", tenant=scope.tenant, name=name)
-        return found or (None, None)
+    _door: Gathered[_Name, _Standing]
+
+    async def open(self) -> None:
+        await super().open()
+        self._door = Gathered(self._standings)
+
+    async def standing(self, scope: Scope, name: str) -> _Standing:
+        return await self._door.one((scope.tenant, name))
+
+    async def _standings(self, names: Sequence[_Name]) -> list[_Standing]:
+        def work(connection: sqlite3.Connection) -> list[_Standing]:
+            known = _known(connection, names)
+            return [known.get(name, (None, None)) for name in names]
+
+        return await self._opened(self._points).read(work)
 
     async def doubtful(self, linked: Sequence[Linked]) -> list[int]:
         bound = msgspec.json.encode(linked).decode()
@@ -57,16 +72,19 @@ def _about(tenant: str, name: str) -> str:
     return f"agent {tenant}/{name}"
 
 
-def _standing(row: records.Row) -> tuple[Tenant, Agent | None]:
-    tenant, agent = records.tenant(row[:_TENANT]), row[_TENANT:]
-    return tenant, records.agent(agent) if agent[0] is not None else None
+def _known(connection: sqlite3.Connection, names: Sequence[_Name]) -> dict[_Name, _Standing]:
+    """Return what stands about those whose tenant there is."""
+    known: dict[_Name, _Standing] = {}
+    for cursor in together.run(connection, "standings_of", names):
+        for row in cursor:
+            tenant, agent, name = records.tenant(row[:_TENANT]), row[_TENANT:-1], str(row[-1])
+            known[tenant.name, name] = (tenant, records.agent(agent) if agent[0] is not None else None)
+    return known
 
 
 def _arrive(connection: sqlite3.Connection, given: Sequence[Arrival]) -> list[Arrived | None]:
     names = [(arrival.tenant, arrival.name) for arrival in given]
-    known: dict[tuple[str, str], tuple[Tenant, Agent | None]] = {}
-    for cursor in together.run(connection, "standings_of", names):
-        known.update(((found[0].name, str(row[_TENANT + 1])), found) for row in cursor if (found := _standing(row)))
+    known = _known(connection, names)
     heads = {tenant: head(connection, tenant) for tenant in {tenant for tenant, _ in known}}
     changed: list[tuple[Any, ...]] = []
     seen: list[tuple[Any, ...]] = []

@@ -3,15 +3,12 @@ tenants.name, tenants.state, tenants.created_at,
 agents.tenant, agents.name, agent_group, serial, not_after, enrolled_at, revoked_at, last_seen_at, release, system,
 journal, position, NULL, catalogue_digest, issuer, own_pki, revoked_reason, next, trusts, lineage, drained_at
 
--- standing_of --
-SELECT {standing}
-FROM tenants LEFT JOIN agents ON agents.tenant = tenants.name AND agents.name = :name
-WHERE tenants.name = :tenant;
-
 -- standings_of --
-SELECT {standing}
-FROM agents JOIN tenants ON tenants.name = agents.tenant
-WHERE (agents.tenant, agents.name) IN (VALUES [(?, ?)]);
+WITH asked (tenant, name) AS (VALUES [(?, ?)])
+SELECT {standing}, asked.name
+FROM asked
+JOIN tenants ON tenants.name = asked.tenant
+LEFT JOIN agents ON agents.tenant = asked.tenant AND agents.name = asked.name;
 
 -- doubtful --
 -- All in one row: each step of a statement waits for its turn beside a busy event loop.
