@@ -210,6 +210,7 @@ class _Answers(Response):
             who = await caller(self._request, "commands:write", new_work=True)
         except BrokerError as exc:
             return [_refused(number, exc) for number, _ in lines]
+        visit(self._request).more(len(lines) - 1)
         await self._paced(who, len(lines))
         read = [self._read(text, who.key.id) for _, text in lines]
         wanted = [one for one in read if isinstance(one, Submission)]

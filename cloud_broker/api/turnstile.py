@@ -82,6 +82,10 @@ class Visit:
             await self._turnstile.requests.enter(self._line)
             self._inside = True
 
+    def more(self, count: int) -> None:
+        """Count what is asked in one turn beyond the first: with many in one request a tenant asks no less."""
+        self._turnstile.requests.more(self._line, count)
+
     def rest(self) -> None:
         """Give the turn to another: what comes now waits for somebody else, or is paced by itself."""
         if self._inside:

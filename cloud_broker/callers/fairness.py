@@ -187,6 +187,11 @@ class Gate:
                 self.leave(tenant)
             raise
 
+    def more(self, tenant: str, count: int) -> None:
+        """Count what a tenant asks with one coming in, beyond the first."""
+        if self._usage is not None and count > 0:
+            self._usage.note(tenant, asyncio.get_running_loop().time(), count)
+
     def leave(self, tenant: str) -> None:
         """Give a place back."""
         called = self._turns.leave(tenant)

@@ -21,6 +21,7 @@ from cloud_broker.approvals import Approvals
 from cloud_broker.approved import acts
 from cloud_broker.blobs import Blobs
 from cloud_broker.callers.credentials import Credentials
+from cloud_broker.callers.fairness import Usage
 from cloud_broker.callers.keys import new_key, sha256_of
 from cloud_broker.commands import Submission, fingerprint
 from cloud_broker.conditions import AgentCondition, condition
@@ -212,6 +213,7 @@ class Broker:
     runs: ReplayRuns
     credentials: Credentials
     approvals: Approvals
+    usage: Usage
 
     def scope(self, tenant: str) -> Scope:
         """Return what the store wants to know."""
@@ -291,6 +293,7 @@ async def running(folder: Path, **changed: Any) -> AsyncIterator[Broker]:
             runs,
             app.state.credentials,
             approvals,
+            app.state.turnstile.usage,
         )
     finally:
         server.should_exit = True

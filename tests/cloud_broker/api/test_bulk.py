@@ -194,3 +194,13 @@ async def test_sealed_and_signed_lines_are_taken_as_they_are(acme: httpx2.AsyncC
     one, other = broker.commands.submissions
     assert (one.params, one.sealed, one.seal_to) == (text.encode(), True, key)
     assert (other.signature, other.idempotency_key) == ("a.b.c", "k1")
+
+
+async def test_many_lines_of_one_request_count_as_many_among_tenants(acme: httpx2.AsyncClient, broker: Broker) -> None:
+    async with broker.client(await broker.key("other")) as other:
+        assert (await other.get("/v1/commands")).status_code == 200
+    await sent(acme, *[LINE] * (LINES_AT_ONCE // 2))
+    assert not broker.usage.greedy("acme")
+    await sent(acme, *[LINE] * (LINES_AT_ONCE + 1))
+    assert broker.usage.greedy("acme")
+    assert not broker.usage.greedy("other")
