@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from decimal import Decimal
@@ -15,6 +14,7 @@ import msgspec
 
 from cloud_broker import versions
 from cloud_broker.catalogues import ARROW, Catalogue, Operation
+from cloud_broker.chance import Chance
 from cloud_broker.conditions import AgentCondition, condition
 from cloud_broker.errors import (
     AgentNotFound,
@@ -111,6 +111,7 @@ class Commands:
         self._store = store
         self._router = router
         self._results = results
+        self._chance = Chance()
 
     async def submit(self, scope: Scope, submission: Submission) -> tuple[Command, bool]:
         """
@@ -217,15 +218,10 @@ class Commands:
         """
         if self._router.stopping:
             raise Unavailable("the broker is stopping and takes no commands; ask again", retry_after_s=5.0)
-        asked = (submission.agent, submission.group, submission.operation, bool(submission.seal_to), submission.rows_as)
-        operation = known.get(asked) if known is not None else None
-        if operation is None:
-            operation = await self._operation(scope, submission)
-            if known is not None:
-                known[asked] = operation
+        operation = self._at_hand(scope, submission) or await self._looked_up(scope, submission, known)
         blob = None if submission.sealed else _check(operation, submission.params)
         now = time.time()
-        command_id = new_id("cmd", int(now * 1000), os.urandom)
+        command_id = new_id("cmd", int(now * 1000), self._chance)
         if blob is not None:
             await self._router.blobs.use(scope, blob, command_id)
         return Command(
@@ -358,6 +354,24 @@ class Commands:
         now = time.time()
         await self._store.drain_agent(scope, agent, now if drained else None, now, by=by)
         self._router.drain(scope, agent, drained=drained)
+
+    def _at_hand(self, scope: Scope, submission: Submission) -> Operation | None:
+        """Return the operation of an agent that is linked, where nothing is asked of it that not every agent can do."""
+        if submission.agent is None or submission.seal_to or submission.rows_as == ARROW:
+            return None
+        line = self._router.line(scope, submission.agent)
+        if line is None or line.link is None or line.catalogue is None:
+            return None
+        return line.catalogue.operations.get(submission.operation)
+
+    async def _looked_up(self, scope: Scope, submission: Submission, known: dict[Asked, Operation] | None) -> Operation:
+        asked = (submission.agent, submission.group, submission.operation, bool(submission.seal_to), submission.rows_as)
+        operation = known.get(asked) if known is not None else None
+        if operation is None:
+            operation = await self._operation(scope, submission)
+            if known is not None:
+                known[asked] = operation
+        return operation
 
     async def _operation(self, scope: Scope, submission: Submission) -> Operation:
         lines = await self._addressees(scope, submission)
