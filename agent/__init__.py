@@ -13,7 +13,7 @@ RELEASE: Final = "0.2.0"
 _NEW_OBJECTS: Final = 10_000
 _PARTS: Final = {  # what the agent has other processes of this program do, which are small: nothing else is loaded
     "worker": "agent.connectors.worker",
-    "unlock": "agent.secrets.unlocking",
+    "unlock": "agent.secrets.opening",
 }
 
 

@@ -39,7 +39,9 @@ from agent.parameters import takes_anything
 from agent.pauses import Pause
 from agent.places import places
 from agent.sealing import Seals
-from agent.secrets import SecretStore, resolve, secret_values
+from agent.secrets import SecretStore
+from agent.secrets.opener import Opener
+from agent.secrets.resolve import resolve, secret_values
 from agent.secrets.unlocking import UnlockedSecrets
 from agent.service.base import Nobody, Notifier
 from agent.service.pulse import Pulse, alive_meanwhile
@@ -419,32 +421,35 @@ def run(loaded: Loaded, started: Callable[[], None] = _nothing, *, secrets: Unlo
     asyncio.run(_run(loaded, started, secrets))
 
 
-def run_as_service(config: Path, notifier: Notifier) -> None:
+def run_as_service(config: Path, notifier: Notifier, opener: Opener) -> None:
     """
     Run until the service manager says to stop; what is missing, such as a certificate, is waited for.
 
     Args:
         config: the operator's file.
         notifier: the service manager's ear.
+        opener: of secrets, made early; closed where there is something to wait for.
     """
-    asyncio.run(_run_as_service(config, notifier))
+    asyncio.run(_run_as_service(config, notifier, opener))
 
 
 async def _run(loaded: Loaded, started: Callable[[], None], secrets: UnlockedSecrets | None) -> None:
     await serve(loaded, _told_to_stop(), Nobody(), started, secrets)
 
 
-async def _run_as_service(config: Path, notifier: Notifier) -> None:
+async def _run_as_service(config: Path, notifier: Notifier, opener: Opener) -> None:
     stop = _told_to_stop()
 
     def tell(waits_for: str) -> None:
+        opener.close()
         notifier.ready()  # or it would be started again and again
         notifier.status(waits_for)
 
     async with alive_meanwhile(notifier):
         loaded = await wait_until_ready(config, stop, tell)
     if loaded is not None:
-        await serve(loaded, stop, notifier)
+        secrets = UnlockedSecrets(loaded.settings, loaded.base_dir, opener)
+        await serve(loaded, stop, notifier, secrets=secrets)
 
 
 def _told_to_stop() -> asyncio.Event:

@@ -102,27 +102,29 @@ def version(as_json: bool) -> None:
 @config_option
 def run(config: Path | None) -> None:
     """Run in the foreground until it is stopped."""
-    from agent.secrets.unlocking import UnlockedSecrets
-    from agent.service import notifier
-    from agent.service.base import Nobody
+    from agent.secrets.opener import Opener
 
-    listening = notifier()
-    if not isinstance(listening, Nobody):
-        from agent import app
+    # The first: its process gets ready while all else is loaded.
+    with closing(Opener()) as opener:
+        from agent.service import notifier
+        from agent.service.base import Nobody
 
-        # A service waits for what is missing: nobody sits there to read an error.
-        return app.run_as_service(find_file(config), listening)
-    loaded = load(config, log_file=True)
-    # Its process gets ready while what follows is loaded.
-    with closing(UnlockedSecrets(loaded.settings, loaded.base_dir)) as secrets:
+        listening = notifier()
+        if not isinstance(listening, Nobody):
+            from agent import app
+
+            # A service waits for what is missing: nobody sits there to read an error.
+            return app.run_as_service(find_file(config), listening, opener)
+        loaded = load(config, log_file=True)
         from agent import app
         from agent.identity.own_identity import find
+        from agent.secrets.unlocking import UnlockedSecrets
 
         if find(loaded) is None:
             raise EnrolmentError(
                 f"{app.state_dir(loaded)}: this agent has no certificate yet; run: outhaul-agent enroll --token TOKEN"
             )
-        app.run(loaded, secrets=secrets)
+        app.run(loaded, secrets=UnlockedSecrets(loaded.settings, loaded.base_dir, opener))
 
 
 def speak_utf8() -> None:

@@ -60,7 +60,7 @@ def secret_delete(name: str, config: Path | None) -> None:
 @json_option
 def secret_list(config: Path | None, as_json: bool) -> None:
     """List the names that are kept, and those that the file wants."""
-    from agent.secrets import secret_names
+    from agent.secrets.resolve import secret_names
 
     loaded = load(config)
     kept = set(_store(loaded).names())

@@ -35,6 +35,7 @@ DEFERRED: Final = {
     "agent.cli_options": "the whole file's reader takes longer to load than `--help` should take",
     "agent.config_file": "pydantic is needed only to say what is wrong with a file",
     "agent.patterns": "pydantic's engine is needed only by files with patterns",
+    "agent.identity.held": "the process that opens the agent's keys starts without TLS",
     "agent.identity.keys": "cryptography is needed to open keys, not to show their public halves",
     "agent.blobs": "what tells free space loads libraries of archives, and most agents move no files",
     "agent.journal.copies": "what removes folders loads libraries of archives; a journal is copied once in a release",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from agent.connectors.base import Finding
 from agent.errors import SecretError
-from agent.secrets import open_store, secret_names
+from agent.secrets import open_store
+from agent.secrets.resolve import secret_names
 
 if TYPE_CHECKING:
     from agent.check.stages import Sight

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agent.check.remedies import not_tried
 from agent.check.secrets import STORE
 from agent.connectors.base import Finding
-from agent.secrets import secret_names
+from agent.secrets.resolve import secret_names
 
 if TYPE_CHECKING:
     from agent.check.stages import Sight

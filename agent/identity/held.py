@@ -19,16 +19,18 @@ on Windows the folder's access list, inherited from ``state_dir``, does that.
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from agent.errors import EnrolmentError, SecretError
 from agent.secrets import SecretStore
+
+if TYPE_CHECKING:
+    import ssl
 
 PASSPHRASE: Final = "identity-passphrase"  # noqa: S105 - its name in the store of secrets, not its value
 ENROL: Final = "run: outhaul-agent enroll --token TOKEN"
@@ -220,6 +222,9 @@ def client_context(identity: Identity, trusted: Sequence[bytes] | None = None) -
 
 def trusting(authorities: str | bytes) -> ssl.SSLContext:
     """Return a client's TLS 1.3 context that trusts authorities (PEM text, or DER bytes) and checks host names."""
+    # Imported here: what opens the agent's keys starts without TLS.
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT

@@ -134,6 +134,12 @@ def _passphrase(state_dir: Path, secrets: SecretStore) -> bytes:
     return kept.encode()
 
 
+def load_libraries() -> None:
+    """Load what opens keys, for who will be asked in a moment."""
+    from cryptography.hazmat.primitives import serialization  # noqa: F401 - to be there when it is needed
+    from cryptography.hazmat.primitives.asymmetric import ed25519, x25519  # noqa: F401 - the same
+
+
 def _opened(path: Path, passphrase: bytes) -> AgentKeys:
     # Deferred: an agent that is asked for its catalogue or its version needs none of it.
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

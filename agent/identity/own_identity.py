@@ -30,7 +30,8 @@ from agent.identity.validity import Life, left_text
 from agent.link.base import Dialer, Ended, Transport
 from agent.link.routes import Routes
 from agent.link.websocket import WebsocketDialer
-from agent.secrets import SecretStore, resolve
+from agent.secrets import SecretStore
+from agent.secrets.resolve import resolve
 from protocol.messages import RENEWAL, Renewed, Trust, Welcome
 
 LOOK_S: Final = 10.0  # seconds between two looks at the files

@@ -14,7 +14,8 @@ import msgspec
 from agent.errors import ConfigError
 from agent.link.diagnosis import Looks
 from agent.link.proxy import Proxy, exempt, parse
-from agent.secrets import SecretStore, resolve_url
+from agent.secrets import SecretStore
+from agent.secrets.resolve import resolve_url
 from agent.settings import Link
 
 # In the order of their weight.

@@ -1,14 +1,16 @@
-"""Where the values of ``{secret:NAME}`` live, and how they get to their places."""
+"""Where the values of ``{secret:NAME}`` live; how they get to their places stands in ``resolve``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.secrets.base import SecretStore
-from agent.secrets.resolve import resolve, resolve_url, secret_names, secret_values
-from agent.settings import Settings
 
-__all__ = ["SecretStore", "open_store", "resolve", "resolve_url", "secret_names", "secret_values"]
+if TYPE_CHECKING:
+    from agent.settings import Settings
+
+__all__ = ["SecretStore", "open_store", "store_of"]
 
 
 def open_store(settings: Settings, base_dir: Path = Path()) -> SecretStore:
@@ -21,12 +23,17 @@ def open_store(settings: Settings, base_dir: Path = Path()) -> SecretStore:
     Raises:
         SecretError: there is none on this machine.
     """
+    return store_of(settings.secrets.store, settings.agent, base_dir / settings.state_dir)
+
+
+def store_of(kind: str, agent: str, state_dir: Path) -> SecretStore:
+    """Return an agent's store, ``vault`` or ``keyring``; raises as ``open_store``."""
     # Imported here: keyring and cryptography cost 20 MiB and 60 ms, and no agent needs both.
-    service = f"outhaul-agent:{settings.agent}"
-    if settings.secrets.store == "keyring":
+    service = f"outhaul-agent:{agent}"
+    if kind == "keyring":
         from agent.secrets.keyring_store import KeyringStore, system_keyring
 
         return KeyringStore(system_keyring(), service)
     from agent.secrets.vault import VaultStore
 
-    return VaultStore(base_dir / settings.state_dir, service)
+    return VaultStore(state_dir, service)

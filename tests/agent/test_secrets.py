@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import SecretError
-from agent.secrets import SecretStore, open_store, resolve, resolve_url, secret_names
+from agent.secrets import SecretStore, open_store
 from agent.secrets import master_key as keys
 from agent.secrets.keyring_store import WINDOWS_CHARS, KeyringStore
+from agent.secrets.resolve import resolve, resolve_url, secret_names
 from agent.secrets.vault import VaultStore
 from agent.settings import OdbcConnection, Secrets, Settings, SoapAuth, SoapConnection
 

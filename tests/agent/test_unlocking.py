@@ -79,11 +79,11 @@ def test_a_process_that_says_nothing_is_told(
     unlocked: UnlockedSecrets, monkeypatch: pytest.MonkeyPatch, said: str, settings: Settings
 ) -> None:
     unlocked.close()
-    monkeypatch.setattr("agent.secrets.unlocking.own_program", lambda: [sys.executable, "-c", said])
+    monkeypatch.setattr("agent.secrets.opener.own_program", lambda: [sys.executable, "-c", said])
     with pytest.raises(SecretError, match="ended with code 0 and said nothing"):
         unlocked.get("erp")
 
 
 def test_a_process_that_is_not_asked_says_nothing_and_ends() -> None:
-    done = subprocess.run([*own_program(), "unlock", "vault"], input=b"", capture_output=True, timeout=60, check=True)
+    done = subprocess.run([*own_program(), "unlock"], input=b"", capture_output=True, timeout=60, check=True)
     assert done.stdout == b""
