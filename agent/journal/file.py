@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -79,12 +78,7 @@ class FileJournal(Journal):
             for journal in opened:
                 journal.changed()
 
-        def told() -> None:
-            # A loop that is closed has nobody left to tell.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(tell)
-
-        journal = await asyncio.to_thread(_open, state_dir, remembers, disk or Disk(), told)
+        journal = await asyncio.to_thread(_open, state_dir, remembers, disk or Disk(), loop, tell)
         journal.changed = changed
         opened.append(journal)
         return journal
@@ -196,7 +190,7 @@ class FileJournal(Journal):
         Raises:
             JournalUnavailable: the disk says no, as a full one does.
         """
-        await self._ask(Request(SIGN_OF_LIFE, None, _answer()), touched=False)
+        await self._ask(SIGN_OF_LIFE, None, touched=False)
 
     async def close(self) -> None:
         if await asyncio.to_thread(self._writer.close, CLOSE_S):
@@ -208,13 +202,13 @@ class FileJournal(Journal):
     # --- asking the writer ------------------------------------------------------------------------
 
     async def _keep(self, command_id: str, make: Callable[[Index], Event], *, touched: bool = True) -> None:
-        await self._ask(Request(command_id, make, _answer()), touched=touched)
+        await self._ask(command_id, make, touched=touched)
 
-    async def _ask(self, request: Request, *, touched: bool) -> None:
-        assert request.answer is not None  # noqa: S101 - who asks waits; this tells mypy
-        self._writer.put(request)
+    async def _ask(self, command_id: str, make: Callable[[Index], Event] | None, *, touched: bool) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writer.put(Request(command_id, make, answer))
         try:
-            await asyncio.wrap_future(request.answer)
+            await answer
         except OSError as exc:
             raise JournalUnavailable(f"the journal can't keep it: {exc}", touched=touched) from exc
 
@@ -267,7 +261,9 @@ class FileJournal(Journal):
             raise JournalUnavailable(f"what the journal has of it can't be read any more: {exc}") from exc
 
 
-def _open(state_dir: Path, remembers: int, disk: Disk, told: Callable[[], None]) -> FileJournal:
+def _open(
+    state_dir: Path, remembers: int, disk: Disk, loop: asyncio.AbstractEventLoop, told: Callable[[], None]
+) -> FileJournal:
     folder = state_dir / FOLDER
     lock = FolderLock(state_dir)
     try:
@@ -300,6 +296,7 @@ def _open(state_dir: Path, remembers: int, disk: Disk, told: Callable[[], None])
         found.index,
         where=str(folder),
         new_mark=_new_mark,
+        loop=loop,
         told=told,
         renewal=_renewal(disk, folder, found),
     )
@@ -309,12 +306,6 @@ def _open(state_dir: Path, remembers: int, disk: Disk, told: Callable[[], None])
     journal = FileJournal(writer, journal_log, found.index, lock, folder)
     journal.damages = tuple(found.damages)
     return journal
-
-
-def _answer() -> Future[None]:
-    answer: Future[None] = Future()
-    answer.set_running_or_notify_cancel()  # who waits may be cancelled; what is asked for is kept nevertheless
-    return answer
 
 
 def _new_mark() -> str:

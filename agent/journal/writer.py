@@ -7,13 +7,14 @@ written by itself after a moment without a sync. While nothing can be written it
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -43,12 +44,13 @@ class Request(msgspec.Struct, eq=False):
     Attributes:
         make: returns the record, once it is its turn, or ``None`` if there is nothing to write; called with the
             lock held. ``None`` itself asks for a sign of life: something that the disk takes, and no record.
-        answer: is told once it is durable, or an ``OSError`` if it can't be kept; ``None`` if nobody waits.
+        answer: of the event loop; is told once it is durable, or an ``OSError`` if it can't be kept; ``None`` if nobody
+            waits. Who waits may be cancelled: what is asked for is kept nevertheless.
     """
 
     command_id: str
     make: Callable[[Index], Event | None] | None
-    answer: Future[None] | None = None
+    answer: asyncio.Future[None] | None = None
 
 
 class Written(msgspec.Struct, eq=False):
@@ -88,6 +90,7 @@ class Writer:
         *,
         where: str,
         new_mark: Callable[[], str],
+        loop: asyncio.AbstractEventLoop,
         told: Callable[[], None],
         renewal: Renewal | None,
     ) -> None:
@@ -95,7 +98,8 @@ class Writer:
         Args:
             where: the folder, for messages.
             new_mark: returns another mark for the journal, where a record is found damaged.
-            told: called, in any thread, when ``trouble`` appears or goes.
+            loop: of those who wait.
+            told: called on it when ``trouble`` appears or goes.
             renewal: what the reading of the log has found to be necessary.
         """
         self.lock = threading.Lock()
@@ -104,6 +108,7 @@ class Writer:
         self._index = index
         self._where = where
         self._new_mark = new_mark
+        self._loop = loop
         self._told = told
         self._renewal = renewal
         self._queue: deque[Request] = deque()
@@ -127,7 +132,7 @@ class Writer:
         """Ask for something to be kept."""
         with self._changed:
             if self._closing:
-                _answer(request, OSError(f"{self._where}: is closed"))
+                self._answer([request], OSError(f"{self._where}: is closed"))
                 return
             if not self._queue:
                 self._since = time.monotonic()
@@ -192,8 +197,7 @@ class Writer:
         return list(batch.values())
 
     def _refuse_rest(self) -> None:
-        for request in self._queue:
-            _answer(request, OSError(f"{self._where}: {self.trouble}"))
+        self._answer(self._queue, OSError(f"{self._where}: {self.trouble}"))
         self._queue.clear()
 
     def _attempt(self, batch: list[Request]) -> None:
@@ -215,8 +219,7 @@ class Writer:
             self._failed(exc, batch)
             return
         self._set_trouble(None)
-        for request in (*signs, *(one.request for one in written)):
-            _answer(request, None)
+        self._answer([*signs, *(one.request for one in written)], None)
         self._tidy()
 
     def _made(self, request: Request) -> Event | None:
@@ -224,7 +227,7 @@ class Writer:
             with self.lock:
                 return None if request.make is None else request.make(self._index)
         except Exception as exc:  # one that can't be made keeps nobody else from being kept
-            _answer(request, exc)
+            self._answer([request], exc)
             return None
 
     def _take_in(self) -> None:
@@ -248,8 +251,7 @@ class Writer:
             left = [*batch, *self._queue]
             self._queue = deque([request for request in self._queue if request.answer is None][-REMEMBERS:])
             self._waited_for = 0
-        for request in left:
-            _answer(request, OSError(f"{self._where}: {self.trouble}"))
+        self._answer(left, OSError(f"{self._where}: {self.trouble}"))
 
     def _give_up(self, batch: Sequence[Request] = ()) -> None:
         """Go on with another file; of what was not synced, what nobody waits for is written again."""
@@ -272,7 +274,17 @@ class Writer:
             )
         else:
             log.warning("%s: can be written again", self._where, extra={"event": "journal_available"})
-        self._told()
+        self._on_loop(self._told)
+
+    def _answer(self, requests: Iterable[Request], error: Exception | None) -> None:
+        """Tell all who wait, with one wake-up of the event loop."""
+        if answers := [request.answer for request in requests if request.answer is not None]:
+            self._on_loop(_tell, answers, error)
+
+    def _on_loop(self, call: Callable[..., None], *args: object) -> None:
+        # A loop that is closed has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *args)
 
     # --- writing it anew --------------------------------------------------------------------------
 
@@ -358,10 +370,11 @@ class _Damaged(ValueError):
         self.command_id = command_id
 
 
-def _answer(request: Request, error: Exception | None) -> None:
-    if request.answer is None or request.answer.done():
-        return
-    if error is None:
-        request.answer.set_result(None)
-    else:
-        request.answer.set_exception(error)
+def _tell(answers: list[asyncio.Future[None]], error: Exception | None) -> None:
+    for answer in answers:
+        if answer.done():
+            continue
+        if error is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error)
