@@ -53,7 +53,7 @@ class Pace:
 
 def measure(lab: Lab) -> list[Figure]:
     """Return what the store does, and what slows it."""
-    rounds, count = (1, 300) if lab.short else (9, 3_200)
+    rounds, count = (1, 300) if lab.short else (15, 1_600)
     full = grown.store(lab.folder if lab.short else KEPT, FEW if lab.short else MANY)
     return [
         *asyncio.run(_beside_many(lab.folder, full, rounds, count, FEW if lab.short else MANY)),
