@@ -24,6 +24,7 @@ from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
     BLOBS,
+    BRIEF,
     GROUPS,
     Ack,
     AnyMessage,
@@ -223,7 +224,10 @@ class Conversation:
         shown = await self._papers.shown()
         self._session.greet(
             msgspec.structs.replace(
-                self._hello, lineage=shown.lineage, trusts=list(shown.trusts), features=[*shown.features, GROUPS, BLOBS]
+                self._hello,
+                lineage=shown.lineage,
+                trusts=list(shown.trusts),
+                features=[*shown.features, GROUPS, BLOBS, BRIEF],
             )
         )
         writer = asyncio.create_task(self._write(), name="write to the broker")

@@ -450,6 +450,9 @@ class AgentDesk:
             # Its command went on, or has its end, without it.
             self._late.told(link, line, message, outputs)
             return
+        if message.touched and entry.command.state is CommandState.DISPATCHED:
+            # That it began was left out, as it would have come with this.
+            self._router.began(entry, over=True)
         self._spare(line, entry, message)
         if message.outcome == "expired" and leased(entry.command) and entry.command.expires_at > self._now():
             # Not its time was up, but the time that this agent had to begin it.
@@ -592,6 +595,7 @@ class AgentDesk:
         kept = "none" if not row_sets else "file" if inline is None else "inline"
         return Finish(
             state=state,
+            started_at=entry.command.started_at,
             finished_at=self._now(),
             outputs=outputs or None,
             row_sets=row_sets,

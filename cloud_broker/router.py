@@ -574,10 +574,12 @@ class Router:
         entry.moves.ring()
         return result
 
-    def began(self, entry: Entry) -> None:
-        """The work on a command began, as its agent says."""
+    def began(self, entry: Entry, *, over: bool = False) -> None:
+        """The work on a command began, as its agent says; ``over`` if it has ended as well."""
         now, first = self._now(), entry.command.started_at
         entry.command = replace(entry.command, state=CommandState.RUNNING, started_at=now if first is None else first)
+        if over:
+            return
         if not self._begun:
             asyncio.get_running_loop().call_later(BEGUN_S, self._note_begun)
         self._begun.append(entry)
@@ -610,7 +612,8 @@ class Router:
         command = entry.command
         self._queue_of(command).remove(command.id)
         self.members.stop_asking(entry)
-        finish = replace(finish, started_at=command.started_at)
+        if finish.started_at != command.started_at:
+            finish = replace(finish, started_at=command.started_at)
         # No task for each: thousands end in a second, and all but a few of them only wait for the disk.
         kept = self._store.finish(entry.scope, command.id, finish)
         self.background.await_end(kept, partial(self._end_kept, entry, finish))

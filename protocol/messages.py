@@ -630,6 +630,7 @@ WITH_PAYLOAD: Final = (Catalogue, Run, Chunk, BlobChunk, Completed, Enrol, Recov
 RENEWAL: Final = "renewal"  # the feature of Renew, Renewed, Trust and Trusts
 GROUPS: Final = "groups"  # the feature of Run.settles; who has it also knows how old a Run is, by Run.said_s
 BLOBS: Final = "blobs"  # the feature of Run.blob, Fetch, BlobChunk and BlobGone
+BRIEF: Final = "brief"  # the feature of a Completed that says as well that it was accepted, and begun if touched
 
 AnyMessage = (
     Hello

@@ -25,6 +25,7 @@ from protocol.framing import Buffer
 from protocol.messages import (
     AGENT_SAYS,
     BLOBS,
+    BRIEF,
     BROKER_SAYS,
     GROUPS,
     RENEWAL,
@@ -56,6 +57,7 @@ from protocol.messages import (
     Trusts,
     Welcome,
 )
+from protocol.parcel import Parcel
 from protocol.states import PHASES, Phase
 
 
@@ -200,14 +202,12 @@ class Session:
         Raises:
             LocalProtocolError: a lane gave what the rules forbid.
         """
-        batch: list[bytes] = []
         # As they are written: headers of a few records with many columns or row sets would be more than a message.
-        size = 0
-        while self._control and size < limits.BATCH_BYTES:
-            batch.append(codec.encode(self._control.popleft()))
-            size += len(batch[-1])
+        parcel = Parcel(brief=self.side is Side.AGENT and BRIEF in self.features)
+        while self._control and parcel.size < limits.BATCH_BYTES:
+            parcel.add(self._control.popleft())
         blocked = 0
-        while size < limits.BATCH_BYTES and blocked < len(self._lanes):
+        while parcel.size < limits.BATCH_BYTES and blocked < len(self._lanes):
             command_id, lane = next(iter(self._lanes.items()))
             self._lanes.move_to_end(command_id)
             taken = self._take(command_id, lane)
@@ -215,12 +215,10 @@ class Session:
                 blocked += 1
                 continue
             blocked = 0
-            batch.append(codec.encode(taken))
-            size += len(batch[-1])
-        if not batch:
-            return b""
-        self._last_said = now
-        return b"".join(batch)
+            parcel.add(taken)
+        if parcel.size:
+            self._last_said = now
+        return parcel.message()
 
     def _take(self, command_id: str, lane: Lane) -> Record | None:
         record = lane.head()

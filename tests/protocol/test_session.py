@@ -14,6 +14,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
     BLOBS,
+    BRIEF,
     Accepted,
     Ack,
     AnyMessage,
@@ -386,3 +387,45 @@ def test_our_own_mistakes_are_local_errors(complaint: str, act: Callable[[Pair],
 
 def test_a_session_shows_its_state() -> None:
     assert repr(Pair().running().broker) == "<Session broker open, 1 commands>"
+
+
+DONE = Completed(ID, 1, "succeeded")
+
+
+def test_what_a_command_begins_with_is_left_out_where_its_end_goes_with_it() -> None:
+    pair = Pair([BRIEF])
+    pair.broker_says(RUN)
+    pair.broker_says(msgspec.structs.replace(RUN, id="cmd_2"))
+    for message in (Accepted(ID, 1), Accepted("cmd_2", 1), Started(ID, 1)):
+        pair.agent.say(message)
+    pair.agent.attach(ID, ListLane(Record(DONE, b"{}")))
+    assert pair.to_broker() == [Record(Accepted("cmd_2", 1)), Record(DONE, b"{}")]
+    assert (pair.broker.phase(ID), pair.broker.phase("cmd_2")) == (Phase.ENDED, Phase.ACCEPTED)
+
+
+def test_half_of_it_is_left_out_where_the_other_half_went_before() -> None:
+    pair = Pair([BRIEF])
+    pair.broker_says(RUN)
+    pair.agent_says(Accepted(ID, 1))
+    pair.agent.say(Started(ID, 1))
+    pair.agent.attach(ID, ListLane(Record(DONE)))
+    assert pair.to_broker() == [Record(DONE)]
+
+
+def test_it_is_told_where_there_are_rows() -> None:
+    pair = Pair([BRIEF])
+    pair.broker_says(RUN)
+    said = [Record(Accepted(ID, 1)), Record(Started(ID, 1)), Record(RowSetBegins(ID, 1, 0, 0, [])), Record(DONE)]
+    pair.agent.say(said[0].message)
+    pair.agent.say(said[1].message)
+    pair.agent.attach(ID, ListLane(*said[2:]))
+    assert pair.to_broker() == said
+
+
+def test_a_peer_that_is_not_brief_is_told_all() -> None:
+    pair = Pair()
+    pair.broker_says(RUN)
+    pair.agent.say(Accepted(ID, 1))
+    pair.agent.say(Started(ID, 1))
+    pair.agent.attach(ID, ListLane(Record(DONE)))
+    assert [type(record.message) for record in pair.to_broker()] == [Accepted, Started, Completed]
