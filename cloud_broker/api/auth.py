@@ -125,7 +125,8 @@ async def _known(request: Request, wanted: str | tuple[str, ...]) -> Credential:
 
 async def _shown(request: Request) -> Credential:
     shown = _one(request, "authorization")
-    address = request.client.host if request.client else ""
+    client = request.scope.get("client")
+    address = client[0] if client else ""
     try:
         return await credentials(request).of(shown or "", address)
     except Unauthenticated as exc:

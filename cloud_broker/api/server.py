@@ -75,8 +75,6 @@ class Guarded(HttpToolsProtocol):
         self._phase = "idle"  # idle, head or body: what is awaited from the other side
         self._began = 0.0
         self._came = 0  # bytes of this phase
-        self._fields = 0
-        self._field_bytes = 0
         self._refusal: BrokerError | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._reader_watch: asyncio.TimerHandle | None = None
@@ -134,22 +132,22 @@ class Guarded(HttpToolsProtocol):
         if self._phase == "head" and self._came > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(self._too_large())
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._fields = self._field_bytes = 0
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        self._field_bytes += len(name) + len(value)
-        if self._fields > MAX_FIELDS:
+        # All that uvicorn's does but to look for Expect, which is done once for all.
+        self.headers.append((name.lower(), value))
+        if len(self.headers) > MAX_FIELDS:
             self._refusal = HeadersTooLarge(f"The request has more than {MAX_FIELDS} headers.")
             raise httptools.HttpParserError("too many headers")
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        field_bytes = 0
+        for name, value in self.headers:
+            field_bytes += len(name) + len(value)
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
         if len(self.url) > MAX_URI_BYTES:
             self._refusal = UriTooLong(f"Path and query have {len(self.url)} bytes; at most {MAX_URI_BYTES} are read.")
-        elif len(self.url) + self._field_bytes > MAX_HEAD_BYTES:
+        elif len(self.url) + field_bytes > MAX_HEAD_BYTES:
             self._refusal = self._too_large()
         if self._refusal is not None:
             raise httptools.HttpParserError("too much before the body")

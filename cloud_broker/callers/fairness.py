@@ -44,9 +44,11 @@ class Usage:
 
     def greedy(self, tenant: str) -> bool:
         """Whether a tenant asks many times as much as the others who are about; nobody is while there are no others."""
-        mine = self._now.get(tenant, 0) + self._before.get(tenant, 0)
         others = max(len(self._now), len(self._before)) - 1
-        return mine > FEW and others > 0 and mine > GREEDY * (self._total - mine) / others
+        if others <= 0:
+            return False
+        mine = self._now.get(tenant, 0) + self._before.get(tenant, 0)
+        return mine > FEW and mine > GREEDY * (self._total - mine) / others
 
 
 class Turns(Generic[Ticket]):
@@ -129,6 +131,8 @@ class Turns(Generic[Ticket]):
 
     def _called(self) -> list[Ticket]:
         called: list[Ticket] = []
+        if not self._lines:
+            return called
         while (following := self._next()) is not None:
             line = self._lines.pop(following)
             called.append(line.popleft())
