@@ -45,6 +45,7 @@ from protocol.states import Phase
 log = logging.getLogger(__name__)
 
 LAST_WORD_S: Final = 1.0  # seconds that a peer has to take it
+LATE_S: Final = 0.02  # seconds that the clock is looked at too late, rather than too early and then again and again
 
 _numbers: Final = itertools.count(1)
 
@@ -317,6 +318,7 @@ class Conversation:
                 if now >= session.next_tick():
                     session.tick(now)
                     self.wake()
+                    delay = min(session.beat_s, max(session.silent_at - now, 0.0))
                 else:
                     delay = session.next_tick() - now
             elif now >= session.silent_at:
@@ -324,7 +326,7 @@ class Conversation:
                 session.tick(now)
         except ProtocolError as exc:
             self._stop(exc)
-        self._tick_at = asyncio.get_running_loop().call_later(delay, self._look_at_clock)
+        self._tick_at = asyncio.get_running_loop().call_later(delay + LATE_S, self._look_at_clock)
         if first and session.stage is not Stage.GREETING:
             self.wake()  # a goodbye that was said before anybody carried it
 

@@ -25,8 +25,7 @@ class Door:
 
     def __init__(self, make: Callable[[], ssl.SSLContext]) -> None:
         self._make = make
-        self._today = make()
-        self.context = make()
+        self.context = self._today = make()
         # Called also for a client that names no host; whom we trust and what we show both come with the context.
         self.context.sni_callback = self._let_in
 
@@ -35,7 +34,8 @@ class Door:
         self._today = self._make()
 
     def _let_in(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        connection.context = self._today
+        if self._today is not context:
+            connection.context = self._today
 
 
 def server_context(

@@ -27,7 +27,7 @@ MAX_CARRIED: Final = 10_000  # changes nobody waits for that are kept in memory 
 STATEMENTS: Final = 512  # prepared ones that are kept: a text for each number of rows
 # Seconds between two transactions of changes that can wait for others: of a crowd of agents, each of which tells three
 # things. One more change costs a fraction of one more transaction, and nobody notices.
-PATIENCE_S: Final = 0.02
+PATIENCE_S: Final = 0.05
 BUSY_S: Final = 10.0  # seconds a write waits for another process, such as the command line, to finish its own
 # What is wrong with one write only; every other error of SQLite is about the file, the disk or the transaction.
 OWN_FAULTS: Final = (
