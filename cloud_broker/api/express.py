@@ -15,10 +15,11 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from cloud_broker.api import commands, problems
+from cloud_broker.api import commands, headers, problems
 from cloud_broker.api.turnstile import VISIT, Turnstile, Visit
 from cloud_broker.errors import BrokerError, Unavailable
 
@@ -45,7 +46,7 @@ class Express:
     async def answer(self, route: Route, cycle: Hurried) -> tuple[Response, list[tuple[bytes, bytes]]]:
         """Return a route's answer to a request, and its headers."""
         scope: Any = cycle.scope
-        if self._forwarded is not None:
+        if self._forwarded is not None and _is_forwarded(scope):
             await self._forwarded(scope, cycle.receive, cycle.send)
         scope["app"] = self.app
         visit = scope[VISIT] = Visit(self.turnstile)
@@ -88,8 +89,8 @@ class Hurried(RequestResponseCycle):
 
 def whole(answer: Response, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return an answer, whose headers are these, as it is sent."""
-    head = b"".join([b"%b: %b\r\n" % field for field in fields])
-    return b"%b%b\r\n%b" % (STATUS_LINE[answer.status_code], head, bytes(answer.body))
+    head = b"\r\n".join(map(b": ".join, fields))
+    return b"".join((STATUS_LINE[answer.status_code], head, b"\r\n\r\n", answer.body))
 
 
 async def _answered(route: Route, request: Request) -> Response:
@@ -101,6 +102,10 @@ async def _answered(route: Route, request: Request) -> Response:
         return problems.nobody_there()
     except Exception:  # the last one that can still answer: a 500 without internals
         return problems.unexpected(request.scope)
+
+
+def _is_forwarded(scope: Scope) -> bool:
+    return bool(headers.given(scope, "x-forwarded-for") or headers.given(scope, "x-forwarded-proto"))
 
 
 async def _told(*_: object) -> None:
