@@ -11,7 +11,8 @@ from protocol.start import start
 RELEASE: Final = "0.2.0"
 # Between two looks for garbage; Python's own number, 700, has it looking through all that is loaded while it is loaded.
 _NEW_OBJECTS: Final = 10_000
-_PARTS: Final = {  # what the agent has other processes of this program do, which are small: nothing else is loaded
+_PARTS: Final = {  # what starts without the library that reads commands, as it must be there soon or stay small
+    "run": "agent.running",
     "worker": "agent.connectors.worker",
     "unlock": "agent.secrets.opening",
 }

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import io
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Final, NoReturn
 
 import click
 
 from agent import RELEASE
-from agent.cli_options import (
-    DONE,
-    FAILED,
-    NOT_ALLOWED,
-    NOT_REACHABLE,
-    WRONG_WORDS,
-    config_option,
-    find_file,
-    json_option,
-    load,
-    show,
-)
-from agent.errors import (
-    AgentError,
-    ConfigError,
-    EnrolmentError,
-    LinkError,
-    SecretError,
-    ServiceNotAllowed,
-    TokenRefused,
-    UpgradeNotAllowed,
-)
-
-EXIT_CODES: Final[tuple[tuple[type[AgentError], int], ...]] = (
-    (TokenRefused, NOT_ALLOWED),
-    (ServiceNotAllowed, NOT_ALLOWED),
-    (UpgradeNotAllowed, NOT_ALLOWED),
-    (ConfigError, WRONG_WORDS),
-    (LinkError, NOT_REACHABLE),
-    (EnrolmentError, FAILED),
-    (SecretError, FAILED),
-    (AgentError, FAILED),
-)
-
+from agent.cli_options import config_option, json_option, show
+from agent.errors import AgentError
+from agent.exit_codes import DONE, FAILED, WRONG_WORDS, code_of
+from agent.running import run as run_agent
+from agent.running import speak_utf8
 
 # Where the other commands are, each of which loads what only it needs: `run` must start fast and stay small, and
 # `version` must work where a library is broken.
@@ -102,37 +71,7 @@ def version(as_json: bool) -> None:
 @config_option
 def run(config: Path | None) -> None:
     """Run in the foreground until it is stopped."""
-    from agent.secrets.opener import Opener
-
-    # The first: its process gets ready while all else is loaded.
-    with closing(Opener()) as opener:
-        from agent.service import notifier
-        from agent.service.base import Nobody
-
-        listening = notifier()
-        if not isinstance(listening, Nobody):
-            from agent import app
-
-            # A service waits for what is missing: nobody sits there to read an error.
-            return app.run_as_service(find_file(config), listening, opener)
-        loaded = load(config, log_file=True)
-        from agent import app
-        from agent.identity.own_identity import find
-        from agent.secrets.unlocking import UnlockedSecrets
-
-        if find(loaded) is None:
-            raise EnrolmentError(
-                f"{app.state_dir(loaded)}: this agent has no certificate yet; run: outhaul-agent enroll --token TOKEN"
-            )
-        app.run(loaded, secrets=UnlockedSecrets(loaded.settings, loaded.base_dir, opener))
-
-
-def speak_utf8() -> None:
-    """Take and give UTF-8 on pipes and files too, where Windows would use the account's old code page."""
-    # An editor's byte order mark is no part of a value; what can't be said in UTF-8 is shown, not fatal.
-    for stream, encoding in ((sys.stdin, "utf-8-sig"), (sys.stdout, "utf-8"), (sys.stderr, "utf-8")):
-        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():  # a service has none of the three
-            stream.reconfigure(encoding=encoding, errors=None if stream is sys.stdin else "backslashreplace")
+    run_agent(config)
 
 
 def main() -> NoReturn:
@@ -163,5 +102,5 @@ def main() -> NoReturn:
         sys.exit(WRONG_WORDS)
     except AgentError as exc:
         click.echo(f"outhaul-agent: {exc}", err=True)
-        sys.exit(next(code for kind, code in EXIT_CODES if isinstance(exc, kind)))
+        sys.exit(code_of(exc))
     sys.exit(DONE)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli_options import DONE, FAILED, NOT_REACHABLE, WRONG_WORDS, config_option, find_file, json_option, show
+from agent.cli_options import config_option, json_option, show
 from agent.errors import ConfigError
+from agent.exit_codes import DONE, FAILED, NOT_REACHABLE, WRONG_WORDS
+from agent.operator_file import find_file
 from protocol.plain_text import plain
 
 # Deferred, as in `agent.cli`: `--help` and `run` start without it.

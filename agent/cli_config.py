@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.cli_options import config_option, json_option, load, show
+from agent.cli_options import config_option, json_option, show
+from agent.operator_file import load
 
 
 @click.command()

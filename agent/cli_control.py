@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli_options import FAILED, NOT_REACHABLE, config_option, json_option, load, show, user
+from agent.cli_options import config_option, json_option, show
 from agent.errors import AgentError, ConfigError
+from agent.exit_codes import FAILED, NOT_REACHABLE
+from agent.operator_file import load, user
 from protocol.plain_text import plain
 
 # Deferred, as in `agent.cli`: `--help` and `run` start without it.

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from agent.cli_options import config_option, find_file, json_option, show
+from agent.cli_options import config_option, json_option, show
 from agent.errors import AgentError, ConfigError
+from agent.operator_file import find_file
 
 
 @click.command()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli_options import config_option, json_option, load, show
+from agent.cli_options import config_option, json_option, show
 from agent.errors import EnrolmentError
+from agent.operator_file import load
 
 if TYPE_CHECKING:
     from agent.config_file import Loaded

@@ -14,8 +14,10 @@ import click
 import msgspec
 
 from agent import RELEASE
-from agent.cli_options import FAILED, config_option, json_option, load, show, user
+from agent.cli_options import config_option, json_option, show
 from agent.errors import AgentError, ConfigError
+from agent.exit_codes import FAILED
+from agent.operator_file import load, user
 from protocol.plain_text import plain
 
 # What reads the journal is imported where it is needed: other commands start without it.

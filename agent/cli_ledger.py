@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from agent.cli_options import config_option, json_option, load, show
+from agent.cli_options import config_option, json_option, show
 from agent.connectors.odbc.connection_string import dialect_in, driver_in
 from agent.connectors.odbc.ledger_tables import LEDGER_TABLES, script
 from agent.errors import ConfigError
+from agent.operator_file import load
 
 if TYPE_CHECKING:
     from agent.settings import OdbcConnection

@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from agent.cli_options import FAILED, json_option, show
+from agent.cli_options import json_option, show
+from agent.exit_codes import FAILED
 
 
 @click.command()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from agent.cli_options import NOT_REACHABLE, json_option, show, system_file
+from agent.cli_options import json_option, show
+from agent.exit_codes import NOT_REACHABLE
+from agent.operator_file import system_file
 
 if TYPE_CHECKING:
     from agent.service.base import ServiceManager

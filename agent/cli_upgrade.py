@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent import RELEASE
-from agent.cli_options import FAILED, config_option, find_file, json_option, show
+from agent.cli_options import config_option, json_option, show
 from agent.errors import UpgradeError, UpgradeNotAllowed
+from agent.exit_codes import FAILED
+from agent.operator_file import find_file
 
 if TYPE_CHECKING:
     from agent.config_file import Loaded

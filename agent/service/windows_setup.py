@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
-from agent.cli_options import system_file
 from agent.errors import AgentError, ServiceError
+from agent.operator_file import system_file
 from agent.service import windows, windows_events
 from agent.service.readiness import leave_token
 from agent.service.starter_file import state_dir_of

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
-from agent.cli import EXIT_CODES
 from agent.errors import AgentError, Cancelled, CommandError
+from agent.exit_codes import EXIT_CODES
 from agent.policy import judge
 from cloud_broker.api.problems import type_of
 from cloud_broker.errors import BrokerError
