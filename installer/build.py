@@ -60,6 +60,9 @@ def freeze(output: Path, wine: str | None = None) -> Path:
             "PYINSTALLER_CONFIG_DIR": _path(Path(folder) / "cache", wine),
             # Columns of lines, for the marks under a traceback's lines: a fifth of all code, in memory too.
             "PYTHONNODEBUGRANGES": "1",
+            # Modules are packed as they are: they load a twentieth faster, for 8 MiB more on the disk. What is shipped is
+            # packed as a whole, and is smaller for it.
+            "PYINSTALLER_ZLIB_COMPRESSION_LEVEL": "0",
         }
         words += [word for name, path in paths.items() for word in (name, _path(path, wine))]
         command = [*_python(wine), *words, _path(ROOT / "installer" / "agent.spec", wine)]
