@@ -24,6 +24,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from bench.callers import read
+from bench.disk import settle
 from bench.figures import Figure, Goal, Lab, alternated
 from config.dev.demo.pair import AGENT, Pair
 from config.dev.demo.programs import Program, must
@@ -62,7 +63,7 @@ class Latency:
 
 def measure(lab: Lab) -> list[Figure]:
     """Return what a submission takes while another tenant sends more than its share, and all that it can."""
-    rounds, count = (1, 10) if lab.short else (3, 50)
+    rounds, count = (1, 10) if lab.short else (5, 30)
     floods = {
         f"{TIMES} times its share": TIMES * SHARE_PER_S,
         f"all that {CONNECTIONS} connections can": ALL_PER_S,
@@ -110,11 +111,13 @@ def quiet(pair: Pair) -> Iterator[str]:
 
 def alone(pair: Pair, key: str, count: int) -> Latency:
     """Measure without a flood."""
+    settle()  # of what the flood before it left to be written
     return _latency(pair.url, key, count)
 
 
 def beside_a_flood(pair: Pair, key: str, count: int, per_s: float) -> Latency:
     """Measure while another tenant submits so often a second."""
+    settle()
     words = [sys.executable, "-m", "bench.fairness", "flood", pair.url, str(per_s)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as flood:
         try:
