@@ -108,7 +108,8 @@ class Conversation:
             time=time.time(),
             system=SYSTEM,
         )
-        self._wake = asyncio.Event()
+        self._wake = asyncio.Event()  # the writer looks whether there is something to send
+        self._pressing = True  # whether it sends what it finds, or only what presses
         self._later: asyncio.TimerHandle | None = None  # until what may wait is sent
         self._tick_at: asyncio.TimerHandle | None = None
         self._silence: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # fails if it was too long
@@ -142,7 +143,7 @@ class Conversation:
         if self._session.stage is Stage.OPEN and type(message) in PHASES[self._session.phase(command_id)]:
             self._session.say(message)
             if not soon:
-                self._wake.set()
+                self.wake()
             elif self._later is None:
                 self._later = asyncio.get_running_loop().call_later(SOON_S, self._late)
 
@@ -151,15 +152,17 @@ class Conversation:
         if self._session.stage is Stage.OPEN:
             self._session.attach(result.id, result)
             if result.head() is not None:
-                self._wake.set()
+                self.wake()
 
     def wake(self) -> None:
         """There is something new to send."""
+        self._pressing = True
         self._wake.set()
 
     def _late(self) -> None:
         self._later = None
-        self._wake.set()
+        if self._session.unsaid:
+            self.wake()
 
     # --- the papers' voice --------------------------------------------------------------------------
 
@@ -172,7 +175,7 @@ class Conversation:
         """Say something that is about no command; without effect once the link has ended."""
         if self._session.stage is Stage.OPEN:
             self._session.say(message, payload)
-            self._wake.set()
+            self.wake()
 
     # --- from Hello to the end --------------------------------------------------------------------
 
@@ -181,14 +184,14 @@ class Conversation:
         self._session.end(code, reason)
         self._ended = Ended(code, reason)
         self._closing.set()
-        self._wake.set()
+        self.wake()
 
     def announce(self) -> None:
         """Tell the broker the catalogue, again if it changed."""
         if self._session.stage is Stage.OPEN:
             digest, document = self._catalogue()
             self._session.say(Catalogue(digest=digest), document)
-            self._wake.set()
+            self.wake()
 
     @property
     def welcomed(self) -> bool:
@@ -212,7 +215,7 @@ class Conversation:
         if self._greeted and self._session.stage is Stage.OPEN and changed:
             self._condition = condition
             self._session.say(condition)
-            self._wake.set()
+            self.wake()
 
     async def serve(self) -> Ended:
         """
@@ -238,7 +241,7 @@ class Conversation:
             if not writer.done():
                 # A last word, such as which rule was broken; a broker that does not take it is not waited for.
                 self._closing.set()
-                self._wake.set()
+                self.wake()
                 await asyncio.wait((writer,), timeout=1.0)
         finally:
             self._dispatcher.unlinked(self)
@@ -260,6 +263,7 @@ class Conversation:
         session = self._session
         while True:
             self._wake.clear()
+            self._pressing = False
             self._moved_at = time.monotonic()
             self._sending = True
             while data := session.next_message(time.monotonic()):
@@ -268,6 +272,9 @@ class Conversation:
             if self._closing.is_set() or session.stage is Stage.CLOSED:
                 return
             await self._wake.wait()
+            while not self._pressing:
+                self._wake.clear()
+                await self._wake.wait()
 
     def _look_at_clock(self) -> None:
         """Do what is due by the session's clock: one timer costs less than one for each message."""
@@ -284,7 +291,7 @@ class Conversation:
             except ProtocolError as exc:
                 self._silence.set_exception(exc)
                 return
-            self._wake.set()
+            self.wake()
             due = min(now + session.beat_s, session.silent_at)
         self._tick_at = asyncio.get_running_loop().call_later(max(TICK_S, due - now), self._look_at_clock)
 
@@ -294,13 +301,17 @@ class Conversation:
             self._moved_at = now = time.monotonic()
             credited = self._session.credited
             try:
-                for message, payload in self._session.receive(data, now):
+                records = self._session.receive(data, now)
+                for message, payload in records:
                     await self._act(message, payload)
             except RemoteProtocolError as exc:
                 self._session.end("protocol", str(exc))
                 raise
             # What else is to be said now has woken the writer by itself.
             if self._session.credited > credited:
+                self.wake()
+            elif records and type(records[-1].message) is Run:
+                # In the round of the loop in which what came begins, and often ends: the writer's turn is after that.
                 self._wake.set()
 
     async def _act(self, message: AnyMessage, payload: Buffer) -> None:

@@ -255,7 +255,7 @@ class Line:
 def forget(link: Conversation, command_id: str, epoch: int) -> None:
     """Let the agent forget an attempt, if it holds it or has told its end on this link, and does so still."""
     if Ack in PHASES[link.phase(command_id)] and link.epoch(command_id) == epoch:
-        link.say(Ack(command_id, epoch))
+        link.say(Ack(command_id, epoch), soon=True)
 
 
 _UNKNOWN = Connection()  # of a connection that the catalogue does not name

@@ -158,6 +158,11 @@ class Session:
         talk = self._talks.get(command_id)
         return talk.phase if talk else Phase.UNKNOWN
 
+    @property
+    def unsaid(self) -> bool:
+        """Whether something waits ahead of all results."""
+        return bool(self._control)
+
     def epoch(self, command_id: str) -> int:
         """Which attempt at a command the conversation is about; 0 if it is about none."""
         talk = self._talks.get(command_id)

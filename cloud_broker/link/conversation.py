@@ -44,6 +44,7 @@ from protocol.states import Phase
 
 log = logging.getLogger(__name__)
 
+SOON_S: Final = 0.01  # seconds that a word in no hurry waits for one to go with
 LAST_WORD_S: Final = 1.0  # seconds that a peer has to take it
 LATE_S: Final = 0.02  # seconds that the clock is looked at too late, rather than too early and then again and again
 
@@ -143,6 +144,7 @@ class Conversation:
         "_desk",
         "_failure",
         "_gone",
+        "_later",
         "_own",
         "_reading",
         "_release",
@@ -175,6 +177,7 @@ class Conversation:
         self._reading = asyncio.timeout(None)
         self._writing: asyncio.Task[None] | None = None
         self._tick_at: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None  # until what may wait is sent
         self._failure: Exception | None = None
         self._closing = False
         self._gone: asyncio.Future[None] | None = None
@@ -209,11 +212,19 @@ class Conversation:
         told = self.hello.limits.stream_window_bytes if self.hello is not None else 0
         return min(limits.STREAM_WINDOW_BYTES, told or limits.SMALL_WINDOW_BYTES)
 
-    def say(self, message: AnyMessage, payload: Buffer = b"") -> None:
-        """Queue a message; without effect once the link has ended."""
+    def say(self, message: AnyMessage, payload: Buffer = b"", *, soon: bool = False) -> None:
+        """
+        Queue a message; without effect once the link has ended.
+
+        Args:
+            soon: it may wait for a moment, to go with what follows.
+        """
         if self._session.stage is not Stage.CLOSED:
             self._session.say(message, payload)
-            self.wake()
+            if not soon:
+                self.wake()
+            elif self._later is None:
+                self._later = asyncio.get_running_loop().call_later(SOON_S, self._late)
 
     def attach(self, command_id: str, lane: Lane) -> None:
         """Let what a command still has to be sent take turns; ``wake`` tells when there is more of it."""
@@ -225,6 +236,11 @@ class Conversation:
         """There is something new to send."""
         if self._writing is None and self._tick_at is not None:
             self._writing = asyncio.create_task(self._write(), name="write to an agent")
+
+    def _late(self) -> None:
+        self._later = None
+        if self._session.unsaid:
+            self.wake()
 
     def phase(self, command_id: str) -> Phase:
         """Where the conversation about a command stands on this link."""
@@ -254,6 +270,8 @@ class Conversation:
             if self._tick_at is not None:
                 self._tick_at.cancel()
                 self._tick_at = None
+            if self._later is not None:
+                self._later.cancel()
             if self._writing is not None:
                 self._writing.cancel()
                 await asyncio.wait((self._writing,))
