@@ -27,7 +27,7 @@ FAST_S: Final = 0.05  # seconds; a source that takes longer for a piece gives sm
 FULL: Final = 0.9  # of a piece is aimed at, because rows differ in width
 MOST_ROW_BYTES: Final = 16_777_216  # bytes; whoever turns rows into CSV holds one whole, several times
 
-_FIRST: Final = operator.itemgetter(0)
+_FIRST: Final = operator.itemgetter(0)  # column of a row; character of a line
 Fetch = Callable[[int], list[Any]]  # the next rows, at most so many; none at the end
 
 
@@ -102,10 +102,11 @@ def _pieces(
 
 
 def _lines(shape: Shape, rows: Sequence[Any]) -> Rows:
-    text = "\n".join(map(_FIRST, rows))
-    if text.count("\n{") + text.startswith("{") < len(rows):
-        raise _refused(shape, next(line for (line,) in rows if not line.startswith("{")))
-    return Rows(text.encode() + b"\n", len(rows))
+    lines = list(map(_FIRST, rows))
+    # By their first characters: to look for them in the whole text was a twelfth of all that the process did.
+    if set(map(_FIRST, lines)) != {"{"}:
+        raise _refused(shape, next(line for line in lines if not line.startswith("{")))
+    return Rows("\n".join(lines).encode() + b"\n", len(rows))
 
 
 def _refused(shape: Shape, line: str) -> ValueUnreadable:
