@@ -24,7 +24,6 @@ DRAIN_S: Final = 10.0  # seconds that a conversation has to end by itself once t
 CLOSE_S: Final = 5.0  # seconds to close a transport; then it is left to the operating system
 DIALLED_S: Final = 900.0  # seconds in which any dial has ended; each of its steps has its own limit, far below
 LATE_S: Final = 60.0  # seconds after the end of a wait in which the next dial has begun
-YOUNG: Final = 1  # the generations of the collector that have what was made for one dial
 REFUSED_CODES: Final = ("refused", "revoked", "version", "superseded")  # cured by a person, so tried at a slower pace
 RENEWED: Final = "renewed"  # the agent's own goodbye, to dial again with another certificate
 
@@ -224,10 +223,11 @@ def _let_go(error: BaseException) -> None:
     Free what a failed dial held.
 
     Errors, frames, tasks and TLS hold each other, and half a megabyte of buffers with them: until the collector comes
-    by, which on an agent that only dials is after dozens of them.
+    by, which on an agent that only dials is after dozens of them. It is asked for all: what one dial leaves to the old
+    ones is little, and would be looked through after tens of thousands. It takes some milliseconds.
     """
     error.__traceback__ = error.__cause__ = error.__context__ = None
-    gc.collect(YOUNG)
+    gc.collect()
 
 
 def _error_of(ended: Ended) -> AgentError:
