@@ -75,6 +75,6 @@ def main() -> NoReturn:
     if asked:
         with say:
             say.write(msgspec.json.encode(_answered(msgspec.json.decode(asked, type=Question))))
-    sys.stderr.flush()
-    # The agent waits for the end, and there is nothing to clear away.
+    # The agent waits for the end, and there is nothing to clear away: standard error, where a service has one, keeps
+    # nothing back.
     os._exit(0)
