@@ -9,6 +9,7 @@ after is void. A program never goes on with a file of an earlier run, for the sa
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,8 @@ from agent.journal.disk import Appender, Disk
 from agent.journal.reading import HEAD, PLACE_BITS, SNAPSHOT, Reading, place, segment_name
 
 WRITE_BYTES: Final = 1_048_576  # bytes; as much of a new segment goes to the disk at a time
-
+PART_BYTES: Final = 131_072  # bytes of a segment that are read at a time to write it anew
+PARTS: Final = 8  # that are kept meanwhile
 PROBE_BYTES: Final = 1_179_648  # bytes; a command's parameters may be 1 MiB
 
 
@@ -164,14 +166,18 @@ class Log:
         return _body(data, 0, number, offset)
 
     def reader(self) -> Callable[[int], bytes]:
-        """Return what ``read`` is, for many records: it reads each file once."""
-        files: dict[int, bytes] = {}
+        """Return what ``read`` is, for many records about in their order: it reads each part of a file once."""
+
+        @functools.lru_cache(PARTS)
+        def part(number: int, index: int) -> bytes:
+            return self._disk.read(self._folder / segment_name(number), index * PART_BYTES, PART_BYTES)
 
         def read(at: int) -> bytes:
             number, offset = at >> PLACE_BITS, at & ((1 << PLACE_BITS) - 1)
-            if number not in files:
-                files[number] = self._disk.read(self._folder / segment_name(number))
-            return _body(files[number], offset, number, offset)
+            index, inside = divmod(offset, PART_BYTES)
+            frame = frames.at(part(number, index), inside, number)
+            # It may end in the next part.
+            return self.read(at) if frame is None else frame.body
 
         return read
 
