@@ -38,6 +38,12 @@ def test_what_is_loaded_once_is_no_growth() -> None:
     assert slope("linked", 0, warm).wrong == []
 
 
+def test_pages_of_a_store_that_grew_are_no_growth() -> None:
+    found = slope("the broker", 0, looks(memory=50))
+    assert found.wrong
+    assert replace(found, pages=2_000).wrong == []
+
+
 @pytest.mark.slow
 def test_agents_are_looked_at_in_their_states(tmp_path: Path) -> None:
     names = ("linked and busy", "names not found", "not enrolled")
