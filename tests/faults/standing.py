@@ -30,7 +30,7 @@ from tests.whole.site import AgentSite, Broker, Caller
 LOOK_S: Final = 1.0
 WARM_UP: Final = 0.4  # of the looks, from the first on: what is loaded and kept once is no growth
 GROWTH_KIB: Final = 1_536  # of anonymous memory from the middle of the rest to its end, beyond noise of the allocator
-CACHES: Final = 2  # connections of the broker's store, each of which keeps up to 16 MiB of the pages that it read or wrote
+CACHES: Final = 2  # connections of the broker's store; each keeps up to 16 MiB of the pages that it read or wrote
 SPREAD: Final = 6  # threads, handles or processes more at the end than after the warm-up
 LOG_BYTES: Final = 50_000
 LOG_FILES: Final = 3
