@@ -30,10 +30,13 @@ LOW: Final = 4  # until so few are left
 MAX_PARTS: Final = 4_096  # of one message, which something on the way may have divided
 MAX_UNSENT_BYTES: Final = 32_768  # of one websocket; whoever sends more waits
 
+# What TLS has read is taken before anything else is read, so all share it: without it uvloop asks the system for
+# memory, and gives it back, each time.
+_ARRIVING: Final = memoryview(bytearray(262_144))
 _DATA: Final = (Opcode.BINARY, Opcode.TEXT, Opcode.CONT)
 
 
-class Wire(asyncio.Protocol, Transport):
+class Wire(asyncio.BufferedProtocol, Transport):
     """
     A websocket as a transport; one task reads from it, and one writes.
 
@@ -187,8 +190,11 @@ class Wire(asyncio.Protocol, Transport):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(MAX_UNSENT_BYTES)
 
-    def data_received(self, data: bytes) -> None:
-        self._protocol.receive_data(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _ARRIVING
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.receive_data(bytes(_ARRIVING[:nbytes]))
         self._take()
 
     def eof_received(self) -> None:
