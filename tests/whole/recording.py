@@ -7,32 +7,30 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
-
-from websockets.asyncio.server import ServerConnection
 
 from cloud_broker import main
+from cloud_broker.link.wire import Wire
 
 
 def record(path: str) -> None:
     """Let all connections from here on be recorded."""
-    hear, say = ServerConnection.recv, ServerConnection.send
+    hear, say = Wire.receive, Wire.send
 
-    def keep(message: Any) -> None:
+    def keep(message: bytes) -> None:
         with open(path, "ab") as file:
-            file.write(message.encode() if isinstance(message, str) else bytes(message))
+            file.write(message)
 
-    async def recv(self: ServerConnection, *words: Any, **more: Any) -> Any:
-        message = await hear(self, *words, **more)
+    async def receive(self: Wire) -> bytes:
+        message = await hear(self)
         keep(message)
         return message
 
-    async def send(self: ServerConnection, message: Any, *words: Any, **more: Any) -> None:
-        keep(message)
-        await say(self, message, *words, **more)
+    async def send(self: Wire, data: bytes) -> None:
+        keep(data)
+        await say(self, data)
 
-    ServerConnection.recv = recv  # type: ignore[assignment,method-assign]  # that is what a recording is
-    ServerConnection.send = send  # type: ignore[assignment,method-assign]  # the same
+    Wire.receive = receive  # type: ignore[method-assign]  # that is what a recording is
+    Wire.send = send  # type: ignore[method-assign]  # the same
 
 
 if __name__ == "__main__":
