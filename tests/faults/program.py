@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -163,10 +164,17 @@ class Lab:
 def cut_connections() -> None:
     """End all TCP connections of this process, as a line does that is cut."""
     for entry in os.scandir("/proc/self/fd"):
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as found:
-            if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
-                found.getpeername()  # raises for one that listens
-                found.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(int(entry.name)).st_mode):
+                continue  # a copy of a file that is locked would keep the lock
+            with socket.socket(fileno=os.dup(int(entry.name))) as found:
+                _cut(found)
+
+
+def _cut(found: socket.socket) -> None:
+    if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
+        found.getpeername()  # raises for one that listens
+        found.shutdown(socket.SHUT_RDWR)
 
 
 def around(lab: Lab, method: Callable[..., Any], points: list[Point]) -> Callable[..., Any]:
