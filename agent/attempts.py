@@ -28,7 +28,7 @@ from agent.results import Result, rows_lost
 from agent.row_formats import asked_for
 from agent.sealing import Opened, Seals
 from agent.settings import DropOperation, Operation, Settings
-from agent.signatures import Signatures, Signed
+from agent.signatures import End, Signatures, Signed
 from agent.spool import Spool, SpoolFolder
 from protocol import limits
 from protocol.messages import Accepted, AnyMessage, BlobInfo, Completed, Run, Started
@@ -115,6 +115,7 @@ class Attempts:
         say: Callable[[AnyMessage, bool], None],
         before: Callable[[str], Sequence[asyncio.Task[None]]],
         signatures: Signatures,
+        shared: Callable[[], bool] = lambda: False,
         seals: Seals | None = None,
         places: Mapping[str, str] | None = None,
     ) -> None:
@@ -122,6 +123,7 @@ class Attempts:
         Args:
             places: of the connections, by name, as the catalogue tells them.
             signatures: checks those of callers, and puts the agent's under each end.
+            shared: returns whether who is told takes one signature for several ends.
             say: tells the broker, if there is one to tell; whether that may wait for a moment.
             before: returns the tasks of earlier attempts at a command that have not ended.
             seals: opens and seals; ``None`` refuses what is sealed.
@@ -136,8 +138,10 @@ class Attempts:
         self._say = say
         self._before = before
         self._signatures = signatures
+        self._shared = shared
         self._seals = seals
         self._places = places or {}
+        self._unproved: list[tuple[Result, End]] = []
 
     async def new(self, running: Running) -> None:
         """See a new command through."""
@@ -572,8 +576,19 @@ class Attempts:
     def _tell(self, running: Running, completed: Completed, outputs: bytes) -> None:
         position, head = self._journal.stand()
         completed = msgspec.structs.replace(completed, position=position, head=head)
-        completed = self._signatures.proved(running.claim, completed, outputs, time.time())
-        running.result.complete(completed, outputs)
+        if not self._unproved:
+            # At the end of this round of the event loop: one signature serves all that end in it.
+            asyncio.get_running_loop().call_soon(self.tell)
+        self._unproved.append((running.result, End(running.claim, completed, outputs)))
+
+    def tell(self) -> None:
+        """Prove and tell the ends that there are now."""
+        ended, self._unproved = self._unproved, []
+        if not ended:
+            return
+        proved = self._signatures.proved([end for _, end in ended], time.time(), shared=self._shared())
+        for (result, end), completed in zip(ended, proved, strict=True):
+            result.complete(completed, end.outputs)
 
 
 def _in_time(running: Running) -> None:

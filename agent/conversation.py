@@ -26,6 +26,7 @@ from protocol.messages import (
     BLOBS,
     BRIEF,
     GROUPS,
+    PROOFS,
     Ack,
     AnyMessage,
     Beat,
@@ -230,7 +231,7 @@ class Conversation:
                 self._hello,
                 lineage=shown.lineage,
                 trusts=list(shown.trusts),
-                features=[*shown.features, GROUPS, BLOBS, BRIEF],
+                features=[*shown.features, GROUPS, BLOBS, BRIEF, PROOFS],
             )
         )
         writer = asyncio.create_task(self._write(), name="write to the broker")

@@ -32,7 +32,7 @@ from agent.status import ConnectionStatus
 from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.framing import Buffer
-from protocol.messages import AnyMessage, BlobChunk, BlobGone, Condition, Held, Run, Started
+from protocol.messages import PROOFS, AnyMessage, BlobChunk, BlobGone, Condition, Held, Run, Started
 from protocol.signing import signature_digest
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,15 @@ SETTLE_GRACE_S: Final = 2.0  # seconds to put picked files away; they are picked
 
 
 class Voice(Protocol):
-    """The link, as the dispatcher sees it."""
+    """
+    The link, as the dispatcher sees it.
+
+    Attributes:
+        features: what both sides can do besides.
+    """
+
+    @property
+    def features(self) -> frozenset[str]: ...
 
     def say(self, message: AnyMessage, *, soon: bool = False) -> None:
         """Say something about a command, if the link and the rules let us now; ``soon``: it may wait for a moment."""
@@ -58,6 +66,8 @@ class Voice(Protocol):
 
 class Silence:
     """The voice while there is no link."""
+
+    features = frozenset[str]()
 
     def say(self, message: AnyMessage, *, soon: bool = False) -> None:
         """Nobody hears it; the next link is told what we hold."""
@@ -113,6 +123,7 @@ class Dispatcher:
             lambda message, soon: self._voice.say(message, soon=soon),
             self._before,
             signatures or Signatures(settings),
+            lambda: PROOFS in self._voice.features,
             seals,
             places,
         )
@@ -200,6 +211,7 @@ class Dispatcher:
                 entry.state,
                 extra={"event": "command_taken_up", "command": claim.id, "state": entry.state},
             )
+        self._attempts.tell()
 
     # --- the link's side --------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ signed is compared with what came.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -19,7 +19,7 @@ from agent import errors, exact_json
 from agent.identity.keys import AgentKeys
 from agent.journal.base import Claim, Shown
 from agent.settings import DropOperation, Operation, Settings, SignerKey
-from protocol import signing
+from protocol import proofs, signing
 from protocol.canonical import NotCanonical
 from protocol.messages import Completed, Run
 from protocol.plain_text import plain
@@ -49,6 +49,21 @@ class Signed(msgspec.Struct, frozen=True):
         """Raise ``SignatureExpired`` if it ended while the command waited for its turn."""
         if now > self.shown.until:
             raise _expired("the signature", self.shown.until - SKEW_S, now, _ANEW)
+
+
+class End(msgspec.Struct, frozen=True):
+    """
+    How a command ended, to be proved.
+
+    Attributes:
+        claim: of the delivery whose end this is.
+        completed: as it is told, but for its proof.
+        outputs: as they are told.
+    """
+
+    claim: Claim
+    completed: Completed
+    outputs: bytes
 
 
 class Signatures:
@@ -106,28 +121,32 @@ class Signatures:
         digest = hashlib.sha256(f"{jws.kid}\0{claims.idempotency_key}".encode()).digest()[:DIGEST_BYTES]
         return Signed(jws.kid, Shown(digest, run.id, claims.exp + SKEW_S, now, jws.kid))
 
-    def proved(self, claim: Claim, completed: Completed, outputs: bytes, now: float) -> Completed:
+    def proved(self, ends: Sequence[End], now: float, *, shared: bool) -> list[Completed]:
         """
-        Return ``completed`` with the agent's signature; as it is where the agent has no keys.
+        Return how commands ended, with the agent's signature; as they are where the agent has no keys.
 
         Args:
-            claim: of the delivery whose end this is.
+            shared: all may have one signature together.
         """
         if self._keys is None:
-            return completed
+            return [end.completed for end in ends]
         tenant, agent = self._who()
-        payload = signing.result_payload(
-            tenant,
-            agent,
-            claim.operation,
-            completed,
-            outputs,
-            int(now),
-            params_sha256=claim.params_sha256,
-            signature_sha256=claim.signature_sha256,
-        )
-        signed = signing.signing_input(signing.RESULT, agent, payload)
-        return msgspec.structs.replace(completed, proof=signing.compact(signed, self._keys.sign.sign(signed)))
+        payloads = [
+            proofs.result_payload(
+                tenant,
+                agent,
+                end.claim.operation,
+                end.completed,
+                end.outputs,
+                int(now),
+                params_sha256=end.claim.params_sha256,
+                signature_sha256=end.claim.signature_sha256,
+            )
+            for end in ends
+        ]
+        groups = [payloads] if shared else [[one] for one in payloads]
+        proved = [proof for group in groups for proof in proofs.prove(group, agent, self._keys.sign.sign)]
+        return [msgspec.structs.replace(end.completed, proof=proof) for end, proof in zip(ends, proved, strict=True)]
 
     def _rule(self, name: str, operation: Operation) -> str | None:
         if name in self._settings.policy.require_signature:

@@ -37,7 +37,7 @@ from cloud_broker.store.agents import Agent
 from cloud_broker.store.base import Store
 from cloud_broker.store.commands import CommandError, Finish, RowSetInfo, Step
 from cloud_broker.tenants import Scope
-from protocol import limits
+from protocol import limits, proofs
 from protocol.errors import RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
@@ -62,7 +62,7 @@ from protocol.messages import (
     Trusts,
 )
 from protocol.plain_text import plain
-from protocol.signing import MAX_PROOF_CHARS, SignatureMalformed, check_shape
+from protocol.signing import SignatureMalformed
 from protocol.states import CommandState
 
 log = logging.getLogger(__name__)
@@ -623,7 +623,7 @@ def _proof(message: Completed) -> str:
     if not message.proof:
         return ""
     try:
-        check_shape(message.proof, MAX_PROOF_CHARS)
+        proofs.check_shape(message.proof)
     except SignatureMalformed:
         return ""
     return message.proof

@@ -405,7 +405,8 @@ class Completed(Message, frozen=True):
         position: as in ``Hello``, now.
         warnings: what the caller should know besides.
         head: of the journal's chain at ``position``, hex; "" says nothing.
-        proof: the agent's signature over all of this, a compact JWS (``protocol/signing.py``), or "".
+        proof: the agent's signature over all of this (``protocol/proofs.py``), or "". One that was signed together with
+            others needs the feature ``proofs``.
     """
 
     id: str
@@ -630,6 +631,7 @@ WITH_PAYLOAD: Final = (Catalogue, Run, Chunk, BlobChunk, Completed, Enrol, Recov
 RENEWAL: Final = "renewal"  # the feature of Renew, Renewed, Trust and Trusts
 GROUPS: Final = "groups"  # the feature of Run.settles; who has it also knows how old a Run is, by Run.said_s
 BLOBS: Final = "blobs"  # the feature of Run.blob, Fetch, BlobChunk and BlobGone
+PROOFS: Final = "proofs"  # the feature of a Completed.proof that is signed together with others
 BRIEF: Final = "brief"  # the feature of a Completed that says as well that it was accepted, and begun if touched
 
 AnyMessage = (

@@ -1,7 +1,7 @@
 """
 What is signed, as bytes, and how a signature is read; who signs and who checks has the keys.
 
-A command's and a result's signature is a compact JWS (RFC 7515) with Ed25519 (RFC 9864). There is one way to write
+A signature is a compact JWS (RFC 7515) with Ed25519 (RFC 9864). There is one way to write
 each: header and payload are canonical JSON with exactly the members named here, so nothing can be added, left out
 or said twice.
 """
@@ -18,20 +18,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from protocol import canonical
-from protocol.messages import Completed, RowSetDone
 from protocol.plain_text import plain
 
 COMMAND: Final = "outhaul-command+jws"  # ``typ`` of a caller's signature over a command
-RESULT: Final = "outhaul-result+jws"  # ``typ`` of an agent's signature over how a command ended
 ALGORITHM: Final = "Ed25519"
 ALGORITHMS: Final = (ALGORITHM, "EdDSA")  # the latter is the older name of the same
 VERSION: Final = 1
 
 MAX_SIGNATURE_CHARS: Final = 4_096  # of a command's signature; with the longest names it has some 1,500
-MAX_PROOF_CHARS: Final = 262_144  # of a result's signature; with 1,000 row sets it has some 170,000
 MAX_VALID_S: Final = 31 * 86_400  # seconds from nbf to exp; agents remember what was shown until then
 SKEW_S: Final = 300  # seconds that two clocks may differ
 KEY_BYTES: Final = 32
@@ -51,7 +47,8 @@ _NO_KEYS: Final = frozenset(
     )
     for high in ends
 )
-_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+COMPACT: Final = r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # a pattern of a compact JWS
+_COMPACT: Final = re.compile(COMPACT)
 _RECOVERY: Final = b"outhaul recovery 1\0"
 _HEADER: Final = ("alg", "kid", "typ")
 _MEMBERS: Final = ("exp", "idempotency_key", "nbf", "operation", "params_sha256", "tenant", "v", "version")
@@ -123,31 +120,28 @@ def recovery(request: str, csr: bytes) -> bytes:
 
 def signing_input(typ: str, kid: str, payload: bytes) -> bytes:
     """Return the bytes that a signature is over."""
-    return _header(typ, kid) + b"." + _base64url(payload)
+    return _header(typ, kid) + b"." + base64url(payload)
 
 
 @functools.lru_cache(maxsize=64)
 def _header(typ: str, kid: str) -> bytes:
-    return _base64url(canonical.encode({"alg": ALGORITHM, "kid": kid, "typ": typ}))
+    return base64url(canonical.encode({"alg": ALGORITHM, "kid": kid, "typ": typ}))
 
 
 def compact(signed: bytes, signature: bytes) -> str:
     """Return the text of a JWS."""
-    return (signed + b"." + _base64url(signature)).decode("ascii")
+    return (signed + b"." + base64url(signature)).decode("ascii")
 
 
-def check_shape(text: str, most: int = MAX_SIGNATURE_CHARS) -> None:
+def check_shape(text: str) -> None:
     """
-    Refuse what can't be a signature, for one who has no keys to check it with.
-
-    Args:
-        most: characters that are kept.
+    Refuse what can't be a command's signature, for one who has no keys to check it with.
 
     Raises:
         SignatureMalformed: it is no compact JWS, or too long for one.
     """
-    if len(text) > most:
-        raise SignatureMalformed(f"wants at most {most} characters, found {len(text)}")
+    if len(text) > MAX_SIGNATURE_CHARS:
+        raise SignatureMalformed(f"wants at most {MAX_SIGNATURE_CHARS} characters, found {len(text)}")
     if _COMPACT.fullmatch(text) is None:
         raise SignatureMalformed("wants a compact JWS: three parts in base64url, joined by dots")
 
@@ -166,7 +160,7 @@ def parse(text: str, typ: str) -> Jws:
     if len(parts) != 3:
         raise SignatureMalformed(f"wants three parts joined by dots (a compact JWS), found {len(parts)}")
     header, payload, signature = (
-        _decoded(name, part) for name, part in zip(("header", "payload", "signature"), parts, strict=True)
+        from_base64url(name, part) for name, part in zip(("header", "payload", "signature"), parts, strict=True)
     )
     kid = _kid(header, typ)
     if len(signature) != SIGNATURE_BYTES:
@@ -175,7 +169,7 @@ def parse(text: str, typ: str) -> Jws:
 
 
 def _kid(header: bytes, typ: str) -> str:
-    found = _object("header", header)
+    found = canonical_object("header", header)
     if tuple(found) != _HEADER:
         raise SignatureMalformed(f"the header wants exactly the members {', '.join(_HEADER)}, found {_names(found)}")
     if found["alg"] not in ALGORITHMS:
@@ -230,7 +224,7 @@ def read_command(payload: bytes) -> CommandClaims:
     Raises:
         SignatureMalformed: it is not exactly what a caller signs.
     """
-    found = _object("payload", payload)
+    found = canonical_object("payload", payload)
     to = [name for name in _TO if name in found]
     more = [*to, _SEAL_TO] if _SEAL_TO in found else to
     if len(to) != 1 or tuple(found) != tuple(sorted((*_MEMBERS, *more))):
@@ -238,14 +232,13 @@ def read_command(payload: bytes) -> CommandClaims:
             f"the payload wants exactly the members {', '.join(_MEMBERS)}, one of agent and group, and {_SEAL_TO} "
             f"where the result is to be sealed; found {_names(found)}"
         )
-    # Neither true nor 1.0, which Python takes for the same.
-    if found["v"] != VERSION or not _whole(found["v"]):
+    if found["v"] != VERSION or not is_whole(found["v"]):
         raise SignatureMalformed(f"v: wants {VERSION}, found {_shown(found['v'])}")
     for name in (*_TEXTS, *more):
         if not isinstance(found[name], str) or not found[name]:
             raise SignatureMalformed(f"{name}: wants a text, found {_shown(found[name])}")
     for name in _TIMES:
-        if not _whole(found[name]) or found[name] < 0:
+        if not is_whole(found[name]) or found[name] < 0:
             raise SignatureMalformed(f"{name}: wants whole seconds since 1970, found {_shown(found[name])}")
     if not 0 < found["exp"] - found["nbf"] <= MAX_VALID_S:
         raise SignatureMalformed(
@@ -253,85 +246,6 @@ def read_command(payload: bytes) -> CommandClaims:
             f"found {found['exp'] - found['nbf']} seconds"
         )
     return CommandClaims(**{name: value for name, value in found.items() if name != "v"})
-
-
-# --- results ----------------------------------------------------------------------------------------
-
-
-class _Result(msgspec.Struct, kw_only=True):
-    """What an agent signs, its members in the order of their names."""
-
-    agent: str
-    at: int
-    command_id: str
-    epoch: int
-    error_code: str
-    head: str
-    operation: str
-    outcome: str
-    outputs_sha256: str
-    params_sha256: str | UnsetType
-    position: int
-    row_sets: list[RowSetDone]
-    signature_sha256: str | UnsetType
-    tenant: str
-    v: int
-
-
-def result_payload(
-    tenant: str,
-    agent: str,
-    operation: str,
-    completed: Completed,
-    outputs: bytes,
-    at: int,
-    *,
-    params_sha256: str | None = None,
-    signature_sha256: str | None = None,
-) -> bytes:
-    """
-    Return what an agent signs of a command's end.
-
-    Args:
-        operation: that ran.
-        completed: as it is told, but for its proof.
-        outputs: as they are told.
-        at: seconds since 1970.
-        params_sha256: of ``params_digest`` or ``sealed_digest``, as the parameters came; "" where two readers could
-            take them differently, ``None`` where it is not known any more.
-        signature_sha256: of ``signature_digest``, as the signature came; ``None`` where it is not known any more.
-    """
-    signed = _Result(
-        agent=agent,
-        at=at,
-        command_id=completed.id,
-        epoch=completed.epoch,
-        error_code=completed.error_code,
-        head=completed.head,
-        operation=operation,
-        outcome=completed.outcome,
-        outputs_sha256=hashlib.sha256(outputs).hexdigest(),
-        params_sha256=UNSET if params_sha256 is None else params_sha256,
-        position=completed.position,
-        row_sets=completed.row_sets,
-        signature_sha256=UNSET if signature_sha256 is None else signature_sha256,
-        tenant=tenant,
-        v=VERSION,
-    )
-    return canonical.encode_sorted(signed)
-
-
-def read_result(payload: bytes) -> dict[str, Any]:
-    """
-    Return what an agent signed, member by member; what a later release adds is there too.
-
-    Raises:
-        SignatureMalformed: it is no canonical JSON object of this version.
-    """
-    found = _object("payload", payload)
-    if found.get("v") != VERSION or not _whole(found["v"]):
-        raise SignatureMalformed(f"v: wants {VERSION}, found {_shown(found.get('v'))}")
-    return found
 
 
 # --- keys -------------------------------------------------------------------------------------------
@@ -365,8 +279,8 @@ def fingerprint(public: str) -> str:
 # --- reading ----------------------------------------------------------------------------------------
 
 
-def _object(part: str, text: bytes) -> dict[str, Any]:
-    """Return the object of a text that is canonical JSON, its members in order."""
+def canonical_object(part: str, text: bytes) -> dict[str, Any]:
+    """Return the object of a text that is canonical JSON, its members in order; raises ``SignatureMalformed``."""
     try:
         same = canonical.canonical(text) == text
     except canonical.NotCanonical as exc:
@@ -382,21 +296,24 @@ def _object(part: str, text: bytes) -> dict[str, Any]:
     return found
 
 
-def _whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
+    """Return whether a number of JSON is a whole one: neither true nor 1.0, which Python takes for the same."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _base64url(data: bytes) -> bytes:
+def base64url(data: bytes) -> bytes:
+    """Return bytes as base64url without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-def _decoded(name: str, text: str) -> bytes:
+def from_base64url(name: str, text: str) -> bytes:
+    """Return the bytes, at least one, of base64url without padding; raises ``SignatureMalformed``."""
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         data = b""
     # Of two texts that decode to the same, one only is the signature.
-    if not data or _base64url(data).decode() != text:
+    if not data or base64url(data).decode() != text:
         raise SignatureMalformed(f"the {name} wants base64url without padding")
     return data
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cloud_broker.client.errors import WordsError
 from cloud_broker.client.records import Command, RowSet
-from protocol import signing
+from protocol import proofs, signing
 from protocol.signing import CommandClaims, SignatureMalformed
 
 if TYPE_CHECKING:
@@ -161,14 +161,14 @@ def _signed(proof: str, agent: str, key: str) -> dict[str, Any]:
 
     if not proof:
         raise SignatureMalformed("there is no proof: no agent told how it ended, the broker alone says so")
-    jws = signing.parse(proof, signing.RESULT)
+    jws = proofs.parse(proof)
     if jws.kid != agent:
         raise SignatureMalformed(f"the proof is of the agent {jws.kid!r}, not of {agent!r}")
     try:
         Ed25519PublicKey.from_public_bytes(signing.public_key_bytes(key)).verify(jws.signature, jws.signed)
     except InvalidSignature:
         raise SignatureMalformed("the proof was not made with the agent's key, or was changed since") from None
-    return signing.read_result(jws.payload)
+    return proofs.read_result(jws.payload)
 
 
 def _outputs(command: Command, claims: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from protocol.messages import (
     BLOBS,
     BRIEF,
     GROUPS,
+    PROOFS,
     Accepted,
     AnyMessage,
     Beat,
@@ -421,7 +422,7 @@ class Conversation:
             Welcome(
                 version=limits.VERSION,
                 release=self._release,
-                features=[*greeting.features, *({GROUPS, BLOBS, BRIEF} & set(hello.features))],
+                features=[*greeting.features, *({GROUPS, BLOBS, BRIEF, PROOFS} & set(hello.features))],
                 limits=self._own,
                 tenant=self.peer.tenant,
                 agent=self.peer.agent,

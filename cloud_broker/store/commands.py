@@ -119,7 +119,7 @@ class Command(msgspec.Struct, frozen=True):
         sealed: whether ``params`` is text that only the agent can read, instead of an object.
         signature: of the caller, a compact JWS, or "".
         seal_to: the caller's public key that the result is sealed to, or "".
-        proof: the agent's signature over the end, a compact JWS, or "".
+        proof: the agent's signature over the end, as of ``protocol/proofs.py``, or "".
         operation_digest: of the operation's entry in the catalogue that it was checked against at submission, hex.
         rows_as: as what its rows were asked for: ``ndjson`` or ``arrow``.
     """

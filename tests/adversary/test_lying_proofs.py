@@ -15,7 +15,7 @@ import pytest
 from cloud_broker.client.api import Outhaul
 from cloud_broker.client.errors import WordsError
 from cloud_broker.client.proofs import Sent, Verified
-from protocol import signing
+from protocol import proofs, signing
 from protocol.messages import Completed
 from tests.agent.test_dispatcher_signed import PARAMS, Plant, sign
 from tests.cloud_broker.client.raw import RawServer, reply
@@ -142,8 +142,8 @@ async def test_a_signature_that_the_broker_tells_otherwise_is_a_lie(plant: Plant
 
 async def test_a_proof_of_an_earlier_release_is_no_proof_of_a_request(plant: Plant) -> None:
     completed = Completed("cmd_1", 1, "succeeded")
-    payload = signing.result_payload("acme", "plant-1", "act", completed, PARAMS, NOW)
-    signed = signing.signing_input(signing.RESULT, "plant-1", payload)
+    payload = proofs.result_payload("acme", "plant-1", "act", completed, PARAMS, NOW)
+    signed = signing.signing_input(proofs.RESULT, "plant-1", payload)
     old = Completed("cmd_1", 1, "succeeded", proof=signing.compact(signed, plant.keys.sign.sign(signed)))
     found = await verified(plant, old, Sent(YOURS))
     assert len(found.problems) == 2

@@ -11,7 +11,7 @@ import pytest
 
 from agent.connectors.base import Connector, DriverSetup
 from agent.connectors.synthetic import SyntheticConnector
-from agent.dispatcher import Dispatcher
+from agent.dispatcher import Dispatcher, Silence
 from agent.identity.keys import open_keys
 from agent.journal.base import Claim
 from agent.journal.file import FileJournal
@@ -20,8 +20,8 @@ from agent.settings import Settings
 from agent.settings_reader import read
 from agent.signatures import Signatures
 from agent.spool import SpoolFolder
-from protocol import signing
-from protocol.messages import Completed, Run
+from protocol import proofs, signing
+from protocol.messages import PROOFS, Completed, Run
 from protocol.signing import CommandClaims
 from tests.agent.signers import Caller
 from tests.waiting import until
@@ -161,9 +161,32 @@ async def test_what_was_refused_for_its_signature_is_no_claim_on_it(plant: Plant
     assert (await plant.run("cmd_2")).outcome == "succeeded"
 
 
+class Hearer(Silence):
+    """A link to a broker that can do something besides."""
+
+    def __init__(self, *features: str) -> None:
+        self.features = frozenset(features)
+
+
+@pytest.mark.parametrize(("features", "signatures"), [((PROOFS,), 1), ((), 5)])
+async def test_ends_of_one_round_share_a_signature_where_the_broker_takes_it(
+    plant: Plant, features: tuple[str, ...], signatures: int
+) -> None:
+    plant.dispatcher.linked(Hearer(*features))
+    ids = [f"cmd_{number}" for number in range(5)]
+    for one in ids:  # what nobody signed ends at once
+        plant.dispatcher.offer(Run(one, 1, "act", 60.0, 0), PARAMS)
+    ended = [await plant.ended(one) for one in ids]
+    assert [said(one)["command_id"] for one in ended] == ids
+    assert {one.error_code for one in ended} == {"signature_missing"}
+    assert len({one.proof.partition("~")[0] for one in ended}) == signatures
+    for jws in (proofs.parse(one.proof) for one in ended):
+        plant.keys.sign.public_key().verify(jws.signature, jws.signed)
+
+
 def said(ended: Completed) -> dict[str, Any]:
     """What the agent's proof says, but when and where in its journal."""
-    found = signing.read_result(signing.parse(ended.proof, signing.RESULT).payload)
+    found = proofs.read_result(proofs.parse(ended.proof).payload)
     return {name: value for name, value in found.items() if name not in ("at", "position", "head")}
 
 

@@ -18,7 +18,7 @@ from pyhpke import AEADId, CipherSuite, KDFId, KEMId, KEMKey, OpenError
 from agent.errors import CannotUnseal, EnrolmentError
 from agent.journal.base import Claim
 from agent.sealing import Seals
-from protocol import limits, sealing, signing
+from protocol import limits, proofs, sealing
 from protocol.codec import Record, encode
 from protocol.messages import ColumnInfo, Completed, RowSetDone
 
@@ -232,5 +232,5 @@ def test_a_sealed_end_fits_a_message_whatever_the_erp_warned_of() -> None:
     warnings = ["\x01" * limits.MAX_ERROR_CHARS] * limits.MAX_WARNINGS
     outputs = json.dumps({"text": "y" * (limits.MAX_OUTPUT_BYTES - 20)}).encode()
     told, sealed = seal.end(Completed("cmd_1", 1, "succeeded", row_sets=sets, warnings=warnings), outputs)
-    told = msgspec.structs.replace(told, proof="p" * signing.MAX_PROOF_CHARS)
+    told = msgspec.structs.replace(told, proof="p" * proofs.MAX_PROOF_CHARS)
     assert len(encode(Record(told, sealed))) + limits.BATCH_BYTES <= limits.MAX_MESSAGE_BYTES

@@ -18,8 +18,8 @@ from agent.journal.base import Claim
 from agent.policy import judge
 from agent.secrets import open_store
 from agent.settings import Settings
-from agent.signatures import Signatures, Signed, params_sha256
-from protocol import signing
+from agent.signatures import End, Signatures, Signed, params_sha256
+from protocol import proofs, signing
 from protocol.messages import Completed, Run
 from protocol.signing import SKEW_S
 from tests.agent.signers import CLAIMS, NOW, PARAMS, Caller, encoded, run
@@ -389,12 +389,12 @@ def test_an_end_is_proved_with_the_agents_key(tmp_path: Any) -> None:
     keys = open_keys(tmp_path, open_store(Settings(agent="plant-1", state_dir=str(tmp_path))))
     completed = Completed("cmd_1", 2, "succeeded", position=7, head="ab")
     claim = Claim("cmd_1", 2, "", "order", "once", b"{}", "", NOW, params_sha256="cd", signature_sha256="")
-    proved = Signatures(SETTINGS, who, keys).proved(claim, completed, b"{}", NOW + 0.9)
-    jws = signing.parse(proved.proof, signing.RESULT)
+    (proved,) = Signatures(SETTINGS, who, keys).proved([End(claim, completed, b"{}")], NOW + 0.9, shared=True)
+    jws = proofs.parse(proved.proof)
     assert jws.kid == "plant-1"
     public = Ed25519PublicKey.from_public_bytes(signing.public_key_bytes(keys.public["sign"]))
     public.verify(jws.signature, jws.signed)
-    assert jws.payload == signing.result_payload(
+    assert jws.payload == proofs.result_payload(
         "acme", "plant-1", "order", completed, b"{}", NOW, params_sha256="cd", signature_sha256=""
     )
     with pytest.raises(signing.SignatureMalformed):
@@ -404,7 +404,8 @@ def test_an_end_is_proved_with_the_agents_key(tmp_path: Any) -> None:
 def test_without_keys_nothing_is_proved() -> None:
     completed = Completed("cmd_1", 1, "succeeded")
     claim = Claim("cmd_1", 1, "", "order", "once", b"{}", "", NOW)
-    assert Signatures(SETTINGS, who).proved(claim, completed, b"{}", NOW) is completed
+    (proved,) = Signatures(SETTINGS, who).proved([End(claim, completed, b"{}")], NOW, shared=True)
+    assert proved is completed
 
 
 def test_the_digest_of_parameters_is_the_one_that_a_caller_signs() -> None:

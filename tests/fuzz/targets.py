@@ -49,7 +49,7 @@ from cloud_broker.audit import verify as audit_verify
 from cloud_broker.callers import jwts
 from cloud_broker.identity import certificates
 from cloud_broker.link import terminators
-from protocol import canonical, codec, sealing, signing
+from protocol import canonical, codec, proofs, sealing, signing
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Hello, Welcome
 from protocol.messages import Limits as Own
@@ -453,7 +453,9 @@ def signature(data: bytes) -> None:
         claims = signing.read_command(data)
         assert signing.command_payload(claims) == data
     with contextlib.suppress(signing.SignatureMalformed):
-        signing.read_result(data)
+        proofs.read_result(data)
+    with contextlib.suppress(signing.SignatureMalformed):
+        proofs.parse(text_of(data))
     with contextlib.suppress(signing.SignatureMalformed):
         signing.public_key_bytes(text_of(data))
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import signing
-from protocol.messages import Completed, RowSetDone
+from protocol import proofs, signing
 from protocol.signing import CommandClaims, SignatureMalformed
 
 CLAIMS = CommandClaims(
@@ -68,7 +67,7 @@ def test_the_bytes_are_those_of_the_page_about_them() -> None:
         HEADER | {"alg": "ed25519"},
         HEADER | {"alg": None},
         HEADER | {"typ": "JWT"},
-        HEADER | {"typ": signing.RESULT},
+        HEADER | {"typ": proofs.RESULT},
         HEADER | {"kid": ""},
         HEADER | {"kid": 1},
         HEADER | {"crit": []},
@@ -181,7 +180,7 @@ def test_no_bytes_do_anything_but_be_read_or_refused(data: bytes) -> None:
         lambda: signing.parse(data.decode("latin-1"), signing.COMMAND),
         lambda: signing.parse(jws(data), signing.COMMAND),
         lambda: signing.read_command(data),
-        lambda: signing.read_result(data),
+        lambda: proofs.read_result(data),
     ):
         with pytest.raises(SignatureMalformed):
             reading()
@@ -192,28 +191,6 @@ def test_the_digest_of_parameters_does_not_depend_on_how_they_are_written() -> N
         '{"a":"\u00e9","b":1.10}'.encode()
     )
     assert signing.params_digest(b'{"b":1.1}') != signing.params_digest(b'{"b":1.10}')
-
-
-def test_an_agent_signs_all_that_tells_how_it_ended() -> None:
-    completed = Completed(
-        "cmd_1", 3, "succeeded", row_sets=[RowSetDone(20, 2, "ab")], error_code="", position=7, head="cd"
-    )
-    found = signing.read_result(signing.result_payload("acme", "plant-1", "order", completed, b"{}", 1_790_000_000))
-    assert found == {
-        "v": 1,
-        "tenant": "acme",
-        "agent": "plant-1",
-        "command_id": "cmd_1",
-        "epoch": 3,
-        "operation": "order",
-        "outcome": "succeeded",
-        "outputs_sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
-        "row_sets": [{"bytes": 20, "rows": 2, "sha256": "ab"}],
-        "error_code": "",
-        "position": 7,
-        "head": "cd",
-        "at": 1_790_000_000,
-    }
 
 
 @pytest.mark.parametrize("text", ["", "ed25519:", "ed25519:AAAA", "x25519:" + "A" * 43 + "=", "ed25519:" + "A" * 43])

@@ -153,7 +153,9 @@ def test_a_signature_that_is_shown_again_runs_nothing_also_after_a_restart(site:
 
 
 def test_the_agents_proof_of_an_end_with_its_rows_is_checked(site: Signed) -> None:
-    ended = site.called("rows", "count=5000")
+    ended = site.caller.run("rows", {"count": 5000})
+    assert ended["proof"] is not None
+    assert ended == site.caller.final(ended)  # who waited is told all that who asks later is
     first = site.outhaul("commands", "verify", ended["id"])
     assert first.exit_code == 0, first.text
     assert "plant-1 was never seen before" in first.text
@@ -163,6 +165,31 @@ def test_the_agents_proof_of_an_end_with_its_rows_is_checked(site: Signed) -> No
     identity = json.loads(site.agent.cli("identity", "--json").out)
     assert again["key"] == identity["keys"]["sign"]
     assert site.facts("commands", "verify", ended["id"], "--agent-keys", identity["keys"]["sign"])["verified"]
+
+
+def test_ends_that_were_told_together_are_checked_one_by_one(site: Signed) -> None:
+    lines = "".join(
+        json.dumps({"agent": "plant-1", "operation": "rows", "params": {"count": 1}}) + "\n" for _ in range(60)
+    )
+    answer = site.caller.post("/v1/commands/bulk", content=lines, headers={"Content-Type": "application/x-ndjson"})
+    sent = [json.loads(line)["command"] for line in answer.text.splitlines()]
+    ended = [site.caller.final(one) for one in sent]
+    shared = [one for one in ended if "~" in one["proof"]]
+    assert len({one["proof"].partition("~")[0] for one in shared}) < len(shared)
+    first, last = shared[0], shared[-1]
+    for one in (first, last):
+        assert site.facts("commands", "verify", one["id"])["verified"]
+    stored(site, "UPDATE commands SET proof = ? WHERE id = ?", last["proof"], first["id"])
+    changed = site.facts("commands", "verify", first["id"], exit_code=1)
+    assert changed["problems"][0].startswith("id: the agent signed")
+    _, end, way = last["proof"].split("~")
+    stored(
+        site,
+        "UPDATE commands SET proof = ? WHERE id = ?",
+        f"{ended[0]['proof'].partition('~')[0]}~{end}~{way[:-43]}",
+        first["id"],
+    )
+    assert not site.facts("commands", "verify", first["id"], exit_code=1)["verified"]
 
 
 def test_an_end_that_the_broker_changed_does_not_fit(site: Signed) -> None:
