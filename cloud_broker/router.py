@@ -646,6 +646,7 @@ class Router:
             error=finish.error,
             warnings=finish.warnings,
             result=finish.result,
+            proof=finish.proof,
         )
         if entry.result is not None:
             entry.result.end()
