@@ -28,6 +28,7 @@ STATEMENTS: Final = 512  # prepared ones that are kept: a text for each number o
 # Seconds between two transactions of changes that can wait for others: of a crowd of agents, each of which tells three
 # things. One more change costs a fraction of one more transaction, and nobody notices.
 PATIENCE_S: Final = 0.05
+PART: Final = 24  # changes that are handed over before a round ends: the thread writes while the event loop goes on
 BUSY_S: Final = 10.0  # seconds a write waits for another process, such as the command line, to finish its own
 # What is wrong with one write only; every other error of SQLite is about the file, the disk or the transaction.
 OWN_FAULTS: Final = (
@@ -156,7 +157,11 @@ class Writer:
         self._asked.append(task)
         patient = task.kind is not None and task.kind.patient
         if self._turn is not None:
-            if patient or not self._patient:
+            if not self._patient:
+                if len(self._asked) >= PART:
+                    self._hand_over()
+                return
+            if patient:
                 return
             self._turn.cancel()
         self._patient = patient

@@ -37,7 +37,7 @@ def _add(connection: sqlite3.Connection, given: Sequence[Sequence[Command]]) -> 
         Of each: it and True, or the one with the same idempotency key and False, or that this one is another request.
     """
     commands = list(itertools.chain.from_iterable(given))
-    cursors = together.run(connection, "add_commands", [records.command_row(one) for one in commands])
+    cursors = together.run(connection, "add_commands", [records.new_row(one) for one in commands])
     earlier: dict[str, Command] = {}
     if sum(cursor.rowcount for cursor in cursors) < len(commands):
         earlier = _not_new(connection, commands)

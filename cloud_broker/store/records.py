@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +39,15 @@ _RUN_WANTED: Final = _run_names.index("wanted")
 _RUN_SKIPPED: Final = _run_names.index("skipped")
 _STEP_ERROR: Final = [field.name for field in dataclasses.fields(Step)].index("error")
 _DOCUMENTS: Final = slice(_names.index("row_sets"), _names.index("warnings") + 1)
-_WRITTEN: Final = [_names.index(name) for name in ("row_sets", "error", "warnings", "resolution")]
+# What becomes of a command only after it was added. Python's sqlite3 takes half a microsecond for each None, and longer
+# for what is neither a number nor a text: the query has them as literals.
+_LATER: Final = (
+    *("cancel_requested", "started_at", "finished_at", "outputs", "row_sets", "error", "warnings", "result"),
+    *("failures", "not_before", "replayed_by", "resolution", "proof"),
+)
+_added = operator.attrgetter(*(f"{name}.value" if name == "state" else name for name in _names if name not in _LATER))
+_later = operator.attrgetter(*_LATER)
+_NOTHING_YET: Final = _later(Command("", "", None, None, "", "", "read", b"", "", 0.0, 0.0))
 _encode = msgspec.json.Encoder().encode
 
 
@@ -160,25 +169,23 @@ def command(row: Row) -> Command:
     return Command(*fields)
 
 
-def command_row(command: Command) -> Row:
-    """Return a command as a row of ``add_commands``."""
-    row = list(msgspec.structs.astuple(command))
-    row[_STATE] = command.state.value
-    for place in _WRITTEN:
-        row[place] = _json(row[place])
-    return tuple(row)
+def new_row(command: Command) -> Row:
+    """Return a new command as a row of ``add_commands``; raises ``ValueError`` for one that something became of."""
+    if _later(command) != _NOTHING_YET:
+        raise ValueError(f"{command.id}: a command is added before anything becomes of it")
+    return _added(command)
 
 
 def finish_row(finish: Finish) -> Row:
-    """Return what a row of the query ``finish`` has between the number and the agent."""
+    """Return what a row of the query ``finish`` has between the number and the agent; a document of nothing is ""."""
     return (
         finish.state.value,
         finish.started_at,
         finish.finished_at,
         finish.outputs,
-        _json(finish.row_sets),
-        _json(finish.error),
-        _json(finish.warnings),
+        _json(finish.row_sets) or "",
+        _json(finish.error) or "",
+        _json(finish.warnings) or "",
         finish.result,
         finish.proof,
     )

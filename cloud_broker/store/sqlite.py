@@ -32,9 +32,7 @@ PAGE_BYTES: Final = 8 * 1_048_576  # bytes of outputs in one page of a list; the
 
 KEPT_FREE: Final = 0.1  # of the pages of a file; they are used again before it grows
 GIVEN_BACK: Final = 64  # pages in one transaction: about a millisecond
-RESTS: Final = (
-    4.0  # times as long as a part of the tidying took, before the next: that is for those who write meanwhile
-)
+RESTS: Final = 4.0  # times as long as a part of the tidying took, before the next part
 
 T = TypeVar("T")
 
@@ -302,7 +300,7 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
         while True:
             began = time.monotonic()
             gone = await self._write(work)
-            await asyncio.sleep(RESTS * (time.monotonic() - began))
+            await asyncio.sleep(RESTS * (time.monotonic() - began))  # for those who write meanwhile
             with_files = [(tenant, command_id) for tenant, command_id, result in gone if result == "file"]
             # Nothing to tell must mean that nothing is left, or the caller would stop too early.
             if with_files or len(gone) < limit:
@@ -322,7 +320,7 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
         while more:
             began = time.monotonic()
             more = await self._write(work)
-            await asyncio.sleep(RESTS * (time.monotonic() - began))
+            await asyncio.sleep(RESTS * (time.monotonic() - began))  # for those who write meanwhile
 
 
 def _listing(wanted: CommandFilter) -> str:

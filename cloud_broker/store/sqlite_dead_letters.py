@@ -65,7 +65,7 @@ class SqliteDeadLetters(SqliteAudit):
                 return records.command(row), False
             if connection.execute(QUERIES["replayed"], bound).rowcount == 0:
                 raise LookupError(f"there is no ended command {original} that was never replayed")
-            (added,) = together.run(connection, "add_commands", [records.command_row(command)])
+            (added,) = together.run(connection, "add_commands", [records.new_row(command)])
             if added.rowcount == 0:
                 raise IdempotencyConflict(f"the key {command.idempotency_key!r} was used for another request")
             connection.execute(QUERIES["add_step"], kept)

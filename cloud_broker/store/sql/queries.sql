@@ -227,8 +227,13 @@ WHERE tenant = :tenant AND name = :name;
 UPDATE agents SET catalogue = :catalogue, catalogue_digest = :digest WHERE tenant = :tenant AND name = :name;
 
 -- add_commands --
-INSERT INTO commands ({command}) VALUES [(
-    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+-- New ones: nothing has become of them yet.
+INSERT INTO commands (
+    {before_params}, params, fingerprint, created_at, expires_at, state, epoch, journal, correlation_id,
+    idempotency_key, ordering_key, priority, traceparent, key_id, dispatched_at, replay_of, sealed, signature, seal_to,
+    operation_digest, rows_as, cancel_requested, result, failures, proof
+) VALUES [(
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, FALSE, 'none', 0, ''
 )] ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
 
 -- command_by_id --
@@ -347,8 +352,9 @@ WITH ended (number, state, begun, at, outputs, row_sets, error, warnings, result
     VALUES [(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]
 )
 UPDATE commands SET
-    state = ended.state, started_at = coalesce(started_at, ended.begun), finished_at = ended.at, outputs = ended.outputs, row_sets = ended.row_sets,
-    error = ended.error, warnings = ended.warnings, result = ended.result, proof = ended.proof,
+    state = ended.state, started_at = coalesce(started_at, ended.begun), finished_at = ended.at,
+    outputs = ended.outputs, row_sets = nullif(ended.row_sets, ''), error = nullif(ended.error, ''),
+    warnings = nullif(ended.warnings, ''), result = ended.result, proof = ended.proof,
     agent = ended.agent, epoch = ended.epoch, journal = ended.journal
 FROM ended
 WHERE commands.number = ended.number;
