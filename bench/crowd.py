@@ -85,7 +85,7 @@ def _one_large(lab: Lab) -> list[Figure]:
         Figure(
             f"memory of agent, driver and broker, {large:,} rows beside {small:,}: growth",
             "MiB",
-            [max(0.1, most_mib - least_mib)],
+            [max(0.0, most_mib - least_mib)],
             goal=Goal("at most", MOST_GROWTH_MIB),
         ),
     ]

@@ -128,7 +128,7 @@ def _rows(folder: Path, url: str, few: int, many: int) -> list[Figure]:
         passage = passages.through_outhaul(running, "orders", many)
         figures = [Figure("rows of a SOAP answer, to HTTP", "rows/s", [many / passage.all_s])]
         if sys.platform == "linux":
-            grown = max(0.1, _peak_mib(running) - before)
+            grown = max(0.0, _peak_mib(running) - before)
             name = f"memory of agent, driver and broker, {many:,} SOAP rows beside {few:,}"
             figures.append(Figure(name, "MiB more", [grown], goal=Goal("at most", GROWTH_MIB)))
     return figures

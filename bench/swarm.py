@@ -181,7 +181,9 @@ class Swarm:
 
     def __init__(self, folder: Path) -> None:
         self.words = Words(**json.loads((folder / WORDS).read_text("utf-8")))
-        self.catalogue = json.loads(Path(self.words.catalogue).read_text("utf-8"))
+        catalogue = json.loads(Path(self.words.catalogue).read_text("utf-8"))
+        one = json.dumps({**catalogue, "keys": {"seal": "KEY"}}, separators=(",", ":")).encode()
+        self._before_key, _, self._after_key = one.partition(b"KEY")
         self.agents = [Agent(self, file.stem, _context(self.words, file)) for file in sorted(folder.glob("*.pem"))]
         self._waiting: asyncio.Queue[Agent] = asyncio.Queue()
 
@@ -191,8 +193,8 @@ class Swarm:
 
     def catalogue_of(self, name: str) -> bytes:
         """Return what one agent says may be run there: the same operations as everywhere, and a key of its own."""
-        key = hashlib.sha256(name.encode()).hexdigest()
-        return json.dumps({**self.catalogue, "keys": {"seal": key}}, separators=(",", ":")).encode()
+        # Put together: what each of a swarm does takes from the processor of who is measured.
+        return self._before_key + hashlib.sha256(name.encode()).hexdigest().encode() + self._after_key
 
     async def run(self) -> None:
         """Keep all linked, and answer, until the input ends."""

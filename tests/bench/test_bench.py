@@ -34,7 +34,8 @@ def test_a_short_run_measures_every_subject(tmp_path: Path) -> None:
     assert document["short"] is True
     assert list(document["subjects"]) == list(SUBJECTS)
     for figure in (figure for measured in document["subjects"].values() for figure in measured["figures"]):
-        assert min(*figure["ours"], *figure["peer"], 1) > 0
+        least = min(*figure["ours"], *figure["peer"], 1)
+        assert least > 0 or (least == 0 and figure["unit"].startswith("MiB"))  # memory need not have grown
         assert figure["name"] in done.stdout
         assert figure["name"] in page.read_text("utf-8")
 
