@@ -10,31 +10,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cloud_broker.retries import Again, Schedule, after
-from cloud_broker.store.commands import Command, Effect
+from cloud_broker.store.commands import Effect
 from protocol.messages import Completed
 from protocol.states import CommandState
+from tests.contracts.records import command
 
 NOW = 1_000.0
-COMMAND = Command(
-    id="cmd_1",
-    tenant="acme",
-    agent="plant-1",
-    group=None,
-    operation="o",
-    connection="c",
-    effect="read",
-    params=b"{}",
-    fingerprint="",
-    created_at=0.0,
-    expires_at=NOW + 3_600.0,
-    state=CommandState.RUNNING,
-    epoch=1,
-)
+COMMAND = command(expires_at=NOW + 3_600.0, state=CommandState.RUNNING, epoch=1)
 
 
 def completed(**told: Any) -> Completed:
     said = {"outcome": "failed", "error_kind": "technical", "error_code": "timed_out", "retryable": True}
-    return Completed("cmd_1", 1, **{**said, **told})
+    return Completed(COMMAND.id, 1, **{**said, **told})
 
 
 def decided(message: Completed, *, chance: float = 0.0, schedule: Schedule | None = None, **of: Any) -> Again | None:

@@ -35,6 +35,7 @@ from protocol.messages import (
     Run,
 )
 from protocol.states import CommandState
+from tests.contracts import records
 from tests.waiting import until
 from tests.whole.ring import FILE, SCOPE, Ring, Site, ring
 from tests.whole.scripted import Scripted, scripted
@@ -196,28 +197,16 @@ async def test_a_cancel_in_the_same_breath_as_the_command_ends_it(broker: Ring, 
 
 async def test_a_command_that_was_never_sent_expires_without_doubt(broker: Ring, site: Site) -> None:
     with slow_disk(broker):
-        command = Command(
-            id="cmd_1",
-            tenant="acme",
-            agent="plant-1",
-            group=None,
-            operation="act",
-            connection="probe",
-            effect="at-most-once",
-            params=b"{}",
-            fingerprint="",
-            created_at=0.0,
-            expires_at=0.0,
-        )
-        adding = asyncio.create_task(broker.store.add_command(SCOPE, command))
+        given = records.command(SCOPE, operation="act", effect="at-most-once", expires_at=0.0)
+        adding = asyncio.create_task(broker.store.add_command(SCOPE, given))
         await asyncio.sleep(0)
-        broker.router.submit(command)
-        entry = entry_of(broker, command)
+        broker.router.submit(given)
+        entry = entry_of(broker, given)
         assert entry.line is not None
         await broker.cut()
         await until(lambda: entry.finishing)
     await adding
-    assert (await broker.final(command)).state is CommandState.EXPIRED
+    assert (await broker.final(given)).state is CommandState.EXPIRED
 
 
 async def test_who_waits_for_a_command_that_has_just_ended_is_told_its_end(broker: Ring, site: Site) -> None:

@@ -120,7 +120,7 @@ async def test_a_restarted_broker_waits_on_and_counts_on(broker: Ring, agent: Sc
 async def test_a_try_that_was_due_while_the_broker_was_away_is_made_when_it_is_back(
     broker: Ring, agent: Scripted
 ) -> None:
-    broker.router.schedule = Schedule(first_s=0.3, most_s=0.3)
+    broker.router.schedule = Schedule(first_s=2.0, most_s=2.0)
     command = await broker.submit("read")
     await agent.fail(await agent.begin())
     await waits_for(broker, command, "retry")

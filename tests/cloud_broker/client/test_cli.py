@@ -111,10 +111,10 @@ def test_a_group_stands_for_any_of_its_agents(here: Here) -> None:
 
 
 def test_the_same_key_gives_the_same_command(here: Here) -> None:
-    words = ("call", "plant-1", "echo", "a=1", "--idempotency-key", "order-1", "--correlation-id", "cor-1", "--json")
+    words = ("call", "plant-1", "echo", "a=1", "--idempotency-key", "twice-1", "--correlation-id", "cor-1", "--json")
     first, second = here(*words), here(*words)
     assert json.loads(first.stdout)["command"]["id"] == json.loads(second.stdout)["command"]["id"]
-    other = here("call", "plant-1", "echo", "a=2", "--idempotency-key", "order-1")
+    other = here("call", "plant-1", "echo", "a=2", "--idempotency-key", "twice-1")
     assert other.returncode == 2
     assert "idempotency_key_reused" in other.stderr
 
