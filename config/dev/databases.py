@@ -251,6 +251,11 @@ class MariaDB(Server):
     accounts = ("mysql", "nobody")
     _first_database = "mysql"
 
+    @property
+    def _temporary(self) -> str:
+        # A server that starts removes what it takes for leftovers: in a folder of all, the tables of its neighbours.
+        return f"--tmpdir={self.folder}"
+
     def odbc(self, database: str | None = None, user: str | None = None, password: str | None = None) -> str:
         return (
             f"Driver={{MariaDB Unicode}};Server={HOST};Port={self.port};Database={database or self.database};"
@@ -264,6 +269,7 @@ class MariaDB(Server):
 
     def _initialise(self) -> None:
         command = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"]
+        command += [self._temporary]
         command += ["--auth-root-authentication-method=normal", "--innodb-flush-method=O_DIRECT_NO_FSYNC"]
         self._run(command)
         first = self.folder / "first.sql"
@@ -282,7 +288,7 @@ class MariaDB(Server):
         # A relative socket lies in the data folder: an absolute path may be too long for one.
         command += [f"--bind-address={HOST}", "--socket=server.sock", f"--pid-file={self.folder / 'server.pid'}"]
         command += ["--character-set-server=utf8mb4", "--max-allowed-packet=64M", "--innodb-buffer-pool-size=64M"]
-        command += ["--innodb-log-file-size=32M", "--skip-log-bin", "--lower-case-table-names=0"]
+        command += ["--innodb-log-file-size=32M", "--skip-log-bin", "--lower-case-table-names=0", self._temporary]
         if not self.durable:
             command += ["--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--sync-frm=0"]
             command += ["--innodb-flush-method=nosync"]
