@@ -190,7 +190,8 @@ class TwoEnds(RuleBasedStateMachine):
     @rule()
     def grant(self) -> None:
         for command_id, owed in self.owed_by.items():
-            if owed:
+            # Of one whose end was acknowledged nothing is wanted any more.
+            if owed and Credit in PHASES[self.broker.phase(command_id)]:
                 self.broker.say(Credit(command_id, owed))
         self.owed_by.clear()
 
