@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Final
+
+# Seconds for a test that may be the first to want a frozen program, or a Python for Windows: that takes two minutes.
+BUILD_S: Final = 600
 
 
 async def until(true: Callable[[], object], seconds: float = 20.0) -> None:

@@ -66,8 +66,9 @@ fi
 
 export WINEPREFIX=$place/prefix WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml,winemenubuilder.exe=' DISPLAY=
 wine64=$(command -v wine64 || command -v wine)
-"$wine64" wineboot --init 2>&1 | cat
-wineserver --wait
+# The services that it starts have its output too: a pipe into a program that is waited for would wait for them.
+timeout 300 "$wine64" wineboot --init > >(cat) 2>&1
+timeout 60 wineserver --wait || wineserver --kill
 [[ -e $WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll ]] ||
     cp "$work/bcryptprimitives.dll" "$WINEPREFIX/drive_c/windows/system32/"
 echo "$python/python.exe"

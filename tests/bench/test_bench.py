@@ -15,7 +15,7 @@ from bench.page import page
 from bench.peers import PeerMissing, unpacked
 from bench.record import Measured, keep, kept
 
-WAIT_S = 900  # seconds; about ten on a quiet machine, and a minute more where the agent is not frozen yet
+WAIT_S = 500  # seconds; two minutes on a quiet machine, and one more where the agent is not frozen yet
 
 
 @pytest.mark.slow

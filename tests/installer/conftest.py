@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from installer import cached
-
-BUILD_S: Final = 900  # seconds that the first test may wait for the build, on a machine that does much else
+from tests.waiting import BUILD_S
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ from tests.whole.site import WAIT_S, Broker
 
 BOOT: Final = Path(__file__).with_name("boot.sh")
 BOOT_S: Final = 120.0  # seconds; two on a quiet machine
+COMMAND_S: Final = 120  # that one command may take there; some on a quiet machine
 _CGROUPS: Final = (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup"))
 NOT_ALLOWED: Final = 4  # the exit code of a caller who came through, without a key
 _OWN: Final = ("-m", "-p", "-u", "-i", "-n", "-C")  # namespaces: files, processes, name, queues, network, cgroups
@@ -47,14 +48,15 @@ class Machine:
             text=True,
             env=_PLAIN,
             check=False,
-            timeout=300,
+            timeout=COMMAND_S,
         )
         answer = Answer(done.returncode, done.stdout, done.stderr)
         assert (answer.exit_code != 0) is fails, f"{' '.join(words)}: {answer.exit_code}\n{answer.text}"
         return answer
 
     def is_active(self, unit: str) -> bool:
-        return subprocess.run(self._systemctl("is-active", "--quiet", unit), check=False, env=_PLAIN).returncode == 0
+        words = self._systemctl("is-active", "--quiet", unit)
+        return subprocess.run(words, check=False, env=_PLAIN, timeout=COMMAND_S).returncode == 0
 
     def shown(self, unit: str, fact: str) -> str:
         """Return what systemd says of a unit."""
@@ -68,8 +70,8 @@ class Machine:
     def running(self) -> bool:
         """Whether it has come up, as far as it will."""
         words = self._systemctl("is-system-running")
-        said = subprocess.run(words, capture_output=True, text=True, env=_PLAIN, check=False).stdout.strip()
-        return said in ("running", "degraded")
+        said = subprocess.run(words, capture_output=True, text=True, env=_PLAIN, check=False, timeout=COMMAND_S).stdout
+        return said.strip() in ("running", "degraded")
 
     def _systemctl(self, *words: str) -> list[str]:
         return ["nsenter", "-t", str(self.pid), "-a", "-r", "-w", "systemctl", *words]

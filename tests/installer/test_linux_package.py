@@ -26,9 +26,9 @@ from installer import sign
 from installer.linux.package import package
 from tests.installer.machine import BrokerBeside, Machine, booted
 from tests.installer.other_release import as_another
-from tests.waiting import until_so
+from tests.waiting import BUILD_S, until_so
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(BUILD_S)]
 
 LONG_S: Final = 180.0  # seconds; some on a quiet machine
 MADE_AT: Final = 1_700_000_000

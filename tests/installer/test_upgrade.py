@@ -23,10 +23,10 @@ from agent.upgrade import report
 from agent.upgrade.report import Report
 from config.dev.demo.programs import Answer
 from installer import sign
-from tests.waiting import until_so
+from tests.waiting import BUILD_S, until_so
 from tests.whole.site import AgentSite, Broker, Caller, broker
 
-pytestmark = pytest.mark.timeout(900)  # the frozen program is built first where nobody has asked for it yet
+pytestmark = pytest.mark.timeout(BUILD_S)
 KEY: Final = Ed25519PrivateKey.generate()
 NEXT: Final = "77.0.0"
 FILE: Final = """

@@ -23,10 +23,9 @@ from config.dev.wine import Machine, machine
 from installer import sign
 from installer.windows import msi
 from tests.installer.other_release import as_another
-from tests.waiting import until_so
+from tests.waiting import BUILD_S, until_so
 from tests.whole.site import Broker, Caller, broker
 
-BUILD_S: Final = 1200  # seconds that the first test may wait for Python and program, on a machine that does much else
 MSI_S: Final = 300  # seconds that one installation may take there; some five on a quiet machine
 BROKEN: Final = "98.0.0"
 KEY: Final = Ed25519PrivateKey.generate()

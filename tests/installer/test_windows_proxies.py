@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from config.dev.wine import machine, windows_python
-from tests.installer.test_windows import BUILD_S
+from tests.waiting import BUILD_S
 
 SCRIPT = """
 function FindProxyForURL(url, host) {
