@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from bench import tunnel
@@ -43,12 +44,15 @@ def measure(lab: Lab) -> list[Figure]:
     """Return the figures for each distance; none where no SSH server is to be had."""
     try:
         program = tunnel.server_program(fetch=not lab.short)
+        if program is not None:
+            return _beside(lab, program)
+        print("no SSH server: its tunnel is not measured")
     except PeerMissing as exc:
         lab.missing.append(str(exc))
-        return []
-    if program is None:
-        print("no SSH server: its tunnel is not measured")
-        return []
+    return []
+
+
+def _beside(lab: Lab, program: Path) -> list[Figure]:
     # Many short rounds: what else the machine does for a second or two meets some of either, and not their medians.
     rounds, count = (1, 1_000) if lab.short else (7, 100_000)
     figures = []

@@ -40,17 +40,20 @@ def installed(package: str, *besides: str) -> Path:
     return place
 
 
-def unpacked(package: str) -> Path:
+def unpacked(package: str, *besides: str) -> Path:
     """
     Return a folder with what is in a package of Debian, which is not installed.
+
+    Args:
+        besides: packages with libraries that it wants and not every system has.
 
     Raises:
         PeerMissing: apt can't get it.
     """
-    place = PEERS / package
+    place = PEERS / "+".join((package, *besides))
     if not (place / WHOLE).exists():
         place.mkdir(parents=True, exist_ok=True)
-        _run(package, ["apt-get", "download", "-qq", package], place)
+        _run(package, ["apt-get", "download", "-qq", package, *besides], place)
         for file in place.glob("*.deb"):
             _run(package, ["dpkg", "-x", str(file), str(place)])
         (place / WHOLE).touch()

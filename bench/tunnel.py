@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.distance import HOST, Distance
-from bench.peers import unpacked
+from bench.peers import PeerMissing, unpacked
 from config.dev.databases import free_port
 
 START_S: Final = 20.0  # seconds until both ends are up
@@ -44,7 +44,7 @@ def server_program(*, fetch: bool) -> Path | None:
     found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is not None:
         return Path(found)
-    place = unpacked("openssh-server") if fetch else None
+    place = unpacked("openssh-server", "libwrap0") if fetch else None
     return place / "usr" / "sbin" / "sshd" if place is not None else None
 
 
@@ -61,6 +61,9 @@ def tunnel(program: Path, database: int) -> Iterator[tuple[Distance, int]]:
 
     Yields:
         The line between them, and the port where the database is at the far end.
+
+    Raises:
+        PeerMissing: it does not start here.
     """
     root = os.geteuid() == 0
     account = PLAIN_ACCOUNT if root else getpass.getuser()
@@ -75,47 +78,52 @@ def tunnel(program: Path, database: int) -> Iterator[tuple[Distance, int]]:
         os.chown(folder / "host", entry.pw_uid, entry.pw_gid)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        log = stack.enter_context((folder / "log").open("wb"))
+        log = folder / "log"
+        out = stack.enter_context(log.open("wb"))
         words = [str(program), "-D", "-e", "-f", str(folder / "sshd.conf")]
         # An account without the rights of root: this server is of the benchmark alone.
-        stack.enter_context(_running(words, log, account if root else None))
-        _wait_for(port)
+        libraries = os.pathsep.join(map(str, program.parents[1].glob("lib/*-linux-gnu*")))
+        server = stack.enter_context(_running(words, out, account if root else None, {"LD_LIBRARY_PATH": libraries}))
+        _wait_for(port, server, log)
         line = stack.enter_context(Distance(port))
         options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes")
         words = ["ssh", "-N", "-F", "none", "-i", str(folder / "user"), "-p", str(line.port), "-o", "BatchMode=yes"]
         words += [word for option in options for word in ("-o", option)]
         words += ["-R", f"{HOST}:{far}:{HOST}:{database}", f"{account}@{HOST}"]
-        stack.enter_context(_running(words, log, None))
-        _wait_for(far)
+        _wait_for(far, stack.enter_context(_running(words, out, None, {})), log)
         yield line, far
 
 
 @contextlib.contextmanager
-def _running(words: list[str], log: object, account: str | None) -> Iterator[None]:
+def _running(
+    words: list[str], out: object, account: str | None, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     group = pwd.getpwnam(account).pw_gid if account is not None else None
-    process = subprocess.Popen(  # type: ignore[call-overload]  # who it runs as is told where it is root's to tell
+    process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]  # who it runs as is told where it is root's to tell
         words,
         stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
+        stdout=out,
+        stderr=out,
+        env={**os.environ, **environment},
         start_new_session=True,
         **({"user": account, "group": group, "extra_groups": []} if account is not None else {}),
     )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait()
 
 
-def _wait_for(port: int) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_S
     while True:
         try:
             socket.create_connection((HOST, port), timeout=1.0).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
+        except OSError as exc:
+            if process.poll() is not None or time.monotonic() > deadline:
+                said = log.read_text(errors="replace").strip().splitlines()
+                raise PeerMissing(f"OpenSSH does not start here: {said[-1] if said else exc}") from exc
             time.sleep(0.05)  # between two looks
         else:
             return
