@@ -298,9 +298,7 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
             return connection.execute(QUERIES["forget_before"], bound).fetchall()
 
         while True:
-            began = time.monotonic()
-            gone = await self._write(work)
-            await asyncio.sleep(RESTS * (time.monotonic() - began))  # for those who write meanwhile
+            gone = await self._write_and_rest(work)
             with_files = [(tenant, command_id) for tenant, command_id, result in gone if result == "file"]
             # Nothing to tell must mean that nothing is left, or the caller would stop too early.
             if with_files or len(gone) < limit:
@@ -316,11 +314,15 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
             left: int = connection.execute(QUERIES["free_pages"]).fetchone()[0]
             return bool(left < free)  # a file of an early release gives nothing back
 
-        more = True
-        while more:
-            began = time.monotonic()
-            more = await self._write(work)
-            await asyncio.sleep(RESTS * (time.monotonic() - began))  # for those who write meanwhile
+        while await self._write_and_rest(work):
+            pass
+
+    async def _write_and_rest(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Make a part of the tidying, and leave time to those who write meanwhile."""
+        began = time.monotonic()
+        value = await self._write(work)
+        await asyncio.sleep(RESTS * (time.monotonic() - began))
+        return value
 
 
 def _listing(wanted: CommandFilter) -> str:
