@@ -23,10 +23,7 @@ from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
-    BLOBS,
-    BRIEF,
-    GROUPS,
-    PROOFS,
+    FEATURES,
     Ack,
     AnyMessage,
     Beat,
@@ -231,7 +228,7 @@ class Conversation:
                 self._hello,
                 lineage=shown.lineage,
                 trusts=list(shown.trusts),
-                features=[*shown.features, GROUPS, BLOBS, BRIEF, PROOFS],
+                features=[*shown.features, *FEATURES],
             )
         )
         writer = asyncio.create_task(self._write(), name="write to the broker")

@@ -633,6 +633,7 @@ GROUPS: Final = "groups"  # the feature of Run.settles; who has it also knows ho
 BLOBS: Final = "blobs"  # the feature of Run.blob, Fetch, BlobChunk and BlobGone
 PROOFS: Final = "proofs"  # the feature of a Completed.proof that is signed together with others
 BRIEF: Final = "brief"  # the feature of a Completed that says as well that it was accepted, and begun if touched
+FEATURES: Final = (GROUPS, BLOBS, BRIEF, PROOFS)  # that both sides of this release have
 
 AnyMessage = (
     Hello

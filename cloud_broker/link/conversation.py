@@ -17,10 +17,7 @@ from protocol import limits
 from protocol.errors import ProtocolError, RemoteProtocolError
 from protocol.framing import Buffer
 from protocol.messages import (
-    BLOBS,
-    BRIEF,
-    GROUPS,
-    PROOFS,
+    FEATURES,
     Accepted,
     AnyMessage,
     Beat,
@@ -422,7 +419,7 @@ class Conversation:
             Welcome(
                 version=limits.VERSION,
                 release=self._release,
-                features=[*greeting.features, *({GROUPS, BLOBS, BRIEF, PROOFS} & set(hello.features))],
+                features=[*greeting.features, *({*FEATURES} & {*hello.features})],
                 limits=self._own,
                 tenant=self.peer.tenant,
                 agent=self.peer.agent,
