@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from bench.crossbar import program
 from bench.peers import installed
+from bench.programs import program, until_said
 from config.dev.databases import HOST, free_port
 
 WORKER: Final = "buildbot-worker==4.3.0"
 MASTER: Final = "buildbot==4.3.0"
 READY: Final = "worker is ready"
-START_S: Final = 60.0  # seconds that the master may take before something is wrong
 
 _LOG: Final = "twistd.log"
 _CONFIGURATION: Final = """
@@ -56,17 +54,9 @@ def master(folder: Path) -> Iterator[tuple[Path, list[str], Path]]:
     _do([*rule, "create-master", "-q", str(theirs)])
     (theirs / "master.cfg").write_text(_CONFIGURATION.format(port=port, host=HOST), "utf-8")
     with program([*rule, "start", "--nodaemon", str(theirs)], folder / "master.log") as process:
-        _until_running(process, theirs / _LOG)
+        until_said("BuildMaster is running", process, theirs / _LOG)
         yield worker, [*start, "start", "--nodaemon", str(ours)], ours / _LOG
 
 
 def _do(words: list[str]) -> None:
     subprocess.run(words, check=True, capture_output=True)
-
-
-def _until_running(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while "BuildMaster is running" not in (said := log.read_text("utf-8") if log.exists() else ""):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"Buildbot's master does not run; its log:\n{said[-2000:]}")
-        time.sleep(0.05)  # between two looks at its log

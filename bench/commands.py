@@ -23,8 +23,9 @@ from websockets.asyncio.client import connect
 
 from bench import crossbar
 from bench.callers import called
-from bench.crossbar import OUTSTANDING, certificate, program, until_listening
+from bench.crossbar import OUTSTANDING, certificate
 from bench.figures import Figure, Goal, Lab, alternated
+from bench.programs import program, until_listening
 from config.dev.databases import HOST, free_port
 from config.dev.demo.pair import AGENT, Pair, pair
 from config.dev.locked import ROOT

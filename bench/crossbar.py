@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import ipaddress
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -25,14 +24,12 @@ from cryptography.x509.oid import NameOID
 
 from bench import peers
 from bench.figures import Lab
-from config.dev import processes
+from bench.programs import program, until_listening, until_said
 from config.dev.databases import HOST, free_port
 
 PACKAGE: Final = "crossbar==26.10.1"
 CLIENT: Final = Path(__file__).with_name("crossbar_client.py")
 OUTSTANDING: Final = 64  # calls at once
-START_S: Final = 60.0  # seconds that a start may take before something is wrong
-STOP_S: Final = 10.0
 
 
 class Times(NamedTuple):
@@ -96,7 +93,7 @@ def crossbar(folder: Path) -> Iterator[Crossbar]:
         until_listening(port, router, folder / "crossbar.log")
         log = folder / "callee.log"
         with program(made.callee(), log) as callee:
-            _until_said("ready", log, callee)
+            until_said("ready", callee, log)
             yield made
 
 
@@ -139,36 +136,3 @@ def certificate(folder: Path) -> Path:
     (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
     (folder / "certificate.pem").write_bytes(made.public_bytes(pem))
     return folder / "certificate.pem"
-
-
-@contextlib.contextmanager
-def program(words: list[str], log: Path, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program while the block runs, in a folder; what it says goes to ``log``."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=cwd)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        processes.end(process, STOP_S)
-
-
-def until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a program takes connections."""
-    deadline = time.monotonic() + START_S
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
-            return
-        _look(process, log, deadline)
-
-
-def _until_said(word: str, log: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while word not in log.read_text("utf-8", errors="replace"):
-        _look(process, log, deadline)
-
-
-def _look(process: subprocess.Popen[bytes], log: Path, deadline: float) -> None:
-    if process.poll() is not None or time.monotonic() > deadline:
-        raise RuntimeError(f"it does not run; its log:\n{log.read_text('utf-8', errors='replace')[-2000:]}")
-    time.sleep(0.05)  # between two looks

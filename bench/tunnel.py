@@ -7,19 +7,17 @@ import getpass
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from bench import programs
 from bench.distance import HOST, Distance
 from bench.peers import PeerMissing, unpacked
 from config.dev.databases import free_port
 
-START_S: Final = 20.0  # seconds until both ends are up
 PLAIN_ACCOUNT: Final = "nobody"  # for who is root: a server of root's wants accounts that are not there
 
 _SERVER: Final = """
@@ -78,52 +76,24 @@ def tunnel(program: Path, database: int) -> Iterator[tuple[Distance, int]]:
         os.chown(folder / "host", entry.pw_uid, entry.pw_gid)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        log = folder / "log"
-        out = stack.enter_context(log.open("wb"))
+        log = folder / "server.log"
         words = [str(program), "-D", "-e", "-f", str(folder / "sshd.conf")]
-        # An account without the rights of root: this server is of the benchmark alone.
         libraries = os.pathsep.join(map(str, program.parents[1].glob("lib/*-linux-gnu*")))
-        server = stack.enter_context(_running(words, out, account if root else None, {"LD_LIBRARY_PATH": libraries}))
-        _wait_for(port, server, log)
+        # An account without the rights of root: this server is of the benchmark alone.
+        far_end = programs.program(words, log, None, account if root else None, {"LD_LIBRARY_PATH": libraries})
+        _until_listening(port, stack.enter_context(far_end), log)
         line = stack.enter_context(Distance(port))
         options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ExitOnForwardFailure=yes")
         words = ["ssh", "-N", "-F", "none", "-i", str(folder / "user"), "-p", str(line.port), "-o", "BatchMode=yes"]
         words += [word for option in options for word in ("-o", option)]
         words += ["-R", f"{HOST}:{far}:{HOST}:{database}", f"{account}@{HOST}"]
-        _wait_for(far, stack.enter_context(_running(words, out, None, {})), log)
+        log = folder / "client.log"
+        _until_listening(far, stack.enter_context(programs.program(words, log)), log)
         yield line, far
 
 
-@contextlib.contextmanager
-def _running(
-    words: list[str], out: object, account: str | None, environment: dict[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    group = pwd.getpwnam(account).pw_gid if account is not None else None
-    process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]  # who it runs as is told where it is root's to tell
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=out,
-        env={**os.environ, **environment},
-        start_new_session=True,
-        **({"user": account, "group": group, "extra_groups": []} if account is not None else {}),
-    )
+def _until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            socket.create_connection((HOST, port), timeout=1.0).close()
-        except OSError as exc:
-            if process.poll() is not None or time.monotonic() > deadline:
-                said = log.read_text(errors="replace").strip().splitlines()
-                raise PeerMissing(f"OpenSSH does not start here: {said[-1] if said else exc}") from exc
-            time.sleep(0.05)  # between two looks
-        else:
-            return
+        programs.until_listening(port, process, log)
+    except programs.NotRunning as exc:
+        raise PeerMissing(f"OpenSSH does not start here: {str(exc).splitlines()[-1]}") from exc
