@@ -127,6 +127,7 @@ class Dialect:
     transaction_id = ""  # a query for the number of the transaction, where ``mark`` is to compare it
     implicit_commits: tuple[tuple[str, ...], ...] = ()  # first words of statements that commit without saying so
     arrow = False  # whether it is known how its columns come as Arrow without being changed
+    stops_by_any = False  # whether a cancel of any of a session's cursors stops what runs in it
     number = ""  # a query for the number of the session
     stop = ""  # what another session says to have the statement of the one with the number {} stopped
 

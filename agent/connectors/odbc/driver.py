@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pyodbc
@@ -66,6 +67,38 @@ NEVER_TWICE: Final = ("once", "at-most-once")
 _COMMIT_REFUSED: Final = "2D000"
 
 
+class Stop:
+    """
+    How what runs is stopped from another thread, which never has anything of the session for itself.
+
+    pyodbc lets other threads run while it frees a cursor, and frees it in whichever thread lets go of it last. In one
+    that is not the session's, this meets the session at work or closing: then the process is lost, or waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self._at_work = threading.Lock()
+        self._way: Callable[[], None] | None = None
+
+    def by(self, way: Callable[[], None]) -> None:
+        """Take the way to stop the statement that comes next."""
+        self._put(way)
+
+    def not_any_more(self) -> None:
+        """Let nobody stop anything; whoever is about to is waited for, lest it stops what comes next."""
+        self._put(None)
+
+    def _put(self, way: Callable[[], None] | None) -> None:
+        with self._at_work:
+            last, self._way = self._way, way
+        del last  # a cursor is freed with the lock open: its driver may read the rest of a result first
+
+    def now(self) -> None:
+        """Stop what runs, from any thread; nothing where nothing does."""
+        with self._at_work, contextlib.suppress(pyodbc.Error):
+            if self._way is not None:
+                self._way()
+
+
 class OdbcDriver(Driver):
     """
     Runs ``sql`` and ``procedure`` operations, each in a transaction of its own.
@@ -84,7 +117,9 @@ class OdbcDriver(Driver):
         self._dialect: Dialect = Dialect()
         self._once: Once | None = None
         self._pins = Pins()
-        self._cursor: pyodbc.Cursor | None = None
+        self._stop = Stop()
+        self._number = ""  # of the session, where that is how it is stopped
+        self._idle: pyodbc.Cursor | None = None  # runs nothing: by it the others are stopped, where the dialect can
         self._arrow: ArrowSelect | None = None
         self._cancelled = False
         self._late = False
@@ -112,6 +147,8 @@ class OdbcDriver(Driver):
                 connection = self._connect(text, DIALECTS[name]())
             self._dialect = DIALECTS[name]()
             self._dialect.configure(connection)
+            self._number = str(connection.execute(self._dialect.number).fetchval()) if self._dialect.number else ""
+            self._idle = connection.cursor() if self._dialect.stops_by_any else None
             connection.commit()
         except pyodbc.Error as exc:
             found = diagnose(exc.args, self._hidden)
@@ -142,19 +179,30 @@ class OdbcDriver(Driver):
     def cancel(self) -> None:
         """Ask the driver to stop the running statement."""
         self._cancelled = True
-        cursor, arrow = self._cursor, self._arrow
-        if arrow is not None and arrow.stop:
-            # By a session of its own: the driver's may be at work in its own thread.
-            with contextlib.suppress(pyodbc.Error):
-                other = self._connect(self._settings.connection_string, self._dialect)
-                other.execute(arrow.stop).close()
-                other.close()
-        elif cursor is not None:
-            with contextlib.suppress(pyodbc.Error):
-                cursor.cancel()
+        self._stop.now()
+
+    def _way_to_stop(self, cursor: pyodbc.Cursor) -> Callable[[], None]:
+        if self._number:
+            return partial(self._say, self._dialect.stop.format(self._number))
+        cancel: Callable[[], None] = (self._idle or cursor).cancel
+        return cancel
+
+    def _stop_arrow(self, arrow: ArrowSelect) -> None:
+        if arrow.stop:
+            self._say(arrow.stop)
+
+    def _say(self, stop: str) -> None:
+        """Stop another session's statement by a session of its own, which touches nothing that the other one uses."""
+        other = self._connect(self._settings.connection_string, self._dialect)
+        try:
+            other.execute(stop).close()
+        finally:
+            other.close()
 
     def close(self) -> None:
         """Roll back and disconnect."""
+        self._stop.not_any_more()
+        self._idle = None
         connection, self._connection, self._arrow = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(pyodbc.Error):
@@ -291,6 +339,7 @@ class OdbcDriver(Driver):
         if self._arrow is None:
             full = with_options(self._settings.connection_string, self._dialect.options_for_arrow())
             self._arrow = ArrowSelect(self._dialect, full, self._settings.login_timeout)
+        self._stop.by(partial(self._stop_arrow, self._arrow))
         yield from self._arrow.pieces(operation, values, leaving, self._end - time.perf_counter())
 
     def _execute(self, query: Query) -> pyodbc.Cursor:
@@ -301,22 +350,23 @@ class OdbcDriver(Driver):
     def _timed(self, query: Query) -> pyodbc.Cursor:
         assert self._connection is not None  # noqa: S101 # _operation has seen to it
         cursor = self._connection.cursor()
-        self._cursor = cursor
+        self._stop.by(self._way_to_stop(cursor))
+        if self._dialect.ends_late_statements:
+            return cursor.execute(query.sql, *query.values)
         done = threading.Event()
-        if not self._dialect.ends_late_statements:
-            threading.Thread(target=self._stop_late, args=(cursor, done), daemon=True).start()
+        watch = threading.Thread(target=self._stop_late, args=(done,), daemon=True)
+        watch.start()
         try:
-            cursor.execute(query.sql, *query.values)
+            return cursor.execute(query.sql, *query.values)
         finally:
             done.set()
-        return cursor
+            watch.join()  # or it might stop the next statement
 
-    def _stop_late(self, cursor: pyodbc.Cursor, done: threading.Event) -> None:
+    def _stop_late(self, done: threading.Event) -> None:
         wait_s = max(0.0, self._end - time.perf_counter())
         while not done.wait(wait_s):
             self._late = True
-            with contextlib.suppress(pyodbc.Error):
-                cursor.cancel()
+            self._stop.now()
             # Again, because one that comes before the driver has begun is lost.
             wait_s = CANCEL_AGAIN_S
 
@@ -441,6 +491,7 @@ class OdbcDriver(Driver):
         assert self._connection is not None  # noqa: S101 # _operation has seen to it
         try:
             self._connection.commit()
+            self._stop.not_any_more()
         except pyodbc.Error as exc:
             self._rollback()
             found = diagnose(exc.args, self._hidden)
@@ -453,7 +504,7 @@ class OdbcDriver(Driver):
             raise self._failure(exc, call, operation, began=True) from exc
 
     def _rollback(self) -> None:
-        self._cursor = None
+        self._stop.not_any_more()
         if self._connection is None:
             return
         try:

@@ -28,6 +28,8 @@ class SQLite(Dialect):
     tried = True
     refuses_writes = True
     ends_late_statements = False
+    # And on Linux it throws the cursor's own rows away meanwhile, which the session may be reading: never that one.
+    stops_by_any = True
     work_can_commit = False  # it has no procedures
     arrow = True
     buffering = "the driver holds a whole result in memory before its first row"
