@@ -289,6 +289,17 @@ def test_all_rows_come_in_order(sessions: dict[str, Session], database: str) -> 
     assert found["a"].cast(pa.int64()).to_pylist() == list(range(count, 0, -1))
 
 
+@pytest.mark.parametrize("columns", [1, 40, 41, 1_000])
+def test_rows_of_one_column_and_of_very_many(sessions: dict[str, Session], columns: int) -> None:
+    names = [f"c{i}" for i in range(columns)]
+    values = [f"CASE WHEN n % 2 = 0 THEN '\"' || n || ',{name}' END AS {name}" for name in names]
+    sql = f"SELECT {', '.join(values)} FROM generate_series(1, 21) AS n ORDER BY n"  # noqa: S608 # names of ours
+    table = arrow(sessions["postgresql"], sql)
+    assert table.num_rows == 21
+    for name in names:
+        assert table[name].to_pylist() == [f'"{n},{name}' if n % 2 == 0 else None for n in range(1, 22)]
+
+
 def test_only_what_may_leaves(sessions: dict[str, Session]) -> None:
     sql = "SELECT * FROM (VALUES (1, 'DE1', 'x'), (2, NULL, 'y')) AS t(a, iban, c)"
     found = arrow(sessions["postgresql"], sql, columns=["a", "IBAN"], mask=["iban"])
