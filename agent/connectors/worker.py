@@ -7,6 +7,7 @@ the word ``worker``). It ends when its standard input does, so it never outlives
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import queue
@@ -36,6 +37,10 @@ from agent.leaving import too_many
 from protocol import framing, limits
 from protocol.framing import Buffer
 
+if sys.platform == "linux":
+    import fcntl
+
+PIPE_BYTES: Final = 1_048_576  # of Linux's pipe to the agent, so that a source is read while the agent has other work
 PART_BYTES: Final = limits.MAX_MESSAGE_BYTES // 2  # of rows in one word to the agent
 
 
@@ -254,6 +259,9 @@ def main() -> None:
     discretion.begin()  # before the first secret comes
     said = os.fdopen(os.dup(0), "rb")
     say = os.fdopen(os.dup(1), "wb")
+    if sys.platform == "linux":  # 65,536 there; Windows takes no wish for a pipe that is open
+        with contextlib.suppress(OSError):  # no pipe, or more than an account may have of them
+            fcntl.fcntl(say, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     os.dup2(2, 1)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
