@@ -40,9 +40,10 @@ _TYPES: Final[dict[str, pa.DataType]] = {
     **dict.fromkeys(("timestamptz", "timestamp with time zone"), INSTANT),
     **dict.fromkeys(("time", "time without time zone"), TIME),
 }
-_QUOTED: Final = """'"' || replace({}::text, '"', '""') || '"'"""  # null where the value is
+# Of all functions PostgreSQL's own: one of the same name for just these types would be taken before `concat`.
+_QUOTED: Final = """'"' || pg_catalog.replace({}::text, '"', '""') || '"'"""  # null where the value is
 # Its cast to text would leave the spaces at its end out, and `concat` makes a text of null.
-_PADDED: Final = f"CASE WHEN {{0}} IS NOT NULL THEN {_QUOTED.format('concat({0})')} END"
+_PADDED: Final = f"CASE WHEN {{0}} IS NOT NULL THEN {_QUOTED.format('pg_catalog.concat({0})')} END"
 _FORMS: Final[dict[str, str]] = {
     "money": "{}::numeric",
     **dict.fromkeys(("timestamptz", "timestamp with time zone"), "({} AT TIME ZONE 'UTC')"),
@@ -95,7 +96,7 @@ class Lines:
     def row(self) -> str:
         """The expression that writes a line of the columns ``c0``, ``c1``… of the statement."""
         some = [self._forms[i : i + _MOST_JOINED] for i in range(0, len(self._forms), _MOST_JOINED)]
-        return f"concat({_joined([_joined(forms) for forms in some])}, chr(10))"
+        return f"pg_catalog.concat({_joined([_joined(forms) for forms in some])}, pg_catalog.chr(10))"
 
     def read(self, batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
         """
@@ -131,7 +132,7 @@ class Lines:
 
 def _joined(forms: Sequence[str]) -> str:
     between = ", ',', "
-    return f"concat({between.join(forms)})" if len(forms) > 1 else forms[0]
+    return f"pg_catalog.concat({between.join(forms)})" if len(forms) > 1 else forms[0]
 
 
 def lines_of(

@@ -300,6 +300,20 @@ def test_rows_of_one_column_and_of_very_many(sessions: dict[str, Session], colum
         assert table[name].to_pylist() == [f'"{n},{name}' if n % 2 == 0 else None for n in range(1, 22)]
 
 
+def test_functions_of_the_same_names_are_not_taken(sessions: dict[str, Session], postgres: Postgres) -> None:
+    postgres.execute_script("""
+        CREATE FUNCTION concat(text, text) RETURNS text LANGUAGE sql AS $$ SELECT 'another' $$;
+        CREATE FUNCTION concat(int, text, text) RETURNS text LANGUAGE sql AS $$ SELECT 'another' $$;
+        CREATE FUNCTION concat(character) RETURNS text LANGUAGE sql AS $$ SELECT 'another' $$;
+    """)
+    try:
+        found = arrow(sessions["postgresql"], "SELECT 1 AS a, 'x' || 'y' AS b, 'z'::char(2) AS c")
+        assert found.to_pylist() == [{"a": 1, "b": "xy", "c": "z "}]
+        assert arrow(sessions["postgresql"], "SELECT 'x' || 'y' AS b").to_pylist() == [{"b": "xy"}]
+    finally:
+        postgres.execute_script("DROP FUNCTION concat(text, text), concat(int, text, text), concat(character);")
+
+
 def test_only_what_may_leaves(sessions: dict[str, Session]) -> None:
     sql = "SELECT * FROM (VALUES (1, 'DE1', 'x'), (2, NULL, 'y')) AS t(a, iban, c)"
     found = arrow(sessions["postgresql"], sql, columns=["a", "IBAN"], mask=["iban"])
