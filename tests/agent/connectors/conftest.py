@@ -1,4 +1,4 @@
-"""Fixtures of the file and soap connectors."""
+"""Fixtures of the file, soap and odbc connectors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from agent.connectors.soap.driver import SoapDriver
 from agent.settings import CallOperation, FileConnection, Operation, OperationBase, SoapConnection
 from agent.settings_reader import read
 from config.dev.finance import FinanceService, finance_service
+from tests.agent.connectors.ledger_cases import Erp, erp_in
 
 COMMAND = "cmd_01jd2v6x7m8n9p0q1r2s3t4v5w"
 
 MakeFileDriver = Callable[..., FileDriver]
+
+
+@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
+def erp(request: pytest.FixtureRequest, tmp_path: Path) -> Erp:
+    """Each database in turn, with an empty ledger and no orders."""
+    return erp_in(request.param, request, tmp_path)
 
 
 @pytest.fixture

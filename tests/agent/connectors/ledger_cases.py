@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyodbc
+import pytest
 
 from agent.connectors.base import Call, DriverSetup
 from agent.connectors.odbc.ledger_tables import script
@@ -162,6 +163,12 @@ def erp_of(dialect: str, server: Server | Path) -> Erp:
     if isinstance(server, Postgres):
         return PostgresErp(server)
     return MariaErp(server) if isinstance(server, MariaDB) else SqliteErp(Path(str(server)))
+
+
+def erp_in(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Erp:
+    """Return a fresh ERP in the tests' own server of a dialect, or in a file."""
+    names = {"postgresql": "postgres", "mariadb": "mariadb"}
+    return erp_of(dialect, request.getfixturevalue(names[dialect]) if dialect in names else tmp_path)
 
 
 def call(

@@ -22,27 +22,15 @@ from agent.connectors.base import Call, Outputs, Piece, Ready
 from agent.connectors.odbc.driver import OdbcDriver
 from config.dev.databases import Server
 from tests.agent.connectors.commit_proxy import What, commit_proxy
-from tests.agent.connectors.ledger_cases import INSERT, ORDERS, Erp, MariaErp, PostgresErp, call, erp_of
+from tests.agent.connectors.ledger_cases import INSERT, ORDERS, Erp, MariaErp, PostgresErp, call, erp_in
 from tests.agent.connectors.ledger_victim import POINTS, TOLD
 from tests.waiting import until_so
-
-
-@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
-def erp(request: pytest.FixtureRequest, tmp_path: Path) -> Erp:
-    """Each database in turn, with an empty ledger and no orders."""
-    return erp_in(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Erp:
     """The databases that are servers."""
     return erp_in(request.param, request, tmp_path)
-
-
-def erp_in(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Erp:
-    names = {"postgresql": "postgres", "mariadb": "mariadb"}
-    server = request.getfixturevalue(names[dialect]) if dialect in names else tmp_path
-    return erp_of(dialect, server)
 
 
 Open = Callable[..., OdbcDriver]

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
 
 from agent import errors
 from agent.connectors.base import Outputs
 from agent.connectors.odbc.driver import OdbcDriver
-from tests.agent.connectors.ledger_cases import LEDGER, Erp, call, erp_of
+from tests.agent.connectors.ledger_cases import LEDGER, Erp, call
 
 LOST = "the word of the agent that was lost"
 OTHER = "the word of another one"
-
-
-@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
-def erp(request: pytest.FixtureRequest, tmp_path: Path) -> Erp:
-    """Each database in turn, with an empty ledger and no orders."""
-    names = {"postgresql": "postgres", "mariadb": "mariadb"}
-    return erp_of(request.param, request.getfixturevalue(names[request.param]) if request.param in names else tmp_path)
 
 
 def opened(erp: Erp) -> OdbcDriver:

@@ -6,25 +6,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from agent.connectors.base import Rows
-from agent.connectors.odbc.driver import OdbcDriver, Stop
+from agent.connectors.odbc.driver import OdbcDriver
+from agent.connectors.odbc.stop import Stop
 from agent.errors import CommandError
-from tests.agent.connectors.ledger_cases import Erp, call, erp_of
+from tests.agent.connectors.ledger_cases import Erp, call
 
 MANY = """WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 150)
     SELECT a.n, b.n AS m, 'some text of an order' AS t FROM r a, r b"""
-
-
-@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
-def erp(request: pytest.FixtureRequest, tmp_path: Path) -> Erp:
-    """Each database in turn, with an empty ledger and no orders."""
-    names = {"postgresql": "postgres", "mariadb": "mariadb"}
-    return erp_of(request.param, request.getfixturevalue(names[request.param]) if request.param in names else tmp_path)
 
 
 @pytest.fixture
