@@ -97,4 +97,4 @@ def _said(log: Path) -> str:
 def _look(process: subprocess.Popen[bytes], log: Path, deadline: float) -> None:
     if process.poll() is not None or time.monotonic() > deadline:
         raise NotRunning(f"it does not run; its log:\n{_said(log).rstrip()[-2000:] or 'empty'}")
-    time.sleep(0.05)  # between two looks
+    time.sleep(0.05)  # it tells nobody when it is ready: it is looked at now and then

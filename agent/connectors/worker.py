@@ -40,7 +40,7 @@ from protocol.framing import Buffer
 if sys.platform == "linux":
     import fcntl
 
-PIPE_BYTES: Final = 1_048_576  # of Linux's pipe to the agent, so that a source is read while the agent has other work
+ROOM_BYTES: Final = 1_048_576  # of Linux's pipe to the agent, so that a source is read while the agent has other work
 PART_BYTES: Final = limits.MAX_MESSAGE_BYTES // 2  # of rows in one word to the agent
 
 
@@ -261,7 +261,7 @@ def main() -> None:
     say = os.fdopen(os.dup(1), "wb")
     if sys.platform == "linux":  # 65,536 there; Windows takes no wish for a pipe that is open
         with contextlib.suppress(OSError):  # no pipe, or more than an account may have of them
-            fcntl.fcntl(say, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(say, fcntl.F_SETPIPE_SZ, ROOM_BYTES)
     os.dup2(2, 1)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)

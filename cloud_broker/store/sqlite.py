@@ -321,7 +321,7 @@ class SqliteStore(SqliteArrivals, SqliteDeadLetters, SqliteApprovals, SqliteBlob
         """Make a part of the tidying, and leave time to those who write meanwhile."""
         began = time.monotonic()
         value = await self._write(work)
-        await asyncio.sleep(RESTS * (time.monotonic() - began))
+        await asyncio.sleep(RESTS * (time.monotonic() - began))  # by measure, as a slow disk wants longer rests
         return value
 
 
